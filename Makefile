@@ -1,0 +1,50 @@
+# Everything runs in one environment, made on first use: the active virtual environment, else .venv.
+# Another one:      make setup VENV=/path/to/env        another Python for a new one: make setup PYTHON=python3.12
+# Further settings: make table2 ARGS="scale=smoke seed=1"
+
+PYTHON ?= python3
+VENV   ?= $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
+ARGS   ?=
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+PIP    := $(PY) -m pip --disable-pip-version-check
+EXTRAS := detection,notebooks,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup table2 weights smoke test lint clean
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Install tokenprune, its tools and Detectron2 (again only when setup.cfg changes)
+
+table2: $(STAMP) ## Run Table 2 (preserve against remove) on the embedded data and print it
+	$(PY) -m tokenprune.run +experiment=table2_preserve $(ARGS)
+
+weights: $(STAMP) ## Retrain the dense demo checkpoint that the rows start from
+	$(PY) -m tokenprune.run +experiment=demo_weights $(ARGS)
+
+smoke: $(STAMP) ## Run every row of Table 2 in seconds: does it work at all?
+	$(PY) -m tokenprune.run +experiment=table2_preserve scale=smoke $(ARGS)
+
+# One OpenMP thread a worker: two workers with a thread pool each would fight over two cores.
+test: $(STAMP) ## Run the tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## Check style with ruff
+	$(PY) -m ruff check . $(ARGS)
+
+clean: ## Remove builds and caches; environments and results stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# The constraints hold a torch that is already there in place: without them torchvision would replace it by its own favourite.
+$(STAMP): setup.cfg
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+		{ echo "error: '$(PYTHON) -m venv' failed: install Python 3.10+ with its venv module, or pass PYTHON= or VENV="; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
+	@$(PIP) list --format=freeze 2>/dev/null | grep -E '^torch(vision|audio)?==' > $(VENV)/torch-constraints.txt || true
+	@echo "setting up $(VENV): some minutes and about 6 GB the first time"
+	$(PIP) install -q -c $(VENV)/torch-constraints.txt -e '.[$(EXTRAS)]'
+	$(PY) -m tokenprune.tasks.detection.install
+	@touch $@

@@ -1,0 +1,85 @@
+"""Plain ViTs from a configuration and weights from files."""
+
+import pytest
+import timm
+import torch
+
+from tokenprune import prune
+from tokenprune.backbones.vit import build_pruned, build_vit, load_backbone
+from tokenprune.checkpoints import save_weights
+from tokenprune.errors import CheckpointMismatch, InvalidConfig
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+def test_sizes_are_taken_and_any_divisible_image_works():
+    vit = build_vit(SMALL, num_classes=7)
+    assert vit(torch.randn(1, 3, 32, 32)).shape == (1, 7) and vit(torch.randn(1, 3, 48, 64)).shape == (1, 7)
+    assert len(vit.blocks) == 2 and vit.blocks[0].attn.num_heads == 3
+
+
+def test_by_name_equals_timm():
+    ours = build_vit({"model": "deit_tiny_patch16_224"}, num_classes=1000)
+    assert set(ours.state_dict()) == set(timm.create_model("deit_tiny_patch16_224").state_dict())
+
+
+def test_without_class_token_the_final_norm_stays_on_the_tokens():
+    vit = build_vit({**SMALL, "class_token": False})
+    assert vit.cls_token is None and isinstance(vit.norm, torch.nn.LayerNorm)
+
+
+def test_every_problem_at_once():
+    with pytest.raises(InvalidConfig) as error:
+        build_vit({**SMALL, "patch_size": 7, "num_heads": 5, "pos_init": "rope"})
+    assert len(error.value.problems) == 3
+    with pytest.raises(InvalidConfig, match="did you mean 'embed_dim'"):
+        build_vit({**SMALL, "embed_dims": 3})
+    with pytest.raises(InvalidConfig, match="not a timm model"):
+        build_vit({"model": "deit_tinny"})
+
+
+def test_sincos_start_makes_neighbours_alike():
+    codes = build_vit({**SMALL, "img_size": 64, "pos_init": "sincos"}).pos_embed[0, 1:].detach()
+    near, far = (codes[0] - codes[1]).norm(), (codes[0] - codes[36]).norm()
+    assert near < far
+
+
+def test_build_pruned_reads_the_axes():
+    cfg = {"backbone": SMALL, "selector": {"name": "evit"}, "treatment": {"name": "preserve"}, "cls": "mean", "execution": "auto",
+           "schedule": {"name": "stages", "blocks": [1], "keep_rate": 0.5}, "losses": {}}
+    model = build_pruned(cfg)
+    assert list(model.selectors) == ["1"] and model.cls == "mean"
+    none = {axis: {"name": "none"} for axis in ("selector", "treatment", "schedule")}
+    assert len(build_pruned({**cfg, **none}).selectors) == 0
+
+
+def files(folder, model, **extra):
+    save_weights(folder / "w.safetensors", {**model.state_dict(), **extra})
+    return folder / "w.safetensors"
+
+
+def test_backbone_weights_from_timm_keys_and_from_our_own_models(tmp_path):
+    source = build_vit(SMALL, num_classes=9)
+    for path in (files(tmp_path, source), files(tmp_path, prune(source)), files(tmp_path, torch.nn.ModuleDict({"net": prune(source)}))):
+        target = prune(build_vit(SMALL), selector="evit", schedule={"name": "stages", "blocks": [1], "keep_rate": 0.5})
+        load_backbone(target, path)
+        assert torch.equal(target.backbone.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
+        assert torch.equal(target.backbone.pos_embed, source.pos_embed)
+
+
+def test_position_codes_are_resampled_and_a_class_token_left_out(tmp_path):
+    source = build_vit({**SMALL, "img_size": 64})
+    path = files(tmp_path, source)
+    target = build_vit({**SMALL, "class_token": False, "pretrained": str(path)})
+    assert target.pos_embed.shape == (1, 16, 24)
+    expected = torch.nn.functional.interpolate(
+        source.pos_embed[:, 1:].unflatten(1, (8, 8)).permute(0, 3, 1, 2), size=(4, 4), mode="bicubic", antialias=True
+    )
+    assert torch.allclose(target.pos_embed, expected.flatten(2).transpose(1, 2), atol=1e-4)
+
+
+def test_another_backbone_is_refused_with_all_keys(tmp_path):
+    path = files(tmp_path, build_vit({**SMALL, "depth": 3}))
+    with pytest.raises(CheckpointMismatch) as error:
+        load_backbone(build_vit(SMALL), path)
+    assert str(error.value).count("unexpected blocks.2.") == 12

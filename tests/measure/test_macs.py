@@ -1,0 +1,91 @@
+"""MACs of built models against the papers' figures and against torch's own counter."""
+
+import pytest
+import timm
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import tokenprune
+from tests.pairings import images, label, pairings, pruned
+from tokenprune.measure.macs import encoder_macs, planned_macs
+
+
+def gmac(name="deit_small_patch16_224", size=224, head=True, cls_token=True, **pruning):
+    with torch.device("cpu"):
+        options = {} if cls_token else {"class_token": False, "global_pool": "avg", "dynamic_img_size": True}
+        torch.manual_seed(0)
+        model = tokenprune.prune(timm.create_model(name, **options).eval(), **pruning)
+    size = (size, size) if isinstance(size, int) else size
+    with torch.no_grad():
+        return encoder_macs(model, model.encode(torch.randn(1, 3, *size)), head=head)
+
+
+@pytest.mark.parametrize(("size", "expected"), [("tiny", 1.2536832), ("small", 4.598882304), ("base", 17.563828224)])
+def test_dense_deit(size, expected):
+    assert gmac(f"deit_{size}_patch16_224").total / 1e9 == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("pruning", "expected"),
+    [
+        ({"selector": "evit"}, 3.0293),
+        ({"selector": "evit", "treatment": "remove"}, 2.9970),
+        ({"selector": "dynamicvit"}, 2.9809),
+        ({"selector": "evo_vit"}, 3.0334),
+        ({"selector": "tome"}, 2.706),
+    ],
+    ids=label,
+)
+def test_published_settings_on_deit_small(pruning, expected):
+    macs = gmac(**pruning)
+    assert macs.total / 1e9 == pytest.approx(expected, abs=6e-5 if pruning["selector"] != "tome" else 5e-4)
+
+
+def counted(model, x):
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        outputs = model.encode(x)
+    return outputs, counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(("selector", "treatment"), [p for p in pairings() if p[1] in ("remove", "reactivate", "fuse")], ids=label)
+def test_analytic_agrees_with_the_counter(selector, treatment):
+    model = pruned(selector, treatment)
+    outputs, seen = counted(model, images(1))
+    macs = encoder_macs(model, outputs)
+    allowed = 0.06 if selector["name"] in ("topk", "evit", "ats", "evo_vit", "tome") else 0.01  # rows and weighted sums on the side
+    assert seen == pytest.approx(macs.total, rel=allowed)
+
+
+def test_packed_counts_are_means_of_squares():
+    model, x = pruned("svit", "preserve"), images(4)
+    with torch.no_grad():
+        whole = encoder_macs(model, model.encode(x))
+        each = [encoder_macs(model, model.encode(x[i : i + 1])) for i in range(4)]
+    assert whole.total == pytest.approx(sum(m.total for m in each) / 4)
+    assert len({m.total for m in each}) > 1  # the images really differ
+
+
+@pytest.mark.parametrize(("size", "dense", "svit"), [("tiny", 103.6, 52.0), ("small", 251.8, 133.0), ("base", 681.9, 381.7)])
+def test_detection_size_on_the_meta_device(size, dense, svit):
+    """1333 x 800 is padded to 800 x 1344: 50 x 84 = 4200 tokens, no class token (SViT Table 5's encoders, blocks only)."""
+    with torch.device("meta"):
+        vit = timm.create_model(f"vit_{size}_patch16_224", class_token=False, global_pool="avg", dynamic_img_size=True, num_classes=0).eval()
+        model = tokenprune.prune(vit)
+        outputs = model.encode(torch.empty(1, 3, 800, 1344))
+        sparse = planned_macs(tokenprune.prune(vit, "svit"), 4200)
+    assert outputs.map.shape[1] == 4200 and outputs.grid == (50, 84)
+    macs = encoder_macs(model, outputs)
+    assert (macs.total - macs.embedding) / 1e9 == pytest.approx(dense, abs=0.06)
+    assert (sparse.total - sparse.embedding) / 1e9 == pytest.approx(svit, abs=0.06)
+
+
+@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=label)
+def test_plan_is_what_fixed_budgets_use(selector, treatment):
+    model = pruned(selector, treatment)
+    with torch.no_grad():
+        seen, plan = encoder_macs(model, model.encode(images(2))), planned_macs(model, 64)
+    if any(s.counts_vary for s in model.selectors.values()):
+        assert plan.total > 0
+    else:
+        assert plan == seen

@@ -1,0 +1,80 @@
+"""The registry as a test matrix: every selector with every treatment, legal or refused."""
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+import tokenprune
+from tokenprune.errors import IncompatiblePairing
+from tokenprune.legality import check_pairing
+
+DEPTH, SIDE, PATCH = 6, 32, 4  # 64 positions
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "topk": [{"score": "cls"}, {"score": "mean_query"}, {"score": "column_mean"}],
+    "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}],
+    "cropr": [{"queries": 3}],
+}
+SCHEDULES = {
+    "stages": {"name": "stages", "blocks": [1, 2, 4], "keep_rate": 0.7},
+    "current": {"name": "stages", "blocks": [1, 3, 4], "keep_rate": 0.7, "of": "current", "rounding": "ceil"},
+    "per_block": {"name": "per_block", "remove": 7, "start": 1, "stop": 5},
+}
+
+
+def selectors() -> list[dict[str, Any]]:
+    """Every registered selector, with the options that change what it computes."""
+    return [{"name": name, **options} for name in tokenprune.list_plugins("selector") for options in OPTIONS.get(name, [{}])]
+
+
+def treatments() -> list[str]:
+    """Every registered treatment that drops something."""
+    return [name for name in tokenprune.list_plugins("treatment") if name != "none"]
+
+
+def verdict(selector: dict[str, Any], treatment: str) -> str | None:
+    """Return why a pairing is refused, or None."""
+    try:
+        check_pairing(selector, treatment, SCHEDULES["stages"], depth=DEPTH, positions=64)
+    except IncompatiblePairing as error:
+        return str(error)
+    return None
+
+
+def pairings(legal: bool = True) -> list[tuple[dict[str, Any], str]]:
+    """Return all pairings of one verdict."""
+    return [(s, t) for s in selectors() for t in treatments() if (verdict(s, t) is None) == legal]
+
+
+def label(value: Any) -> str | None:
+    """Name a test case."""
+    if isinstance(value, dict):
+        return "-".join(str(v) for v in value.values())
+    return value if isinstance(value, str) else None
+
+
+def tiny_vit(**options: Any) -> VisionTransformer:
+    """Return a seeded ViT of 6 blocks and 64 positions whose attention is not flat."""
+    torch.manual_seed(0)
+    settings = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": 24, "depth": DEPTH, "num_heads": 3, "num_classes": 5, "dynamic_img_size": True}
+    vit = VisionTransformer(**{**settings, **options})
+    with torch.no_grad():
+        for block in vit.blocks:
+            block.attn.qkv.weight.mul_(8.0)
+            block.attn.qkv.bias.normal_(std=0.5)
+    return vit.eval()
+
+
+def images(count: int = 3, side: int = SIDE, seed: int = 1) -> torch.Tensor:
+    """Return seeded images that differ in contrast, so that dynamic methods keep different counts."""
+    generator = torch.Generator().manual_seed(seed)
+    contrast = torch.linspace(0.3, 2.0, count).view(-1, 1, 1, 1)
+    return torch.randn(count, 3, side, side, generator=generator) * contrast
+
+
+def pruned(selector: Any, treatment: Any, schedule: Any = "stages", execution: str = "auto", vit: Any = None, **options: Any) -> tokenprune.PrunedViT:
+    """Return a tiny pruned ViT in eval mode with seeded selector parameters."""
+    vit = vit if vit is not None else tiny_vit()
+    plan = SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule
+    torch.manual_seed(3)
+    return tokenprune.prune(vit, selector, treatment, plan, execution=execution, **options)

@@ -1,0 +1,124 @@
+"""The invariants of the design, for every legal pairing of the registry and every execution it supports."""
+
+import pytest
+import torch
+
+from tests.pairings import SCHEDULES, images, label, pairings, pruned, tiny_vit, verdict
+from tokenprune.errors import IncompatiblePairing
+from tokenprune.registry import get
+
+LEGAL, REFUSED = pairings(), pairings(legal=False)
+
+
+def executions(selector: dict) -> list[str]:
+    """Return what a selector supports beside `masked`: uneven counts have no gathered form."""
+    return ["packed"] if get("selector", selector["name"]).budget == "dynamic" else ["gathered", "packed"]
+
+
+def run(model, x):
+    with torch.no_grad():
+        return model.encode(x), model(x)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
+def test_executions_agree(selector, treatment, schedule):
+    for count in (1, 3) if schedule == "stages" else (3,):
+        x = images(count)
+        masked, logits = run(pruned(selector, treatment, schedule, "masked"), x)
+        for execution in executions(selector):
+            other, other_logits = run(pruned(selector, treatment, schedule, execution), x)
+            assert torch.equal(other.present, masked.present)
+            torch.testing.assert_close(other.map, masked.map, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(other.prefix, masked.prefix, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(other_logits, logits, atol=1e-5, rtol=1e-5)
+            for a, b in zip(masked.usage, other.usage, strict=True):
+                assert torch.equal(a.attended, b.attended) and torch.equal(a.rows, b.rows) and torch.equal(a.fed, b.fed)
+
+
+@pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
+def test_image_does_not_depend_on_its_batch_mates(selector, treatment):
+    x = images(4)
+    together, logits = run(pruned(selector, treatment), x)
+    for i in range(len(x)):
+        alone, own = run(pruned(selector, treatment), x[i : i + 1])
+        assert torch.equal(alone.present[0], together.present[i])
+        torch.testing.assert_close(alone.map[0], together.map[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(own[0], logits[i], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
+def test_at_least_one_token_is_kept_and_counts_follow_the_budget(selector, treatment):
+    x = images(3)
+    model = pruned(selector, treatment)
+    outputs, _ = run(model, x)
+    budgets = model.budgets(64)
+    for number, used in enumerate(outputs.usage):
+        assert (used.fed >= model.prefix_tokens + 1).all()
+        if number in budgets and not model.selectors[str(number)].counts_vary:
+            extra = model.treatment.extra
+            assert (used.fed == budgets[number].keep + extra + model.prefix_tokens).all()
+
+
+@pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
+def test_keep_rate_one_is_timm(selector, treatment):
+    x, vit = images(2), tiny_vit()
+    model = pruned(selector, treatment, {"name": "stages", "keep_rate": 1.0, "blocks": [1, 2, 4]}, vit=vit)
+    with torch.no_grad():
+        assert torch.equal(model(x), vit(x))
+
+
+@pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
+def test_every_position_returns_to_its_own_cell(selector, treatment):
+    """With blocks that add nothing, a remembered position must show exactly what was embedded there; a merged one its owner's mean."""
+    vit = tiny_vit()
+    with torch.no_grad():
+        for block in vit.blocks:
+            for layer in (block.attn.proj, block.mlp.fc2):
+                layer.weight.zero_()
+                layer.bias.zero_()
+    model, x = pruned(selector, treatment, vit=vit), images(3)
+    outputs, _ = run(model, x)
+    with torch.no_grad():
+        expected = model.family.norm(model.family.embed(x)[1])
+    assert (outputs.map[~outputs.present] == 0).all()
+    if treatment == "merge":
+        assert outputs.state.owner.shape == (3, 64)
+        own = outputs.state.owner == torch.arange(64)
+        alone = own & (torch.zeros(3, 64).scatter_add(1, outputs.state.owner, torch.ones(3, 64)) == 1)
+        torch.testing.assert_close(outputs.map[alone], expected[alone])
+        mass = outputs.state.mass.where(outputs.state.live, 0).sum(1)
+        assert torch.equal(mass, torch.full_like(mass, 64))
+    else:
+        torch.testing.assert_close(outputs.map[outputs.present], expected[outputs.present])
+
+
+@pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
+def test_training_reaches_the_encoder_and_every_gate(selector, treatment):
+    model = pruned(selector, treatment, losses={"ratio": {"weight": 1.0}}).train()
+    torch.manual_seed(5)
+    outputs = model.encode(images(3))
+    losses = model.losses(outputs)
+    (outputs.map.square().mean() + model.logits(outputs).square().mean()).backward(retain_graph=bool(losses))
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert model.backbone.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+    gated = [s for s in model.selectors.values() if s.gated]
+    for gate in gated:  # the task alone reaches each gate, without the ratio loss
+        assert max(p.grad.abs().sum() for p in gate.parameters() if p.grad is not None) > 0
+    assert bool(losses) == bool(gated)
+    if selector["name"] == "cropr" and treatment != "fuse":  # a fused token is weighted by score, the only way a loss gets there
+        assert all(p.grad is None for p in model.selectors.parameters())
+
+
+@pytest.mark.parametrize(("selector", "treatment"), REFUSED, ids=label)
+def test_illegal_pairings_are_refused_by_name(selector, treatment):
+    reason = verdict(selector, treatment)
+    assert selector["name"] in reason and treatment in reason
+    with pytest.raises(IncompatiblePairing):
+        pruned(selector, treatment)
+
+
+def test_the_matrix_is_what_the_design_says():
+    refused = {(s["name"], t) for s, t in REFUSED}
+    assert refused == {("evit", "reactivate"), ("ats", "reactivate"), ("topk", "reactivate"), ("tome", "reactivate"), ("tome", "fuse")}
+    assert len(LEGAL) > 50

@@ -1,0 +1,159 @@
+"""What is installed, from where, and that set-up never replaces a torch that is already there."""
+
+import ast
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+TARGETS = ("help", "setup", "table2", "weights", "smoke", "test", "lint", "clean")
+FAKE_PYTHON = """#!/bin/sh
+echo "$@" >> "{log}"
+case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
+"""
+
+
+@pytest.fixture(scope="module")
+def cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def requirements(text: str) -> dict[str, Requirement]:
+    parsed = [Requirement(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return {requirement.name: requirement for requirement in parsed}
+
+
+def make(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+    clean = {k: v for k, v in os.environ.items() if k not in {"VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+    return subprocess.run(["make", "--no-print-directory", *arguments], cwd=ROOT, env=clean | env, capture_output=True, text=True)
+
+
+def test_listed_packages_are_exactly_the_folders(cfg):
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("tokenprune/**/__init__.py")}
+    assert set(cfg["options"]["packages"].split()) == folders | {"tokenprune.conf"}  # a new folder is listed in setup.cfg
+
+
+def test_every_folder_of_modules_is_a_package():
+    folders = {p.parent for p in ROOT.glob("tokenprune/**/*.py")}
+    assert [str(f) for f in folders if not (f / "__init__.py").exists()] == []
+
+
+def test_torch_has_a_floor_an_exclusion_and_no_upper_bound(cfg):
+    torch = requirements(cfg["options"]["install_requires"])["torch"].specifier
+    assert {s.operator for s in torch} == {">=", "!="}
+    assert "2.13.0+cpu" not in torch and "2.13.0" not in torch
+    assert "2.4.0" in torch and "99.0" in torch
+
+
+def test_extras_and_requirements(cfg):
+    extras = cfg["options.extras_require"]
+    assert set(extras) == {"detection", "notebooks", "tracking", "dev"}
+    names = {name for text in [cfg["options"]["install_requires"], *extras.values()] for name in requirements(text)}
+    assert "detectron2" not in names  # not on the index: the resolver would fail
+    assert {"timm", "hydra-core", "safetensors", "shapely", "tensorboard", "pytest"} <= names
+
+
+def test_repacked_detectron2_requires_nothing_that_set_up_leaves_out(cfg):
+    from tokenprune.tasks.detection.repack import REQUIRES
+
+    ours = requirements(cfg["options"]["install_requires"]) | requirements(cfg["options.extras_require"]["detection"])
+    assert [line for line in REQUIRES if Requirement(line).name not in ours] == []
+
+
+def test_version_is_one(cfg):
+    tree = ast.parse((ROOT / "tokenprune" / "__init__.py").read_text())
+    values = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__version__"]
+    assert [ast.literal_eval(v) for v in values] == [cfg["metadata"]["version"]]
+    assert f"## [{cfg['metadata']['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Build the wheel from a copy, so that the checkout stays clean."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
+    for name in ("tokenprune", "conf"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source)
+    (source / "tokenprune" / "weights").mkdir(exist_ok=True)
+    (source / "tokenprune" / "weights" / "probe.safetensors").touch()
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("tokenprune-*.whl"))
+
+
+def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(p.relative_to(ROOT)) for p in ROOT.glob("tokenprune/**/*.py")}
+    configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
+    assert "tokenprune/conf/config.yaml" in configs
+    assert sorted((modules | configs | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names) == []
+    assert not any(name.startswith(("tests", "conf/")) for name in names)
+
+
+def test_configs_are_found_in_an_unpacked_wheel(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = "import importlib.resources as r; print((r.files('tokenprune.conf') / 'config.yaml').is_file(), r.files('tokenprune.conf'))"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == f"True {tmp_path / 'tokenprune' / 'conf'}\n", done.stderr
+
+
+def test_make_lists_every_target():
+    assert re.findall(r"^  make (\w+) +\S", make().stdout, re.MULTILINE) == list(TARGETS)
+
+
+@pytest.fixture
+def env_with_torch(tmp_path) -> Path:
+    """Give an environment whose python only logs its arguments and reports an installed torch."""
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(FAKE_PYTHON.format(log=tmp_path / "log"))
+    python.chmod(0o755)
+    return tmp_path / "env"
+
+
+@pytest.mark.parametrize("how", ["VENV", "VIRTUAL_ENV"])
+def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, how):
+    done = make("setup", f"VENV={env_with_torch}") if how == "VENV" else make("setup", VIRTUAL_ENV=str(env_with_torch))
+    assert done.returncode == 0, done.stderr
+    log = (env_with_torch.parent / "log").read_text()
+    constraints = env_with_torch / "torch-constraints.txt"
+    assert constraints.read_text() == "torch==2.11.0+cu130\ntorchvision==0.26.0\n"
+    assert f"install -q -c {constraints} -e .[detection,notebooks,dev]" in log
+    assert log.rstrip().endswith("-m tokenprune.tasks.detection.install")
+    make("setup", f"VENV={env_with_torch}")
+    assert (env_with_torch.parent / "log").read_text() == log
+
+
+@pytest.mark.parametrize(
+    "target, command",
+    [
+        ("table2", "-m tokenprune.run +experiment=table2_preserve scale=demo"),
+        ("smoke", "-m tokenprune.run +experiment=table2_preserve scale=smoke scale=demo"),
+        ("weights", "-m tokenprune.run +experiment=demo_weights scale=demo"),
+        ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
+        ("lint", "-m ruff check . scale=demo"),
+    ],
+)
+def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, target, command):
+    assert make(target, f"VENV={env_with_torch}", "ARGS=scale=demo").returncode == 0
+    lines = (env_with_torch.parent / "log").read_text().splitlines()
+    assert lines[-2:] == ["-m tokenprune.tasks.detection.install", command]
+
+
+def test_continuous_integration_calls_make_test():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "set -euo pipefail" in script.read_text() and script.read_text().rstrip().endswith("make test")

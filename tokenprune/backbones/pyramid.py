@@ -1,0 +1,95 @@
+"""The simple feature pyramid of ViTDet (Li et al., 2022, section 3): several scales made from one map of a plain ViT."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenprune.errors import InvalidConfig
+
+SCALES = (4.0, 2.0, 1.0, 0.5)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of a map (B,C,H,W), at each cell by itself; eps as in ViTDet."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,H,W), also for B = 0."""
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
+
+
+class FeaturePyramid(nn.Module):
+    """Map (B,C,h,w) of stride p -> {"p2": stride 4, "p3": stride 8, ...}, each (B,channels,h*scale,w*scale).
+
+    Scale 4 is two stride-2 transposed convolutions, 2 is one, 1 nothing, 0.5 a max pooling; each is followed by a 1x1 and a 3x3
+    convolution without bias and with channel norms. `top_level` adds one more level, the coarsest one subsampled by 2 (ViTDet's p6).
+    """
+
+    def __init__(
+        self, dim: int, patch_size: int, scales: Sequence[float] = SCALES, channels: int = 256, top_level: bool = True
+    ) -> None:
+        """dim: channels of the map; patch_size: its stride in pixels; scales: of {4, 2, 1, 0.5}, each once.
+
+        Raises:
+            InvalidConfig: a scale that is not one of these, one given twice, or a stride that is no power of two.
+        """
+        super().__init__()
+        _check(patch_size, scales)
+        ordered = sorted(scales, reverse=True)
+        self.strides = {level_name(patch_size / s): round(patch_size / s) for s in ordered}
+        self.levels = nn.ModuleDict({level_name(patch_size / s): _level(dim, s, channels) for s in ordered})
+        self.channels, self.top = channels, None
+        if top_level:
+            stride = 2 * max(self.strides.values())
+            self.top = level_name(stride)
+            self.strides[self.top] = stride
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Levels from fine to coarse."""
+        maps = {name: level(features) for name, level in self.levels.items()}
+        if self.top:
+            maps[self.top] = list(maps.values())[-1][:, :, ::2, ::2]
+        return maps
+
+
+def level_name(stride: float) -> str:
+    """The usual name of a level: p2 has stride 4, p3 stride 8, and so on."""
+    return f"p{round(math.log2(stride))}"
+
+
+def _check(patch_size: int, scales: Sequence[float]) -> None:
+    problems = [f"pyramid scale {s} is not allowed, allowed are {', '.join(f'{a:g}' for a in SCALES)}" for s in scales if s not in SCALES]
+    if not scales or len(set(scales)) != len(scales):
+        problems.append(f"pyramid scales {list(scales)}: give one or more, each once")
+    strides = [patch_size / s for s in scales if s in SCALES]
+    problems += [f"pyramid stride {s:g} (patch_size {patch_size}) is no power of two; use a patch size of 8, 16 or 32"
+                 for s in strides if s < 1 or not math.log2(s).is_integer()]
+    if problems:
+        raise InvalidConfig(problems)
+
+
+def _level(dim: int, scale: float, channels: int) -> nn.Sequential:
+    resize, width = _resize(dim, scale)
+    return nn.Sequential(
+        *resize,
+        nn.Conv2d(width, channels, 1, bias=False), ChannelNorm(channels),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False), ChannelNorm(channels),
+    )
+
+
+def _resize(dim: int, scale: float) -> tuple[list[nn.Module], int]:
+    """Layers that scale a map, and the channels that come out."""
+    if scale == 4:
+        first = [nn.ConvTranspose2d(dim, dim // 2, 2, 2), ChannelNorm(dim // 2), nn.GELU()]
+        return [*first, nn.ConvTranspose2d(dim // 2, dim // 4, 2, 2)], dim // 4
+    if scale == 2:
+        return [nn.ConvTranspose2d(dim, dim // 2, 2, 2)], dim // 2
+    return ([nn.MaxPool2d(2, 2)] if scale == 0.5 else []), dim
+

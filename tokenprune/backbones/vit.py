@@ -1,0 +1,146 @@
+"""Plain timm ViTs from a configuration, and the pruned encoder around one. Nothing is ever fetched from the network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from tokenprune.checkpoints import load_weights
+from tokenprune.engine import PrunedViT, prune
+from tokenprune.errors import InvalidConfig
+from tokenprune.settings import plain, read_settings
+
+_INIT_SCALE = 0.3  # sin-cos codes have an rms of .7; at full size they drown the patches of a narrow model at the start
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """A ViT by its timm name (`model`) or by its sizes. Sizes in pixels, widths in channels.
+
+    name: what the configuration group is called (for people). drop_path: stochastic depth of the last block, linear from 0.
+    pos_init: "normal" (timm's) or "sincos" (2-D sin-cos codes as a start, trained on). pretrained: a local file of timm or DeiT weights.
+    """
+
+    name: str = ""
+    model: str | None = None
+    img_size: int = 224
+    patch_size: int = 16
+    embed_dim: int = 192
+    depth: int = 12
+    num_heads: int = 3
+    mlp_ratio: float = 4.0
+    class_token: bool = True
+    drop_path: float = 0.0
+    pos_init: str = "normal"
+    pretrained: str | None = None
+
+
+def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> VisionTransformer:
+    """Build a timm VisionTransformer that takes any image size its patches divide (`dynamic_img_size`).
+
+    Args:
+        cfg: the `backbone` group of the configuration.
+        num_classes: outputs of the classification head, 0 for none.
+
+    Raises:
+        InvalidConfig: a size that does not fit, an unknown timm model. CheckpointMismatch: `pretrained` is of another model.
+    """
+    cfg = cfg if isinstance(cfg, VitConfig) else read_settings(VitConfig, cfg, "backbone")
+    _check(cfg)
+    vit = _named(cfg, num_classes) if cfg.model else _sized(cfg, num_classes)
+    if cfg.pos_init == "sincos":
+        _sincos_start(vit)
+    if cfg.pretrained:
+        load_backbone(vit, cfg.pretrained)
+    return vit
+
+
+def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0) -> PrunedViT:
+    """Build the encoder of a run: the `backbone` group's ViT with the run's selector, treatment, schedule, cls, execution and losses.
+
+    Raises:
+        InvalidConfig, UnknownPlugin, InvalidSchedule, IncompatiblePairing: whatever does not fit, before any weight is loaded.
+    """
+    axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
+    given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
+    return prune(build_vit(cfg["backbone"], num_classes), **given)
+
+
+def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
+    """Load encoder weights into a ViT or a PrunedViT: timm's or DeiT's keys, or a model of this project.
+
+    The file's head and selectors are left out, the module's stay as they are; position embeddings are resampled to the module's grid.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        CheckpointMismatch: every other key that is missing, unexpected or of another shape.
+    """
+    vit = module.backbone if isinstance(module, PrunedViT) else module
+    ours = ("head.", "head_dist.", "fc_norm.")
+    return load_weights(path, vit, allow_missing=ours, convert=lambda state: _encoder_state(state, vit, ours))
+
+
+def _encoder_state(state: dict[str, Tensor], vit: VisionTransformer, leave_out: tuple[str, ...]) -> dict[str, Tensor]:
+    """A file's state in a ViT's own keys: without this project's prefixes, heads and distillation token, embeddings resampled."""
+    anchor = next((k for k in state if k.endswith("patch_embed.proj.weight")), "")
+    prefix = anchor.removesuffix("patch_embed.proj.weight")
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    leave_out += ("dist_token", "cls_token") if vit.cls_token is None else ("dist_token",)
+    state = {k: v for k, v in state.items() if not k.startswith(leave_out)}
+    pos = state.get("pos_embed")
+    if pos is None or vit.pos_embed is None or pos.shape == vit.pos_embed.shape or pos.shape[-1] != vit.pos_embed.shape[-1]:
+        return state
+    extra = pos.shape[1] - int(pos.shape[1] ** 0.5) ** 2  # the grid of a file is a square; what is over belongs to prefix tokens
+    own = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    grid = resample_abs_pos_embed(pos[:, extra:], list(vit.patch_embed.grid_size), num_prefix_tokens=0)
+    prefix_codes = pos[:, : min(extra, own)]
+    if prefix_codes.shape[1] == own:
+        state["pos_embed"] = torch.cat([prefix_codes, grid], 1)
+    return state
+
+
+def _check(cfg: VitConfig) -> None:
+    problems = []
+    if cfg.img_size % cfg.patch_size:
+        problems.append(f"backbone.patch_size {cfg.patch_size} does not divide backbone.img_size {cfg.img_size}")
+    if cfg.embed_dim % cfg.num_heads:
+        problems.append(f"backbone.num_heads {cfg.num_heads} does not divide backbone.embed_dim {cfg.embed_dim}")
+    if cfg.pos_init not in ("normal", "sincos"):
+        problems.append(f"backbone.pos_init is {cfg.pos_init!r}, allowed are normal, sincos")
+    if cfg.model and not timm.is_model(cfg.model):
+        problems.append(f"backbone.model {cfg.model!r} is not a timm model; `timm.list_models('*vit*')` lists them")
+    if problems:
+        raise InvalidConfig(problems)
+
+
+def _named(cfg: VitConfig, num_classes: int) -> VisionTransformer:
+    options = {"img_size": cfg.img_size, "num_classes": num_classes, "dynamic_img_size": True, "drop_path_rate": cfg.drop_path}
+    return timm.create_model(cfg.model, pretrained=False, **options)
+
+
+def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
+    names = {f.name for f in fields(cfg)} & {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "class_token"}
+    sizes = {name: getattr(cfg, name) for name in names}
+    # Without a class token timm would move the norm behind the pooling; a dense map wants it on every token.
+    pooling = {"global_pool": "token"} if cfg.class_token else {"global_pool": "avg", "fc_norm": False}
+    return VisionTransformer(**sizes, **pooling, num_classes=num_classes, dynamic_img_size=True, drop_path_rate=cfg.drop_path)
+
+
+def _sincos_start(vit: VisionTransformer) -> None:
+    """Start the position embedding from fixed 2-D codes: neighbours look alike from the first iteration on."""
+    codes = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
+    with torch.no_grad():
+        vit.pos_embed[:, -len(codes) :] = _INIT_SCALE * codes
+
+
+def _or_none(axis: Any) -> Any:
+    """The configuration spells an empty axis {name: none}; the engine spells it None."""
+    return None if isinstance(axis, Mapping) and axis.get("name") == "none" else axis

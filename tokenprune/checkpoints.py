@@ -1,0 +1,156 @@
+"""Weights on disk: safetensors, written atomically; read without ever running code from a file; mismatches listed in full."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tokenprune.errors import CheckpointMismatch
+
+_NESTED = ("model", "state_dict", "model_state", "module")
+
+
+def atomic_write(path: Path | str, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it there: readers see the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        write(part)
+        _sync(part)
+        os.chmod(part, 0o666 & ~_umask())  # mkstemp makes private files; a checkpoint is shared like any other
+        os.replace(part, path)
+        _sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_weights(
+    path: Path | str, weights: nn.Module | Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a module's state (or a state dict) as safetensors, floating point tensors as `dtype` where it is given.
+
+    Args:
+        dtype: storage type such as torch.float16 (half the size); None keeps each tensor's own.
+        metadata: short strings kept in the header: what the weights are and how they came about.
+    """
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    # Clones, because safetensors refuses tensors that share storage (tied weights).
+    ready = {k: _stored(v, dtype).detach().cpu().contiguous().clone() for k, v in state.items()}
+    header = {"format": "pt", **{k: str(v) for k, v in (metadata or {}).items()}}
+    atomic_write(path, lambda part: save_file(ready, part, metadata=header))
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
+
+    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped.
+
+    Raises:
+        CheckpointMismatch: no such file, a damaged one, or one that needs code to be read (none is run).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointMismatch(f"checkpoint {path.name}: there is no file {path}; check the path (`make weights` makes the demo's)")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointMismatch(
+            f"checkpoint {path.name} holds more than tensors and plain values, and no code is run from a checkpoint ({reason}); "
+            "convert it in a place you trust: torch.save(model.state_dict(), ...)"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again") from error
+    for name in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The header strings that `save_weights` stored; {} for other formats."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def load_weights(
+    path: Path | str,
+    module: nn.Module,
+    prefix: str = "",
+    drop: tuple[str, ...] = (),
+    allow_missing: tuple[str, ...] = (),
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> dict[str, str]:
+    """Copy a file's weights into `module` (in the module's own dtype) and return the file's metadata.
+
+    Args:
+        prefix: takes only the file's keys that start with it, and strips it.
+        drop: keys of the file that are ignored; "selectors." matches at the start of a key and after any dot.
+        allow_missing: keys of the module that the file may lack, matched in the same way.
+        convert: a last change of the file's state, for example a resampled position embedding.
+
+    Raises:
+        CheckpointMismatch: ALL missing, unexpected and wrongly shaped keys in one message; the module is untouched then.
+    """
+    state = {k[len(prefix) :]: v for k, v in read_weights(path).items() if k.startswith(prefix)}
+    state = {k: v for k, v in state.items() if not _matches(k, drop)}
+    state = convert(state) if convert else state
+    own = module.state_dict()
+    problems = [f"missing {k} {tuple(own[k].shape)}" for k in own if k not in state and not _matches(k, allow_missing)]
+    problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
+    wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
+    problems += [f"shape of {k}: file {tuple(state[k].shape)}, model {tuple(own[k].shape)}" for k in wrong]
+    if problems:
+        raise CheckpointMismatch(
+            f"checkpoint {Path(path).name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
+            + "; ".join(problems) + ". Use the backbone and task settings that it was written with"
+        )
+    module.load_state_dict(state, strict=False)
+    return read_metadata(path)
+
+
+def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
+    """Start a pruned model from a dense one: everything must match but what pruning adds around the backbone (selectors, a class token).
+
+    Raises:
+        CheckpointMismatch: see `load_weights`.
+    """
+    owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
+    added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
+    return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added))
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(key.startswith(p) or f".{p}" in key for p in patterns)
+
+
+def _stored(value: Any, dtype: torch.dtype | None) -> Tensor:
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

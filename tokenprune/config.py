@@ -1,0 +1,130 @@
+"""Configurations: where the YAML lives, the top-level schema, composing one outside the command line, and deriving one from another."""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from tokenprune.errors import InvalidConfig
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class DenseConfig:
+    """The dense model that `init: dense` stands for, when it has to be trained."""
+
+    init: str | None = "scratch"  # scratch | pretrained | a file of backbone weights; null: has to be given
+    seed: int = 0  # one dense model serves all seeds of its rows
+    training: Any = MISSING
+
+
+@dataclass
+class PretrainedConfig:
+    """The classification run that `init: pretrained` stands for: the same backbone, on embedded images."""
+
+    data: dict[str, Any] = field(default_factory=lambda: {"name": "shapes", "side": 128, "train_size": 20000, "val_size": 300, "seed": 0})
+    task: Any = MISSING
+    training: Any = MISSING
+
+
+@dataclass
+class RunConfig:
+    """One run. The groups are free mappings that their own plugins check; everything else is typed here.
+
+    method, scale: names of the chosen presets. init: dense | scratch | pretrained | a file. init_weights: dense weights to use instead of
+    training the dense model: demo (shipped with the package) | a file | null. cls: the CLS token of a dense task: learned | random | mean.
+    losses: {name: options} that the method adds. treatment_labels: what a table prints for a treatment. export_weights: where the trained
+    weights are also written, in half precision.
+    """
+
+    method: str = "dense"
+    label: str = ""
+    treatment_labels: dict[str, str] = field(default_factory=dict)
+    scale: str = "demo"
+    experiment: str | None = None
+    selector: Any = MISSING
+    treatment: Any = MISSING
+    schedule: Any = MISSING
+    losses: dict[str, Any] = field(default_factory=dict)
+    cls: str = "learned"
+    execution: str = "auto"
+    backbone: Any = MISSING
+    task: Any = MISSING
+    data: Any = MISSING
+    training: Any = MISSING
+    init: str = "dense"
+    init_weights: str | None = None
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    export_weights: str | None = None
+    seed: int = 0
+    results_dir: str = "results"
+    validate_only: bool = False
+
+
+def register_schema() -> None:
+    """Make `schema`, the first entry of conf/config.yaml, known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def config_dir() -> Path:
+    """Return the folder of the YAML groups: inside an installed package, or beside it in a checkout.
+
+    Raises:
+        InvalidConfig: neither exists.
+    """
+    for folder in (HERE / "conf", HERE.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise InvalidConfig("the configuration folder conf/ is missing beside the package; install tokenprune again")
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose a run as the command line does, for example `compose(["method=evit", "scale=smoke"])`."""
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra_compose("config", overrides=overrides)
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Return a plain, resolved copy; values that are not set stay '???'.
+
+    A dense row at a scale without shipped weights is the dense model itself: it is not trained any further.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    if plain["schedule"].get("name") == "none":
+        plain["schedule"] = {"name": "none"}  # its keep_rate only serves sweeps
+    is_dense = plain["selector"].get("name") == "none"
+    if is_dense and plain["init"] == "dense" and plain["init_weights"] is None:
+        return dense_of(plain, plain["seed"])
+    return plain
+
+
+def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
+    """Return the run that trains the dense model a row starts from: same task, backbone, data and CLS; no selector; its own recipe."""
+    dense = copy.deepcopy(plain)
+    none = {axis: {"name": "none"} for axis in ("selector", "treatment", "schedule")}
+    seed = plain["dense"]["seed"] if seed is None else seed
+    dense.update(none, method="dense", label="Dense", treatment_labels={}, losses={}, execution="auto", init_weights=None)
+    dense.update(init=plain["dense"]["init"], training={**plain["dense"]["training"], "seed": seed}, seed=seed)
+    if plain["method"] != "dense":
+        dense["export_weights"] = None
+    return dense
+
+
+def pretrained_of(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the classification run that a dense model starts from: same backbone, from scratch, on the embedded images."""
+    run = dense_of({**plain, "export_weights": None})
+    size = plain["backbone"].get("img_size", plain["pretrained"]["data"]["side"])
+    run.update(init="scratch", export_weights=None, task=copy.deepcopy(plain["pretrained"]["task"]))
+    run["data"] = {**plain["pretrained"]["data"], "side": size}
+    run["training"] = {**plain["pretrained"]["training"], "seed": run["seed"]}
+    return run

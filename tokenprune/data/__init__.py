@@ -1,0 +1,63 @@
+"""Data sets by name: the embedded `shapes` and any COCO-format root."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from tokenprune.data.base import DetectionData, Instances, Sample
+from tokenprune.errors import DatasetError, UnknownPlugin
+
+__all__ = ["DetectionData", "Instances", "Sample", "build_classification", "build_detection"]
+
+_SPLITS = ("train", "val")
+
+
+def build_detection(cfg: Mapping[str, Any], split: str) -> DetectionData:
+    """The detection data of `cfg` (the `data` group of the configuration); split is "train" or "val".
+
+    Raises UnknownPlugin for a name that is no data set, DatasetError for a missing field, a missing root or malformed data.
+    """
+    if _known(cfg, split, ("shapes", "coco")) == "shapes":
+        from tokenprune.data.shapes import ShapesDetection
+
+        return ShapesDetection(_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"), split)
+    from tokenprune.data.coco import CocoDetection
+
+    root = _field(cfg, "root", "set data.root=DIR, a folder with annotations/instances_*.json and the image folders")
+    directory = _get(cfg, f"{split}_split") or f"{split}2017"
+    return CocoDetection(root, directory, _get(cfg, f"max_{split}"), _get(cfg, "annotations"))
+
+
+def build_classification(cfg: Mapping[str, Any], split: str) -> Any:
+    """The classification data of `cfg`: item i is (image (H,W,3) uint8 RGB, label); `classes` names the labels.
+
+    Raises UnknownPlugin for a data set without image classes, DatasetError for a missing field.
+    """
+    _known(cfg, split, ("shapes",))
+    from tokenprune.data.shapes import ShapesClassification
+
+    return ShapesClassification(_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"), split)
+
+
+def _known(cfg: Mapping[str, Any], split: str, names: tuple[str, ...]) -> str:
+    name = _get(cfg, "name")
+    if split not in _SPLITS:
+        raise DatasetError(f"data: split is {split!r}, allowed are 'train' and 'val'")
+    if name not in names:
+        close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+        hint = f": did you mean {close[0]!r}?" if close else ": set data=NAME"
+        raise UnknownPlugin(f"unknown data set {name!r} for this task, allowed are {', '.join(names)}{hint}")
+    return name
+
+
+def _get(cfg: Mapping[str, Any], field: str) -> Any:
+    """The value of a field, None where it is absent or still the '???' of a mandatory configuration value."""
+    value = cfg.get(field, None)  # OmegaConf gives the default for '???', where reading cfg[field] would raise
+    return None if value == "???" else value
+
+
+def _field(cfg: Mapping[str, Any], field: str, remedy: str = "") -> Any:
+    value = _get(cfg, field)
+    if value is None:
+        raise DatasetError(f"data set {_get(cfg, 'name')!r}: {field} is not given: {remedy or f'set data.{field}'}")
+    return value

@@ -1,0 +1,84 @@
+"""What every detection data set hands over: plain numpy records, so that no framework leaks into the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The annotated objects of one image; n may be 0.
+
+    boxes (n,4) float32 XYXY in absolute pixels, x2 and y2 exclusive; masks (n,H,W) bool; labels (n,) int64
+    contiguous in 0..len(classes)-1; crowd (n,) bool (a crowd region is ignored by COCO's matching, never trained on).
+    """
+
+    boxes: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image (H,W,3) uint8 RGB with its id in `coco_json()` and its instances."""
+
+    image: np.ndarray
+    image_id: int
+    instances: Instances
+
+
+class DetectionData(Protocol):
+    """A finite, indexable detection data set whose ground truth is also available as a COCO dictionary."""
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Sample: ...
+
+    def coco_json(self) -> dict[str, Any]:
+        """COCO instances dictionary of exactly these images; contiguous label l is category `category_ids[l]`."""
+        ...
+
+    def aspect_ratios(self) -> list[float] | None:
+        """Width / height of each image for grouping into batches, or None when unknown without reading them."""
+        ...
+
+
+def empty_instances(height: int, width: int) -> Instances:
+    """Instances of an image without any object: every array has length 0 and the right rank."""
+    return make_instances(np.zeros((0, 4)), np.zeros((0, height, width), dtype=bool), [], [])
+
+
+def make_instances(boxes: Any, masks: np.ndarray, labels: Sequence[int], crowd: Sequence[bool]) -> Instances:
+    """Instances with the binding dtypes from anything array-like: boxes (n,4), masks (n,H,W), labels (n,), crowd (n,)."""
+    return Instances(
+        boxes=np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+        masks=np.asarray(masks, dtype=bool),
+        labels=np.asarray(labels, dtype=np.int64),
+        crowd=np.asarray(crowd, dtype=bool),
+    )
+
+
+def boxes_of(masks: np.ndarray) -> np.ndarray:
+    """Tight boxes (n,4) float32 XYXY, x2 and y2 exclusive, of masks (n,H,W) bool; every mask must have a pixel."""
+    boxes = np.zeros((len(masks), 4), dtype=np.float32)
+    for row, mask in zip(boxes, masks, strict=True):
+        xs, ys = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        row[:] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+    return boxes
+
+
+def class_map(instances: Instances) -> np.ndarray:
+    """Semantic map (H,W) int64: 0 is background, label + 1 elsewhere; a later instance wins, crowds count as objects."""
+    result = np.zeros(instances.masks.shape[1:], dtype=np.int64)
+    for mask, label in zip(instances.masks, instances.labels, strict=True):
+        result[mask] = label + 1
+    return result

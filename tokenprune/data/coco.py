@@ -1,0 +1,143 @@
+"""Any data set in COCO instances format: ROOT/SPLIT/*.jpg and ROOT/annotations/instances_SPLIT.json."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tokenprune.data.base import Sample, empty_instances, make_instances
+from tokenprune.data.segmentation import area_of, to_mask
+from tokenprune.data.validate import validate_coco
+from tokenprune.errors import DatasetError
+
+_LAYOUT = "a COCO root holds annotations/instances_SPLIT.json and SPLIT/ with the images"
+
+
+class CocoDetection:
+    """The images that a COCO instances file lists; further files in the image folder are not part of the set.
+
+    Labels are contiguous by ascending category id. Crowd regions are kept with their flag. Images without annotations stay.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], split: str = "val", max_images: int | None = None, annotations: str | None = None
+    ) -> None:
+        """root: the folder; split: its image folder, where "train" and "val" also find "train2017" and "val2017".
+
+        max_images: only the first ones by ascending image id; annotations: another JSON file, relative to root.
+        Raises DatasetError for a missing folder, file or image and for malformed annotations.
+        """
+        self._folder, self._file = _locate(root, split, annotations)
+        if max_images is not None and (type(max_images) is not int or max_images < 1):
+            raise DatasetError(f"data set 'coco': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
+        data = validate_coco(self._file)
+        self._images = sorted(data["images"], key=lambda image: image["id"])[:max_images]
+        _require_files(self._file, self._folder, self._images)
+        categories = sorted(data["categories"], key=lambda category: category["id"])
+        self.classes = tuple(category["name"] for category in categories)
+        self.category_ids = tuple(category["id"] for category in categories)
+        self._labels = {key: label for label, key in enumerate(self.category_ids)}
+        self._annotations = _by_image(data["annotations"], self._images)
+        self._header = {key: data[key] for key in ("info", "licenses") if key in data}
+        self._categories = categories
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, i: int) -> Sample:
+        """Image i by ascending id; boxes as annotated but clipped to the image. Raises DatasetError for an unreadable image."""
+        record = self._images[i]
+        height, width = record["height"], record["width"]
+        image = _load(self._folder / record["file_name"], height, width)
+        annotations = self._annotations[record["id"]]
+        if not annotations:
+            return Sample(image, record["id"], empty_instances(height, width))
+        boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = np.clip(boxes, 0, [width, height, width, height])
+        masks = np.stack([to_mask(a["segmentation"], height, width) for a in annotations])
+        labels = [self._labels[a["category_id"]] for a in annotations]
+        return Sample(image, record["id"], make_instances(boxes, masks, labels, [bool(a["iscrowd"]) for a in annotations]))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    def aspect_ratios(self) -> list[float]:
+        """Width / height of each image, from the annotation file."""
+        return [image["width"] / image["height"] for image in self._images]
+
+    def coco_json(self) -> dict[str, Any]:
+        """The annotations of exactly these images: average precision over a subset needs a ground truth cut to the subset."""
+        annotations = [a for image in self._images for a in self._annotations[image["id"]]]
+        return {**self._header, "images": self._images, "annotations": annotations, "categories": self._categories}
+
+
+def _locate(root: Any, split: str, annotations: str | None) -> tuple[Path, Path]:
+    """Image folder and annotation file; both must be there."""
+    if root is None or str(root) in ("", "???"):
+        raise DatasetError(f"data set 'coco': root is not given: set data.root=DIR; {_LAYOUT}")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder: set data.root=DIR; {_LAYOUT}")
+    if split in ("train", "val") and not (folder / split).is_dir():
+        split = f"{split}2017"
+    if not (folder / split).is_dir():
+        present = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())) or "none"
+        remedy = f"set data.train_split and data.val_split; {_LAYOUT}"
+        raise DatasetError(f"{folder / split}: no such image folder; there are: {present}: {remedy}")
+    return folder / split, folder / (annotations or f"annotations/instances_{split}.json")
+
+
+def _require_files(file: Path, folder: Path, images: list[dict[str, Any]]) -> None:
+    """All listed images exist; one directory listing per folder instead of one look-up per image."""
+    present: dict[Path, set[str]] = {}
+    missing = []
+    for image in images:
+        path = folder / image["file_name"]
+        if path.parent not in present:
+            present[path.parent] = {entry.name for entry in os.scandir(path.parent)} if path.parent.is_dir() else set()
+        if path.name not in present[path.parent]:
+            missing.append((image["id"], image["file_name"]))
+    if missing:
+        key, name = missing[0]
+        count = f"{len(missing)} of {len(images)} images are not in {folder}"
+        raise DatasetError(f"{file}: {count}, the first is file_name {name!r} (image id {key}): complete the folder or cut the list")
+
+
+def _by_image(annotations: list[dict[str, Any]], images: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """Annotations of the chosen images, made fit for COCOeval: it needs `area`, and takes annotation id 0 for 'unmatched'."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    spare = max((a["id"] for a in annotations), default=0) + 1
+    result: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for a in annotations:
+        if a["image_id"] in sizes:
+            area = a["area"] if "area" in a else area_of(a["segmentation"], *sizes[a["image_id"]])
+            result[a["image_id"]].append({**a, "area": area, "id": a["id"] or spare})
+    return {key: result[key] for key in sizes}
+
+
+def _load(path: Path, height: int, width: int) -> np.ndarray:
+    """Image (height,width,3) uint8 RGB of whatever mode the file has; turned by its EXIF tag only if the size asks for it."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.size != (width, height):
+                image = ImageOps.exif_transpose(image)
+            pixels = _to_rgb(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: the image cannot be read ({error}); is it truncated? Download it again") from error
+    if pixels.shape[:2] != (height, width):
+        got = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise DatasetError(f"{path}: the image is {got}, its record says width x height = {width}x{height}: use the files of this data set")
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey at 255 instead of scaling it
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,269 @@
+"""The block loop, and `prune`, which turns a timm model into one that drops tokens."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.blocks import adapt
+from tokenprune.blocks.timm_vit import Projection
+from tokenprune.errors import IncompatiblePairing, UnsupportedBackbone
+from tokenprune.execution import BlockUsage, Policy, run_block, settle
+from tokenprune.legality import CLS, EXECUTIONS, layout_for, refuse
+from tokenprune.registry import build, get
+from tokenprune.schedules import Budget, Layout, Schedule
+from tokenprune.selectors.base import Context, Observation, Selector
+from tokenprune.state import TokenState
+from tokenprune.treatments.base import Treatment
+
+Spec = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the encoder returns.
+
+    state: the final TokenState, before the final norm. usage: one BlockUsage a block. map (B,N,C): every position after the final
+    norm, exact zeros where `present` (B,N) is False. prefix (B,P,C): prefix tokens after the final norm. aux: see TokenState.
+    """
+
+    state: TokenState
+    usage: tuple[BlockUsage, ...]
+    map: Tensor
+    present: Tensor
+    prefix: Tensor
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Grid (H,W) of the map."""
+        return self.state.grid
+
+    @property
+    def aux(self) -> tuple[tuple[str, int, Any], ...]:
+        """Auxiliary records (name, block, payload)."""
+        return self.state.aux
+
+
+class PrunedViT(nn.Module):
+    """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
+
+    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, selector: Spec | None, treatment: Treatment, schedule: Schedule, cls: str, execution: str, losses: Mapping
+    ) -> None:
+        super().__init__()
+        self.backbone, self.treatment, self.schedule, self.cls, self.execution = backbone, treatment, schedule, cls, execution
+        self.family = adapt(backbone)
+        self.family.blocks[-1].drop_path &= treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
+        self.loss_terms = {name: build("loss", {"name": name, **options}) for name, options in losses.items()}
+        self.selectors = nn.ModuleDict()
+        self._kind = None if selector is None else get("selector", selector if isinstance(selector, str) else selector["name"])
+        grid = backbone.patch_embed.grid_size
+        for number, budget in self.budgets(grid[0] * grid[1]).items():
+            context = Context(self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
+            self.selectors[str(number)] = build("selector", selector, context=context)
+        self._check_cls()
+        self.train(backbone.training)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.family.blocks)
+
+    @property
+    def embed_dim(self) -> int:
+        """C, the width of a token."""
+        return self.family.dim
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.family.patch
+
+    @property
+    def prefix_tokens(self) -> int:
+        """P, with a class token that `cls` adds."""
+        return self.family.prefix + int(self._adds_cls)
+
+    @property
+    def _adds_cls(self) -> bool:
+        return not self.family.has_cls and self.cls != "learned" and bool(self._kind and self._kind.reads_cls)
+
+    def budgets(self, positions: int) -> dict[int, Budget]:
+        """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
+        if self._kind is None:
+            return {}
+        layout = layout_for(self._kind, self.treatment, Layout(self.depth, positions, self.prefix_tokens))
+        always = self._kind.gated or self._kind.budget == "dynamic"
+        return {b.block: b for b in self.schedule.budgets(layout) if always or b.keep < b.live}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the model's logits for images (B,3,h,w)."""
+        return self.logits(self.encode(images))
+
+    def encode(self, images: Tensor) -> Outputs:
+        """Return the encoder's Outputs for images (B,3,h,w)."""
+        return self.finish(*self.run(self.start(images), 0, self.depth))
+
+    def start(self, images: Tensor) -> TokenState:
+        """Return the state before block 0."""
+        prefix, tokens = self.family.embed(images)
+        if self._kind is not None and self.cls != "learned" and any(s.reads_cls for s in self.selectors.values()):
+            first = tokens.mean(1, keepdim=True) if self.cls == "mean" else self.cls_token.expand(len(tokens), -1, -1)
+            prefix = torch.cat([first, prefix[:, int(self.family.has_cls) :]], 1)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images)
+
+    def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
+        """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
+        budgets, usage = self.budgets(state.positions), []
+        for number in range(start, stop):
+            state, used = self._step(state, number, budgets.get(number))
+            usage.append(used)
+        return state, tuple(usage)
+
+    def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
+        """Return Outputs of the state after the last block, final norm applied."""
+        map_ = self.family.norm(state.dense())
+        present = torch.ones_like(map_[..., 0], dtype=torch.bool) if self.treatment.remembers else state.present()
+        if not self.treatment.remembers:
+            map_ = map_ * present.unsqueeze(-1)
+        return Outputs(state, usage, map_, present, self.family.norm(state.prefix))
+
+    def logits(self, outputs: Outputs) -> Tensor:
+        """Return logits through the model's own pooling and head.
+
+        A mean runs over every position if dropped tokens are remembered and over live slots otherwise.
+        """
+        state = outputs.state
+        if self.family.pools_first_token():
+            return self.family.head(outputs.prefix)
+        whole = self.treatment.remembers and self.treatment.fold != "merge"
+        tokens = outputs.map if whole else self.family.norm(state.tokens)
+        if whole or state.complete:
+            return self.family.head(torch.cat([outputs.prefix, tokens], 1))
+        if not self.family.pools_mean():
+            raise UnsupportedBackbone("this model pools all tokens at once; with uneven counts only `token` and `avg` pooling are known")
+        weight = state.live.unsqueeze(-1).to(tokens.dtype)
+        total, count = (tokens * weight).sum(1), weight.sum(1)
+        if self.family.mean_counts_prefix():
+            total, count = total + outputs.prefix.sum(1), count + outputs.prefix.shape[1]
+        mean = (total / count).unsqueeze(1)
+        return self.family.head(mean.expand(-1, self.family.prefix + 1, -1))  # equal tokens: the head's mean is this mean
+
+    def losses(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Return the selectors' own weighted losses, {} when not training: `loss_ratio` from the gates' usage."""
+        usages = [payload for name, _, payload in outputs.aux if name == "usage"]
+        return {f"loss_{name}": term(usages) for name, term in self.loss_terms.items()} if self.training and usages else {}
+
+    def deploy(self) -> "PrunedViT":
+        """Return a copy for inference, whose selectors have shed what only training needs."""
+        deployed = copy.deepcopy(self).eval()
+        for number, selector in deployed.selectors.items():
+            deployed.selectors[number] = selector.deploy()
+        return deployed
+
+    def _step(self, state: TokenState, number: int, budget: Budget | None) -> tuple[TokenState, BlockUsage]:
+        policy, block = self._policy(), self.family.blocks[number]
+        state = self.treatment.before_block(state, number, self.depth)
+        selector = self.selectors[str(number)] if budget is not None else None
+        hooks = {"see": self._see(number)} if self._observer is not None else {}
+        if selector is None or selector.site != "before":
+            decide = None if selector is None else partial(self._decide, number, selector, budget)
+            return run_block(block, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
+        state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
+        if state.gate is None or policy.soft:
+            return run_block(block, state, policy, **hooks)
+        after, used = run_block(block, state, self._policy(free=True), **hooks)
+        gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
+        return after.but(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
+
+    def _decide(
+        self, number: int, selector: Selector, budget: Budget, state: TokenState, p: Projection | None = None, bias: Tensor | None = None
+    ) -> TokenState:
+        decision = selector.score(Observation(state, number, p, bias), budget)
+        if decision.gate is not None:
+            placed = state.index >= 0
+            gate = decision.gate if state.gate is None or self.treatment.reconsiders else decision.gate * state.gate
+            state = state.note("usage", number, ((gate * placed).sum(1) / state.positions, float(budget.rate)))
+            decision = _with_gate(decision, gate)
+        return self.treatment.apply(state, decision)
+
+    @property
+    def _observer(self) -> Selector | None:
+        first = next(iter(self.selectors.values()), None)
+        return first if first is not None and type(first).observe is not Selector.observe else None
+
+    def _see(self, number: int) -> Any:
+        def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
+            for name, values in self._observer.observe(Observation(state, number, p, bias)).items():
+                state = state.with_trait(name, values, state.live)
+            return state
+
+        return see
+
+    def _policy(self, free: bool = False) -> Policy:
+        selectors = list(self.selectors.values())
+        gated = self.training and any(s.gated for s in selectors)
+        mode = "masked" if gated else self.execution
+        if mode == "auto":
+            mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
+        soft = gated and selectors[0].visibility == "soft"
+        fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
+        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade)
+
+    def _check_cls(self) -> None:
+        reads = [s for s in self.selectors.values() if s.reads_cls]
+        if reads and self.cls == "learned" and not self.family.has_cls:
+            raise IncompatiblePairing(
+                f"selector {reads[0].name!r} scores by the class token, and this model has none: use cls=random (as SViT does on dense tasks),"
+                " cls=mean, or a selector that needs no class token"
+            )
+        if reads and self.cls == "random":
+            self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.embed_dim), std=0.02))
+
+
+def _with_gate(decision: Any, gate: Tensor) -> Any:
+    return type(decision)(decision.keep, decision.target, decision.score, gate, decision.log_prob, decision.traits)
+
+
+def prune(
+    model: nn.Module,
+    selector: Spec | None = None,
+    treatment: Spec | None = None,
+    schedule: Spec | None = None,
+    *,
+    cls: str = "learned",
+    execution: str = "auto",
+    losses: Mapping[str, Mapping[str, Any]] | None = None,
+) -> PrunedViT:
+    """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
+
+    Args:
+        model: a timm Vision Transformer.
+        selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
+        treatment, schedule: the same; None takes what the selector's paper uses.
+        cls: the class token that attention-based selectors read: `learned` the model's own, `random` a new one (SViT on dense
+            tasks), `mean` the mean of the patch tokens.
+        execution: auto, masked, gathered or packed.
+        losses: {name: options} of the selectors' losses, e.g. {"ratio": {"weight": 4}}.
+
+    Raises:
+        UnsupportedBackbone, UnknownPlugin, InvalidConfig, InvalidSchedule, IncompatiblePairing.
+    """
+    if cls not in CLS:
+        raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(CLS)}")
+    if execution not in EXECUTIONS:
+        raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
+    if selector is None:
+        return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
+    kind = get("selector", selector if isinstance(selector, str) else selector["name"])
+    after = build("treatment", treatment if treatment is not None else kind.published["treatment"])
+    refuse(kind, after, execution)
+    plan = build("schedule", schedule if schedule is not None else kind.published["schedule"])
+    return PrunedViT(model, selector, after, plan, cls, execution, losses or {})

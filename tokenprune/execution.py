@@ -1,0 +1,145 @@
+"""How a block is computed: masked (every slot, dead keys hidden), gathered (equal counts), packed (uneven counts).
+
+What a decision means is written once, on slots; execution only chooses which rows are really computed. All three agree to float
+noise, which the tests hold for every legal pairing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenprune.blocks.timm_vit import Projection, TimmBlock
+from tokenprune.errors import IncompatiblePairing
+from tokenprune.state import TokenState
+
+Decide = Callable[[TokenState, Projection, Tensor | None], TokenState]
+
+
+@dataclass(frozen=True)
+class BlockUsage:
+    """Tokens of each image (B,), prefix included: `attended` into the block, `rows` queries, `fed` through the MLP."""
+
+    attended: Tensor
+    rows: Tensor
+    fed: Tensor
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How one block treats what is not live.
+
+    mode: masked, gathered or packed. remember: dropped values go to the canvas. key_bias: of a state, (B,M) or None. soft: dead
+    keys fade by the gate instead of being hidden (DynamicViT's training). free: dead slots are computed and written too.
+    """
+
+    mode: str
+    remember: bool
+    key_bias: Callable[[TokenState], Tensor | None]
+    soft: bool = False
+    free: bool = False
+
+
+def settle(state: TokenState, policy: Policy) -> TokenState:
+    """Return the state after a decision as the mode wants it: dead slots gone, or still there and known to be dead."""
+    if policy.mode == "masked":
+        return state.but(complete=bool(state.live.all()))
+    slots, real = state.kept_slots()
+    if real is not None and policy.mode == "gathered":
+        counts = state.live.sum(1).tolist()
+        raise IncompatiblePairing(f"images of this batch keep {min(counts)} to {max(counts)} tokens; gathered needs equal numbers: use packed")
+    return state.compact(slots, real, policy.remember)
+
+
+def run_block(
+    block: TimmBlock, state: TokenState, policy: Policy, rows: Decide | None = None, inside: Decide | None = None, see: Decide | None = None
+) -> tuple[TokenState, BlockUsage]:
+    """Run one block.
+
+    Args:
+        block: its adapter.
+        state: tokens that enter.
+        policy: see `Policy`.
+        rows: decision between qkv and attention; inside: between attention and MLP; see: an observer that stores traits.
+
+    Returns:
+        the state after the block, and how many tokens of each image were really used.
+    """
+    entering = state.counts()
+    if policy.mode == "packed" and not state.complete and not block.block.training and not (rows or inside or see):
+        return run_packed(block, state, policy), usage(state, entering, entering, entering)
+    bias, weights = visibility(state, policy)
+    p = block.project(state.sequence())
+    if see is not None:
+        state = see(state, p, bias)
+    if rows is not None:
+        state, delta = attend_rows(block, state, p, bias, policy, rows)
+        asking = state.counts()
+    else:
+        delta, asking = block.attend(p, bias=bias, policy=weights), entering
+    state = add(state, delta, policy)
+    if inside is not None:
+        state = settle(inside(state, p, bias), policy)
+    return add(state, block.feed(state.sequence()), policy), usage(state, entering, asking, state.counts())
+
+
+def attend_rows(
+    block: TimmBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: Policy, decide: Decide
+) -> tuple[TokenState, Tensor]:
+    """Decide first, then compute the attention of kept queries only; a token fused just now has no query and gets nothing yet."""
+    P, M = state.prefix.shape[1], state.tokens.shape[1]
+    state = decide(state, p, bias)
+    if policy.mode == "masked":
+        fresh = state.tokens.shape[1] - M
+        return settle(state, policy), torch.nn.functional.pad(block.attend(p, bias=bias), (0, 0, 0, fresh))
+    slots, real = state.kept_slots()
+    prefix = torch.arange(P, device=slots.device).expand(slots.shape[0], P)
+    delta = block.attend(p, rows=torch.cat([prefix, slots.clamp(max=M - 1) + P], 1), bias=bias)
+    asked = torch.cat([torch.ones_like(prefix, dtype=torch.bool), slots < M], 1)
+    return state.compact(slots, real, policy.remember), delta * asked.unsqueeze(-1)
+
+
+def run_packed(block: TimmBlock, state: TokenState, policy: Policy) -> TokenState:
+    """Run a block over live rows only, all images in one row (1,T,C): weight layers at once, attention image by image."""
+    B, P = state.prefix.shape[:2]
+    alive = torch.cat([state.live.new_ones(B, P), state.live], 1)
+    lengths = alive.sum(1).tolist()
+    rows = alive.flatten().nonzero().squeeze(1)
+    sequence = state.sequence()
+    x = sequence.flatten(0, 1).index_select(0, rows).unsqueeze(0)
+    mass = policy.key_bias(state)
+    bias = None
+    if mass is not None:
+        bias = torch.cat([mass.new_zeros(B, P), mass], 1).flatten().index_select(0, rows).unsqueeze(0)
+    x = x + block.attend_ragged(block.project(x), lengths, bias)
+    x = x + block.feed(x)
+    return state.with_sequence(sequence.flatten(0, 1).index_copy(0, rows, x.squeeze(0)).view_as(sequence))
+
+
+def visibility(state: TokenState, policy: Policy) -> tuple[Tensor | None, Tensor | None]:
+    """Return (key bias, policy weights), each (B,P+M) or None: dead keys get -inf, or fade by the gate under soft visibility."""
+    B, P = state.prefix.shape[:2]
+    bias = policy.key_bias(state)
+    if policy.soft and state.gate is not None:
+        weights = torch.cat([state.gate.new_ones(B, P), state.gate], 1)
+        return None if bias is None else torch.cat([bias.new_zeros(B, P), bias], 1), weights
+    if not state.complete:
+        hidden = torch.zeros_like(state.tokens[..., 0]).masked_fill(~state.live, float("-inf"))
+        bias = hidden if bias is None else bias + hidden
+    return None if bias is None else torch.cat([bias.new_zeros(B, P), bias], 1), None
+
+
+def add(state: TokenState, delta: Tensor, policy: Policy) -> TokenState:
+    """Add a branch (B,P+M,C) to the sequence; dead slots keep their value unless the policy sets them free."""
+    P = state.prefix.shape[1]
+    tokens = state.tokens + delta[:, P:]
+    if not state.complete and not policy.free:
+        tokens = tokens.where(state.live.unsqueeze(-1), state.tokens)
+    return state.but(prefix=state.prefix + delta[:, :P], tokens=tokens)
+
+
+def usage(state: TokenState, attended: Tensor, rows: Tensor, fed: Tensor) -> BlockUsage:
+    """Return live counts with the prefix added."""
+    P = state.prefix.shape[1]
+    return BlockUsage(attended + P, rows + P, fed + P)

@@ -1,0 +1,186 @@
+"""One run from a resolved configuration to a result row: what it starts from, training, evaluation, cost, the file on disk."""
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenprune import console
+from tokenprune.config import dense_of, pretrained_of
+from tokenprune.environment import environment, installed
+from tokenprune.errors import TokenPruneError
+from tokenprune.keys import SCHEMA, run_key, weights_path
+from tokenprune.locks import locked
+from tokenprune.results import check, finished, row_folder, write_result
+
+WEIGHTS = "model.safetensors"
+_REASON_LENGTH = 500
+
+
+def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a resolved, valid configuration: read it if it is finished, else make it; never raises but on interruption.
+
+    One process at a time makes a row, the others wait for it. A killed row goes on from its last checkpoint.
+    """
+    key = run_key(config)
+    folder = row_folder(config["results_dir"], key)
+    done = finished(folder)
+    if done is not None and not _lacks_export(config):
+        return relabelled(done, config)
+    with locked(folder / "lock", f"row {name_of(config)} ({key})"):
+        done = finished(folder)
+        if done is None or _lacks_export(config):
+            try:
+                done = _make(config, folder)
+                check(done)
+            except Exception as error:  # a row of a table ends with a status, whatever happened in it
+                (folder / "error.txt").write_text(traceback.format_exc())
+                done = status_row(config, error)
+            write_result(folder, done)
+            if done["status"] == "ok":
+                for left in ("last.pt", "error.txt"):
+                    (folder / left).unlink(missing_ok=True)
+    return relabelled(done, config)
+
+
+def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
+    """Return the row of a run that did not come to a result, with why."""
+    known = isinstance(error, TokenPruneError)
+    status = "oom" if is_out_of_memory(error) else error.status if known else "failed"
+    reason = str(error) if known else f"{type(error).__name__}: {error}"
+    row = {"status": status, "reason": one_line(reason)[:_REASON_LENGTH], "metrics": {}, "cost": {}, "timing": {}, "notes": []}
+    return {**_header(config), **row}
+
+
+def relabelled(row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored row under the names of this configuration: tables share rows, and names are no part of the key."""
+    return {**row, "label": config["label"] or config["method"], "method": config["method"], "treatment": treatment_of(config)}
+
+
+def treatment_of(config: Mapping[str, Any]) -> str:
+    """Return the treatment as the papers call it (Evo-ViT's reactivation is listed as preserve)."""
+    name = config["treatment"].get("name", "none")
+    return config.get("treatment_labels", {}).get(name, name)
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """Return a short name of a run for messages, such as "EViT preserve 0.7"."""
+    rate = config["schedule"].get("keep_rate")
+    parts = [config["label"] or config["method"], treatment_of(config) if rate is not None else "", "" if rate is None else str(rate)]
+    return " ".join(p for p in parts if p and p != "none") + f" ({config['task'].get('name')}, seed {config['seed']})"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on a GPU or on the host."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text or "out of memory" in text)
+    )  # fmt: skip
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks."""
+    return " ".join(text.split())
+
+
+def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    import torch
+
+    from tokenprune.registry import get
+    from tokenprune.settings import read_settings
+    from tokenprune.training import TrainingConfig, fit
+
+    load, origin = _start(config)  # first, because it may be a run of its own
+    console.say(f"running {name_of(config)}")
+    task = get("task", config["task"]["name"])()
+    torch.manual_seed(config["seed"])
+    model = task.build_model(config)
+    load(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    torch.manual_seed(config["seed"])
+    begun = time.perf_counter()
+    recipe = read_settings(TrainingConfig, config["training"], "training")
+    report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config))
+    _save(model, config, folder)
+    model.eval()
+    trained = time.perf_counter()
+    metrics = {k: float(v) for k, v in task.evaluate(model, config).items()}
+    evaluated = time.perf_counter()
+    timing = {"train_s": round(report.seconds, 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - begun, 3)}
+    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": dict(task.cost(model, config)), "timing": timing, "notes": [origin]}
+    return {**_header(config), **row}
+
+
+def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], str]:
+    """Return what loads a new model's first weights, after training those if they are not there, and a note on them for the row."""
+    from tokenprune.backbones.vit import load_backbone
+    from tokenprune.checkpoints import load_dense
+    from tokenprune.tasks.base import pruned_of
+
+    init, shipped = config["init"], config["init_weights"]
+    if init == "scratch":
+        return lambda model: None, "starts from random weights"
+    if init == "pretrained":
+        pretrained = dependency(pretrained_of(config), config)
+        return lambda model: load_backbone(pruned_of(model), pretrained), f"starts from the classification run {pretrained.parent.name}"
+    if init == "dense" and shipped:
+        return lambda model: load_dense(model, weights_path(shipped)), f"starts from the dense weights {shipped}"
+    if init == "dense":
+        dense = dependency(dense_of(config), config)
+        return lambda model: load_dense(model, dense), f"starts from the dense run {dense.parent.name}"
+    return lambda model: _load_any(model, Path(init)), f"starts from {Path(init).name}"
+
+
+def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:
+    """Return the weights of a run that another one starts from, after making it if need be (once: see `run_row`).
+
+    Raises:
+        TokenPruneError: that run did not end well.
+    """
+    row = run_row(needed)
+    path = row_folder(needed["results_dir"], row["key"]) / WEIGHTS
+    if row["status"] != "ok" or not path.is_file():
+        reason = row["reason"] or f"its weights {path} are gone; remove the folder {path.parent}"
+        raise TokenPruneError(f"{name_of(wanted)} starts from {name_of(needed)}, which ended as {row['status']}: {reason}")
+    return path
+
+
+def _load_any(model: Any, path: Path) -> None:
+    """Load a file that holds either the whole model or only its encoder (timm's or DeiT's keys)."""
+    from tokenprune.backbones.vit import load_backbone
+    from tokenprune.checkpoints import load_dense, read_weights
+    from tokenprune.tasks.base import pruned_of
+
+    whole = set(model.state_dict()) & set(read_weights(path))
+    if len(whole) > len(pruned_of(model).state_dict()) // 2:
+        load_dense(model, path)
+    else:
+        load_backbone(pruned_of(model), path)
+
+
+def _save(model: Any, config: Mapping[str, Any], folder: Path) -> None:
+    import torch
+
+    from tokenprune.checkpoints import save_weights
+
+    about = {"key": run_key(config), "run": name_of(config), "tokenprune": installed("tokenprune") or "unknown"}
+    save_weights(folder / WEIGHTS, model, metadata=about)
+    if config["export_weights"]:
+        save_weights(Path(config["export_weights"]), model, dtype=torch.float16, metadata=about)
+        console.say(f"wrote {config['export_weights']}")
+
+
+def _lacks_export(config: Mapping[str, Any]) -> bool:
+    return bool(config["export_weights"]) and not Path(config["export_weights"]).is_file()
+
+
+def _header(config: Mapping[str, Any]) -> dict[str, Any]:
+    stored = {k: v for k, v in config.items() if k not in ("results_dir", "validate_only")}
+    return {
+        "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config["label"] or config["method"],
+        "method": config["method"], "treatment": treatment_of(config), "scale": config["scale"], "task": str(config["task"].get("name")),
+        "data": str(config["data"].get("name")), "seed": config["seed"], "cls": config["cls"], "execution": config["execution"],
+        "environment": environment(),
+    }  # fmt: skip

@@ -1,0 +1,78 @@
+"""The run key: what a row's numbers depend on, as a digest. Equal keys share a row; two keys never share a folder."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1  # of result.json; part of the key, so that a new schema never reads old rows
+SHIPPED = {"demo": Path(__file__).resolve().parent / "weights" / "dense_demo.safetensors"}
+STARTS = ("dense", "pretrained", "scratch")
+# What names a run or says where it lies, but does not change its numbers: tables share rows that differ in these alone.
+VOLATILE = ("results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights")
+NO_EFFECT = ("checkpoint_every", "workers")
+
+
+def run_key(config: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits of the sha256 of a resolved configuration without what does not change its numbers.
+
+    Files count by content (see `fingerprint`) and not by path. What the row does not depend on is left out: with `init: scratch` the
+    dense model's recipe, with `init_weights` everything that would make those weights.
+    """
+    relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
+    relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k != "name"}
+    _start(relevant)
+    relevant["data"] = _data(relevant.get("data", {}))
+    text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def weights_path(value: str) -> Path:
+    """Return the file of `init_weights`: `demo` is the one that ships with the package, anything else is a path."""
+    return SHIPPED.get(value) or Path(value)
+
+
+def fingerprint(path: Path | str) -> str:
+    """Return a short digest of a file: its size, its first and its last MiB; the path itself where there is no file."""
+    path = Path(path)
+    if not path.is_file():
+        return str(path)
+    size, digest = path.stat().st_size, hashlib.sha256()
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(1 << 20))
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def _pruned(section: Any) -> Any:
+    if not isinstance(section, Mapping):
+        return section
+    return {k: _pruned(v) for k, v in section.items() if k not in NO_EFFECT}
+
+
+def _start(config: dict[str, Any]) -> None:
+    init, weights = config.get("init"), config.get("init_weights")
+    if init != "dense" or weights is not None:
+        config.pop("dense", None)
+    if init == "scratch" or weights is not None or (init == "dense" and config["dense"].get("init") != "pretrained"):
+        config.pop("pretrained", None)
+    config["init"] = _start_of(init)
+    if "dense" in config:
+        config["dense"] = {**config["dense"], "init": _start_of(config["dense"].get("init"))}
+    config["init_weights"] = None if weights is None else fingerprint(weights_path(weights))
+
+
+def _start_of(value: str | None) -> str | None:
+    return value if value in STARTS or value is None else fingerprint(value)
+
+
+def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    root = data.get("root")
+    if not isinstance(root, str) or not Path(root).is_dir():
+        return dict(data)
+    splits = [str(v) for k, v in data.items() if k.endswith("_split")]
+    files = sorted(p for p in Path(root).glob("annotations/*.json") if any(s in p.name for s in splits))
+    return {**{k: v for k, v in data.items() if k != "root"}, "files": {p.name: fingerprint(p) for p in files}}

@@ -1,0 +1,1 @@
+"""Losses that selectors bring with them; tasks add their own."""

@@ -1,0 +1,1 @@
+"""Measuring: MACs, latency, token usage."""

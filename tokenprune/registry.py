@@ -1,0 +1,109 @@
+"""Plugins by name: one decorator, one look-up, one list. The registry is also the test matrix and the source of the docs."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from tokenprune import console
+from tokenprune.errors import InvalidConfig, UnknownPlugin
+
+ENTRY_POINT_GROUP = "tokenprune.plugins"
+BUILTIN: dict[str, tuple[str, ...]] = {
+    "selector": ("tokenprune.selectors",),
+    "treatment": ("tokenprune.treatments",),
+    "schedule": ("tokenprune.schedules",),
+    "loss": ("tokenprune.losses.ratio",),
+    "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task"),
+}
+_plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
+_loaded: set[str] = set()
+
+
+def register(kind: str, name: str) -> Callable[[Any], Any]:
+    """Register a class under `kind` (selector, treatment, schedule, loss, task) and `name`.
+
+    Raises:
+        InvalidConfig: another class already has the name, or the kind does not exist.
+    """
+    if kind not in _plugins:
+        raise InvalidConfig(f"cannot register {name!r}: no plugin kind {kind!r}; kinds are {', '.join(_plugins)}")
+
+    def add(plugin: Any) -> Any:
+        old = _plugins[kind].get(name)
+        if old is not None and (old.__module__, old.__qualname__) != (plugin.__module__, plugin.__qualname__):
+            raise InvalidConfig(f"{kind} {name!r} is already registered by {old.__module__}; choose another name")
+        plugin.name = name
+        _plugins[kind][name] = plugin
+        return plugin
+
+    return add
+
+
+def get(kind: str, name: str) -> Any:
+    """Return the class registered as `name`.
+
+    Raises:
+        UnknownPlugin: with the closest name and all that exist.
+    """
+    known = names(kind)
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownPlugin(f"unknown {kind} {name!r}.{hint} Available: {', '.join(known)}")
+    return _plugins[kind][name]
+
+
+def names(kind: str) -> list[str]:
+    """Return the sorted names registered under `kind`, plugins of other packages included."""
+    _load(kind)
+    return sorted(_plugins[kind])
+
+
+def facts(kind: str, name: str) -> dict[str, Any]:
+    """Return what a plugin declares about itself: its `facts` mapping and the first line of its docstring."""
+    plugin = get(kind, name)
+    doc = (inspect.getdoc(plugin) or "").split("\n")[0]
+    return {"name": name, "summary": doc, "module": plugin.__module__, **getattr(plugin, "facts", dict)()}
+
+
+def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
+    """Build a plugin from its name or from a mapping with `name` and options.
+
+    Args:
+        kind: the plugin kind.
+        spec: "evit" or {"name": "evit", "option": value, ...}.
+        context: arguments every plugin of the kind gets, which a user does not set.
+
+    Raises:
+        UnknownPlugin, InvalidConfig: unknown name, unknown option, missing option.
+    """
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in options:
+        raise InvalidConfig(f"{kind}: no `name` in {options}; choose one of {', '.join(names(kind))}")
+    plugin = get(kind, options.pop("name"))
+    allowed = [p for p in inspect.signature(plugin).parameters if p not in context]
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], allowed, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise InvalidConfig(f"{kind} {plugin.name!r} has no option {', '.join(unknown)}.{hint} Options: {', '.join(allowed) or 'none'}")
+    return plugin(**context, **options)
+
+
+def _load(kind: str) -> None:
+    if kind not in _plugins:
+        raise UnknownPlugin(f"no plugin kind {kind!r}; kinds are {', '.join(_plugins)}")
+    if kind not in _loaded:
+        _loaded.add(kind)
+        for module in BUILTIN[kind]:
+            importlib.import_module(module)
+    if "entry points" not in _loaded:
+        _loaded.add("entry points")
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            try:
+                point.load()
+            except Exception as error:  # a broken package of somebody else must not stop this one
+                console.warn(f"plugin {point.name!r} ({point.value}) failed to load and is ignored: {type(error).__name__}: {error}")

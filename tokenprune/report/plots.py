@@ -1,0 +1,56 @@
+"""Accuracy against cost: GMAC on the left, encoder milliseconds on the right, the dense model as a line."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_MARKERS = {"none": "*", "remove": "o", "preserve": "s", "reactivate": "D", "fuse": "^", "merge": "v", "last_layer_fusion": "P"}
+_COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
+_SCORES = {"ap_box": "box AP", "top1": "top-1 accuracy (%)", "ap_mask": "mask AP"}
+
+
+def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str | None = None) -> Figure:
+    """Draw the rows of a table (`tables.build(...).data`) and write the figure.
+
+    Args:
+        data: rows with gmac_total, seconds_encoder and the score; rows that are not ok are left out.
+        path: PNG or PDF.
+        score: the column on the vertical axis; None takes box AP, or what the rows have.
+
+    Returns:
+        The figure, for notebooks.
+    """
+    good = data[data["status"] == "ok"]
+    score = score or next(name for name in (*_SCORES, good.columns[-1]) if name in good)
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(dict.fromkeys(good["label"]))}
+    milliseconds = good.assign(milliseconds=pd.to_numeric(good["seconds_encoder"]) * 1000)
+    for axis, column, name in zip(axes, ("gmac_total", "milliseconds"), ("encoder GMAC", "encoder ms / image"), strict=True):
+        _panel(axis, milliseconds, column, score, colours)
+        axis.set_xlabel(name)
+    axes[0].set_ylabel(_SCORES.get(score, score))
+    handles, labels = axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=150)
+    return figure
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, column: str, score: str, colours: dict[str, str]) -> None:
+    errors = rows[f"{score}_se"] if f"{score}_se" in rows else pd.Series(0.0, index=rows.index)
+    for index, row in rows.iterrows():
+        if pd.isna(row[column]):
+            continue  # masked execution is not timed
+        style = {"color": colours[row["label"]], "marker": _MARKERS.get(row["treatment"], "X"), "linestyle": "none", "capsize": 2}
+        name = row["label"] if row["treatment"] == "none" else f"{row['label']}, {row['treatment']}"
+        axis.errorbar(row[column], row[score], yerr=errors[index], markersize=11 if row["treatment"] == "none" else 7, label=name, **style)
+        if not pd.isna(row["keep_rate"]) and rows["keep_rate"].nunique() > 1:
+            axis.annotate(f"{row['keep_rate']:g}", (row[column], row[score]), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    for value in rows.loc[rows["method"] == "dense", score][:1]:
+        axis.axhline(value, color="#222222", linewidth=0.8, linestyle="--", zorder=0)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,120 @@
+"""The command line: compose -> validate -> one result row, or a sweep of them.
+
+    python -m tokenprune.run method=evit treatment=preserve          one row
+    python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
+    python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
+
+Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row of a sweep did.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tokenprune import console
+from tokenprune.config import config_dir, register_schema, resolve
+from tokenprune.errors import InvalidConfig, TokenPruneError
+
+ERROR = 2
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us: they are one line, and Hydra's own report is a page
+    try:
+        register_schema()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_entry)()
+    except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
+        console.fail(explain(error))
+        sys.exit(ERROR)
+
+
+def explain(error: Exception) -> str:
+    """Return an error of composing as one line that says what failed, what exists and what was probably meant."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        close = difflib.get_close_matches(name, error.options, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"unknown {group} {name!r}.{hint} Available: {', '.join(error.options)}"
+    causes, cause = [str(error)], error.__cause__
+    while cause is not None:
+        causes.append(str(cause).split("\n")[0])
+        cause = cause.__cause__
+    return " ".join("; ".join(dict.fromkeys(causes)).split())
+
+
+def _entry(cfg: DictConfig) -> None:
+    job = HydraConfig.get()
+    if OmegaConf.is_missing(job.job, "num"):
+        try:
+            _single(cfg)
+        except (OmegaConfBaseException, TokenPruneError) as error:
+            console.fail(explain(error))
+            sys.exit(ERROR)  # not raised: Hydra would print it as well
+    else:
+        _in_sweep(cfg, int(job.job.num), str(job.sweep.dir))
+
+
+def _single(cfg: DictConfig) -> None:
+    from tokenprune.experiment import name_of, run_row
+    from tokenprune.report import summary
+    from tokenprune.validation import validate
+
+    config = resolve(cfg)
+    words = validate(config, files=not config["validate_only"])
+    if config["validate_only"]:
+        console.say(f"{name_of(config)} is valid; {words}")
+        return
+    row = run_row(config)
+    if row["status"] != "ok":
+        raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")
+    console.say(summary(row, config["results_dir"]))
+
+
+def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
+    """Make one row of a sweep; whatever goes wrong becomes its status, so that the other rows are made."""
+    from tokenprune.experiment import name_of, status_row
+    from tokenprune.sweep import write_note
+
+    try:
+        config, problem = resolve(cfg), None
+    except OmegaConfBaseException as error:
+        config, problem = OmegaConf.to_container(cfg, resolve=False), InvalidConfig(explain(error))
+    name = name_of(config)
+    killed = TokenPruneError("the process that made this row ended before the row was done; run the command again")
+    write_note(folder, number, name, status_row(config, problem or killed))
+    if problem is None:
+        row = _row_of_sweep(config)
+        write_note(folder, number, name, row)
+        status = "valid" if config["validate_only"] and row["status"] == "ok" else row["status"]
+        console.say(f"[{number + 1}] {name}: {status}" + (f": {row['reason']}" if row["reason"] else ""))
+
+
+def _row_of_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
+    from tokenprune.experiment import run_row, status_row
+    from tokenprune.results import finished, row_folder, write_result
+    from tokenprune.validation import validate
+
+    try:
+        words = validate(config, files=not config["validate_only"])
+    except Exception as error:
+        row = status_row(config, error)
+        folder = row_folder(config["results_dir"], row["key"])
+        if not config["validate_only"] and finished(folder) is None:
+            write_result(folder, row)
+        return row
+    if config["validate_only"]:
+        return {**status_row(config, TokenPruneError(words)), "status": "ok"}
+    return run_row(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Where tokens are dropped and how many stay: pure arithmetic on exact rationals, no tensors.
+
+Counts are of patch slots; prefix tokens (CLS, registers) are never counted and never dropped. `keep_rate` is the kept fraction
+(papers also call it pruning rate, keep ratio or token ratio). Blocks are 0-based; the papers' block 4 is block 3 here.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from numbers import Real
+
+from tokenprune.errors import InvalidSchedule
+from tokenprune.registry import register
+
+ROUNDINGS = ("floor", "ceil", "round", "reference")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One decision: before (or inside) `block`, `keep` of `live` slots stay; `rate` is the target share of the N grid positions."""
+
+    block: int
+    keep: int
+    live: int
+    rate: Fraction
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a schedule is resolved against: `depth` blocks, `positions` = N, `prefix` tokens, and the facts of selector and treatment.
+
+    `cap(live, prefix)` bounds how many slots one decision can drop (ToMe: half); `extra` slots appear with each decision (EViT's
+    fused token: 1); `revive`: all tokens return before the last block; `all_candidates`: every position may be chosen again.
+    """
+
+    depth: int
+    positions: int
+    prefix: int = 0
+    extra: int = 0
+    revive: bool = False
+    all_candidates: bool = False
+    cap: Callable[[int, int], int] | None = None
+
+
+def exact(value: object, name: str) -> Fraction:
+    """Turn 0.7 into 7/10, so that 0.7**2 * 4200 is 2058 and not 2057; must be in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real | Fraction):
+        raise InvalidSchedule(f"{name} is {value!r}; a number in (0, 1] is needed, e.g. 0.7 (the kept fraction)")
+    rate = value if isinstance(value, Fraction) else Fraction(str(value)) if math.isfinite(value) else Fraction(-1)
+    if not 0 < rate <= 1:
+        raise InvalidSchedule(f"{name} is {value}; allowed is 0 < {name} <= 1 (the kept fraction, 1 keeps every token)")
+    return rate
+
+
+class Schedule:
+    """Base of all schedules: a subclass lists (block, rate, count rule) and this class resolves and checks them."""
+
+    rounding = "floor"
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return (block, target share of N) for every decision, in order."""
+        raise InvalidSchedule(f"schedule {type(self).__name__} defines no rates; override `rates` or `budgets`")
+
+    def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
+        """Return how many slots stay; the default counts against the N original positions."""
+        return self._round(rate * layout.positions, float(layout.positions) * float(rate))
+
+    def budgets(self, layout: Layout) -> tuple[Budget, ...]:
+        """Resolve to one Budget a decision.
+
+        Raises:
+            InvalidSchedule: a block outside the depth, blocks out of order, or nothing left to keep.
+        """
+        live, result = layout.positions, []
+        for stage, (block, rate) in enumerate(self.rates(layout)):
+            self._check_block(block, result, layout)
+            live = layout.positions if layout.all_candidates else live
+            keep = min(self.count(rate, stage, live, layout), live)
+            if layout.cap is not None:
+                keep = max(keep, live - layout.cap(live, layout.prefix))
+            if keep < 1:
+                raise InvalidSchedule(f"block {block}: {keep} of {live} tokens would stay; at least 1 is needed: raise keep_rate or drop less")
+            result.append(Budget(block, keep, live, rate))
+            live = keep + layout.extra if keep < live else live
+        return tuple(result)
+
+    def describe(self, layout: Layout) -> str:
+        """Return a line a decision with kept counts, so that nobody guesses what 0.7 means."""
+        lines = [f"{layout.positions} positions, {layout.depth} blocks, {layout.prefix} prefix token(s) on top"]
+        for b in self.budgets(layout):
+            lines.append(f"block {b.block:2d}: keep {b.keep:5d} of {b.live:5d} ({float(b.keep / layout.positions):6.1%} of all)")
+        return "\n".join(lines)
+
+    def _round(self, value: Fraction, approximate: float) -> int:
+        if self.rounding == "reference":
+            return int(approximate)
+        return {"floor": math.floor, "ceil": math.ceil, "round": round}[self.rounding](value)
+
+    def _check_block(self, block: int, before: Sequence[Budget], layout: Layout) -> None:
+        if not isinstance(block, int) or not 0 <= block < layout.depth:
+            raise InvalidSchedule(f"block {block!r} is outside the model: it has {layout.depth} blocks, 0 to {layout.depth - 1}")
+        if before and block <= before[-1].block:
+            raise InvalidSchedule(f"block {block} follows block {before[-1].block}: list blocks once each, in ascending order")
+        if layout.revive and block > layout.depth - 2:
+            raise InvalidSchedule(
+                f"block {block}: Last Layer Fusion brings tokens back before block {layout.depth - 1}, so the last decision must be at block"
+                f" <= {layout.depth - 2}"
+            )
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise InvalidSchedule(f"rounding is {self.rounding!r}; allowed: {', '.join(ROUNDINGS)}")
+
+
+@register("schedule", "stages")
+@dataclass(frozen=True)
+class Stages(Schedule):
+    """keep_rate, keep_rate**2, keep_rate**3 of the tokens from blocks 3, 6, 9 (SViT section 4, DynamicViT, EViT).
+
+    `of: original` counts against N; `of: current` takes keep_rate of what is there at each stage, fused tokens counted (EViT).
+    """
+
+    keep_rate: float = 0.7
+    blocks: tuple[int, ...] = (3, 6, 9)
+    of: str = "original"
+    rounding: str = "floor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exact(self.keep_rate, "keep_rate")
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if self.of not in ("original", "current"):
+            raise InvalidSchedule(f"of is {self.of!r}; allowed: original, current")
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return the stage blocks with keep_rate to the power of the stage."""
+        rate = exact(self.keep_rate, "keep_rate")
+        return [] if rate == 1 else [(block, rate**stage) for stage, block in enumerate(self.blocks, 1)]
+
+    def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
+        """Return the count against N, or against the current slots for `of: current`."""
+        if self.of == "original":
+            approximate = layout.positions * float(self.keep_rate) ** (stage + 1)
+            return self._round(rate * layout.positions, approximate)
+        return self._round(exact(self.keep_rate, "keep_rate") * live, float(self.keep_rate) * live)
+
+
+@register("schedule", "every_block")
+@dataclass(frozen=True)
+class EveryBlock(Schedule):
+    """SViT: a decision at every block from `start`, keep_rate**s for the s-th group of `span` blocks (.7 .7 .7 .49 .49 .49 .343 ...)."""
+
+    keep_rate: float = 0.7
+    start: int = 3
+    span: int = 3
+    rounding: str = "floor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exact(self.keep_rate, "keep_rate")
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return blocks start ... depth-1 (depth-2 under Last Layer Fusion)."""
+        rate, stop = exact(self.keep_rate, "keep_rate"), layout.depth - layout.revive
+        return [] if rate == 1 else [(b, rate ** (1 + (b - self.start) // self.span)) for b in range(self.start, stop)]
+
+
+@register("schedule", "constant")
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Evo-ViT: the same share at every block from `start` on (0-based 4; published rate 0.5).
+
+    `rate: null` takes the constant rate whose mean usage over all blocks equals that of three stages at `keep_rate`, so that a
+    table compares methods at equal use; at 0.7 that is 0.44988 where the paper has 0.5.
+    """
+
+    keep_rate: float = 0.7
+    start: int = 4
+    rate: float | None = None
+    rounding: str = "floor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        exact(self.keep_rate, "keep_rate")
+        if self.rate is not None:
+            exact(self.rate, "rate")
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return blocks start ... depth-1 at one rate."""
+        b, stop = exact(self.keep_rate, "keep_rate"), layout.depth - layout.revive
+        if self.rate is not None:
+            rate = exact(self.rate, "rate")
+        else:
+            quarter = Fraction(layout.depth, 4)
+            rate = (quarter * (1 + b + b**2 + b**3) - self.start) / (layout.depth - self.start)
+            rate = exact(max(rate, Fraction(1, layout.positions)), "rate")
+        return [] if rate == 1 else [(block, rate) for block in range(self.start, stop)]
+
+
+@register("schedule", "per_block")
+@dataclass(frozen=True)
+class PerBlock(Schedule):
+    """Cropr and ToMe: `remove` R tokens at every block from `start` to `stop` (exclusive; default all that the treatment allows).
+
+    With a CLS the first decision drops one more (`align`), so that all sequence lengths are multiples of 8 afterwards (Cropr 3.5).
+    """
+
+    remove: int = 8
+    start: int = 1
+    stop: int | None = None
+    align: bool = True
+
+    def budgets(self, layout: Layout) -> tuple[Budget, ...]:
+        """Resolve to counts by subtraction."""
+        if not isinstance(self.remove, int) or self.remove < 0:
+            raise InvalidSchedule(f"remove is {self.remove!r}; allowed: a whole number of tokens >= 0")
+        stop = layout.depth - layout.revive if self.stop is None else self.stop
+        return super().budgets(layout) if self.remove and self.start < stop else ()
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return the blocks; the share follows from the counts."""
+        stop = layout.depth - layout.revive if self.stop is None else self.stop
+        first = self.remove + (1 if self.align and layout.prefix else 0)
+        left = [max(layout.positions - first - i * self.remove, 1) for i in range(stop - self.start)]
+        return [(self.start + i, Fraction(n, layout.positions)) for i, n in enumerate(left)]
+
+    def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
+        """Return live - R, and one less at the first decision when there is a CLS to align."""
+        return live - self.remove - (1 if stage == 0 and self.align and layout.prefix else 0)
+
+
+@register("schedule", "explicit")
+@dataclass(frozen=True)
+class Explicit(Schedule):
+    """Any blocks and any counts: `keep: {3: 100, 6: 0.5}`; whole numbers are counts, fractions are shares of N."""
+
+    keep: Mapping[int, float] = field(default_factory=dict)
+    rounding: str = "floor"
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return the listed blocks."""
+        result = []
+        for block, keep in self.keep.items():
+            counted = isinstance(keep, int) and not isinstance(keep, bool)
+            share = Fraction(keep, layout.positions) if counted else exact(keep, f"keep[{block}]")
+            if not 0 < share <= 1:
+                raise InvalidSchedule(f"keep[{block}] is {keep}; allowed: 1 to {layout.positions} tokens, or a share in (0, 1]")
+            result.append((int(block), share))
+        return result
+
+
+@register("schedule", "none")
+@dataclass(frozen=True)
+class NoSchedule(Schedule):
+    """Nothing is dropped: the dense model."""
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return no decision."""
+        return []

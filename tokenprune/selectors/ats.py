@@ -1,0 +1,54 @@
+"""ATS (Fayyaz et al., ECCV 2022, section 3): inverse-transform sampling of tokens by class attention times value norm."""
+
+import torch
+from torch import Tensor
+
+from tokenprune.registry import register
+from tokenprune.schedules import Budget
+from tokenprune.selectors.base import Observation, Selector, at_least_one
+from tokenprune.state import Decision
+
+
+@register("selector", "ats")
+class AdaptiveTokenSampler(Selector):
+    """Samples at most `budget.keep` tokens; how many distinct ones is each image's own matter. Only kept queries are computed.
+
+    As in the released code the CDF runs over ascending scores and is min-max normalised, so the least token is never sampled.
+    """
+
+    site = "rows"
+    budget = "dynamic"
+    reads_cls = True
+    module = "attention-based"
+    paper = "ATS, ECCV 2022"
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Score by attention x ||v|| (Eq. 3), normalise, and sample."""
+        score = seen.cls_row().sum(1) * seen.value_norms()
+        score = score.masked_fill(~seen.live, 0.0)
+        score = score / score.sum(1, keepdim=True).clamp(min=1e-12)
+        keep = inverse_transform(score.detach(), seen.live, budget.keep)
+        return Decision(at_least_one(keep, score, seen.live), score=score)
+
+
+def inverse_transform(score: Tensor, live: Tensor, samples: int) -> Tensor:
+    """Return the slots hit by `samples` equidistant points on the CDF of score (B,M), as keep (B,M).
+
+    O(K log M) by bisection; each point takes the nearest CDF entry, a tie the lower one. The released distance matrix costs
+    O(K M) memory and, through its matmul form, misplaces points once the step 1/M falls under its rounding error.
+    """
+    ordered, slots = score.double().masked_fill(~live, -1.0).sort(dim=1, stable=True)
+    dead = (~live).sum(1, keepdim=True)
+    inside = torch.arange(score.shape[1], device=score.device) >= dead
+    cdf = ordered.clamp(min=0.0).cumsum(1)
+    low = cdf.gather(1, dead.clamp(max=score.shape[1] - 1))
+    cdf = (cdf - low) / (cdf[:, -1:] - low).clamp(min=1e-300)
+    positive = cdf.masked_fill(~inside | (cdf <= 0), 2.0).amin(1, keepdim=True).clamp(max=1.0)
+    grid = torch.linspace(0, 1, max(samples, 2), device=score.device, dtype=cdf.dtype)[-samples:]
+    points = positive + (1 - positive) * grid
+    cdf = cdf.masked_fill(~inside, -1.0)
+    right = torch.searchsorted(cdf, points).clamp(max=score.shape[1] - 1)
+    left = (right - 1).clamp(min=0)
+    nearest = left.where((points - cdf.gather(1, left)).abs() <= (cdf.gather(1, right) - points).abs(), right)
+    hit = torch.zeros_like(live).scatter_(1, nearest, True)
+    return torch.zeros_like(live).scatter_(1, slots, hit & inside) & live

@@ -1,0 +1,62 @@
+"""ToMe's bipartite soft matching (Bolya et al., ICLR 2023, section 3): who is merged into whom."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.registry import register
+from tokenprune.schedules import Budget
+from tokenprune.selectors.base import Observation, Selector
+from tokenprune.state import Decision
+
+TRAIT = "merge_order"
+
+
+def half(live: int, prefix: int) -> int:
+    """Return how many of `live` slots one matching can merge: at most one side of the split."""
+    return live // 2
+
+
+@register("selector", "tome")
+class BipartiteMatching(Selector):
+    """Tokens alternate between sets A and B by rank; the most similar A-B pairs (mean key over heads, cosine) merge.
+
+    Ranks follow the released order, unmerged A then B, so the split is the same in every execution.
+    """
+
+    site = "inside"
+    merging = True
+    module = "similarity-based"
+    paper = "ToMe, ICLR 2023"
+    published = {"treatment": "merge", "schedule": {"name": "per_block", "remove": 13, "start": 0, "align": False}}
+    cap = staticmethod(half)
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Drop the sources of the `budget.live - budget.keep` most similar pairs and name their targets."""
+        B, M = seen.live.shape
+        P, merged = seen.state.prefix.shape[1], budget.live - budget.keep
+        place = torch.arange(M, device=seen.live.device).expand(B, M)
+        rank = seen.trait(TRAIT) if TRAIT in seen.state.traits else place
+        ranked = rank.masked_fill(~seen.live, 2**31).sort(dim=1, stable=True).indices[:, : budget.live]
+        a, b = ranked[:, P % 2 :: 2], ranked[:, 1 - P % 2 :: 2]  # the class token itself is the first of A
+        metric = F.normalize(seen.keys().detach(), dim=-1)
+        similarity = pick(metric, a) @ pick(metric, b).transpose(1, 2)
+        best, partner = similarity.max(-1)
+        edges = best.sort(dim=1, descending=True, stable=True).indices
+        source = a.gather(1, edges[:, :merged])
+        stays = edges[:, merged:].sort(1).values if P else edges[:, merged:]
+        target = place.scatter(1, source, b.gather(1, partner.gather(1, edges[:, :merged])))
+        keep = seen.live.scatter(1, source, False)
+        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
+        order = place.scatter(1, after, place[:, : after.shape[1]])
+        score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
+        return Decision(keep, target=target, score=score, traits={TRAIT: order})
+
+    def macs(self, slots: float) -> float:
+        """Return the M/2 x M/2 similarities of d channels."""
+        return (slots / 2) ** 2 * self.context.dim / self.context.heads
+
+
+def pick(x: Tensor, slots: Tensor) -> Tensor:
+    """Return x (B,M,d) at slots (B,K)."""
+    return x.gather(1, slots.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,85 @@
+"""Dataclasses of settings filled from configuration mappings, every error at once."""
+
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from tokenprune.errors import InvalidConfig
+
+T = TypeVar("T")
+
+
+def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
+    """Build the dataclass `cls` from `values` (a mapping or an OmegaConf node); lists become tuples.
+
+    Args:
+        where: the config path named in errors, for example "training" or "task.heads".
+
+    Raises:
+        InvalidConfig: unknown fields (with the nearest allowed one), missing fields and values of a wrong type, all at once.
+    """
+    given = plain(values) or {}
+    hints = get_type_hints(cls)
+    allowed = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    problems = [_unknown(where, key, allowed) for key in given if key not in allowed]
+    problems += [
+        f"{where}.{f.name} is missing: set it to a {_spell(hints[f.name])}"
+        for f in fields(cls)  # type: ignore[arg-type]
+        if f.name not in given and f.default is MISSING and f.default_factory is MISSING
+    ]
+    ready = {}
+    for key in set(given) & set(allowed):
+        ready[key], fits = _fit(given[key], hints[key])
+        if not fits:
+            problems.append(f"{where}.{key} is {given[key]!r}, allowed is a {_spell(hints[key])}")
+    if problems:
+        raise InvalidConfig(sorted(problems))
+    return cls(**ready)
+
+
+def plain(node: Any) -> Any:
+    """An OmegaConf node as plain dicts and lists with its interpolations resolved; anything else as it is."""
+    if type(node).__module__.startswith("omegaconf"):
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_container(node, resolve=True)
+    return node
+
+
+def _unknown(where: str, key: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(str(key), allowed, 1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    return f"{where}.{key} is not a setting{hint} (allowed: {', '.join(allowed)})"
+
+
+def _fit(value: Any, hint: Any) -> tuple[Any, bool]:
+    """The value in the type of `hint` (ints widen to float, lists become tuples, recursively) and whether it fits."""
+    if hint is Any:
+        return value, True
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        tries = [_fit(value, option) for option in get_args(hint)]
+        return next((t for t in tries if t[1]), (value, False))
+    if origin is tuple:
+        return _fit_tuple(value, get_args(hint))
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value), True
+    if hint is int and isinstance(value, bool):
+        return value, False
+    return value, isinstance(value, origin or hint)
+
+
+def _fit_tuple(value: Any, inner: tuple[Any, ...]) -> tuple[Any, bool]:
+    if not isinstance(value, (list, tuple)):
+        return value, False
+    types_ = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
+    if len(types_) != len(value):
+        return value, False
+    pairs = [_fit(v, t) for v, t in zip(value, types_, strict=True)]
+    return tuple(v for v, _ in pairs), all(ok for _, ok in pairs)
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint)

@@ -1,0 +1,84 @@
+"""What a task is: a model around the encoder, batches, losses, a metric and the cost of a forward."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from tokenprune.engine import PrunedViT
+
+IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, on the 0..255 scale, RGB
+IMAGE_STD = (58.395, 57.12, 57.375)
+_GIGA = 1e9
+
+
+class Task(Protocol):
+    """One task of one run. `cfg` is the resolved configuration with its groups selector, backbone, task, data, training, ..."""
+
+    name: str
+
+    def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
+        """The whole model, encoder and head, on the CPU with random weights."""
+        ...
+
+    def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Any]:
+        """Endless batches from iteration `start` on; batch i depends on the seed and on i alone."""
+        ...
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Weighted scalar losses by name."""
+        ...
+
+    def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics on the validation data: AP and top-1 in points 0..100, with their standard errors (`*_se`)."""
+        ...
+
+    def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """GMACs (means over validation images), kept shares and seconds an image, as in the result schema's `cost`."""
+        ...
+
+
+def pruned_of(model: nn.Module) -> "PrunedViT":
+    """The PrunedViT inside a task's model (or the model itself)."""
+    from tokenprune.engine import PrunedViT
+
+    return next(m for m in model.modules() if isinstance(m, PrunedViT))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model lives."""
+    return next(model.parameters()).device
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Images (B,3,H,W) on the 0..255 scale -> float, ImageNet statistics."""
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    return (images.float() - mean) / std
+
+
+@torch.no_grad()
+def encoder_cost(pruned: "PrunedViT", batches: Iterable[Tensor]) -> dict[str, Any]:
+    """Average the encoder's MACs and kept shares over images that pass through it one by one.
+
+    Args:
+        batches: normalised images (1,3,H,W); one at a time, because a method's token count may depend on its image.
+
+    Returns:
+        gmac_linear, gmac_attention, gmac_norm, gmac_selector, gmac_total; kept_share and kept_per_block, shares in [0,1] of the
+        positions that enter attention.
+    """
+    from tokenprune.measure.macs import encoder_macs
+
+    training, rows = pruned.training, []
+    pruned.eval()
+    for images in batches:
+        macs = encoder_macs(pruned, pruned.encode(images))
+        rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
+    pruned.train(training)
+    mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    names = ("linear", "attention", "norm", "selector", "total")
+    kept = mean[len(names) :]
+    cost = {f"gmac_{name}": value / _GIGA for name, value in zip(names, mean, strict=False)}
+    return {**cost, "kept_share": sum(kept) / len(kept), "kept_per_block": [round(share, 4) for share in kept]}

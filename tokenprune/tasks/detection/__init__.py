@@ -1,0 +1,1 @@
+"""Detection and instance segmentation through Detectron2, the only folder that imports it (lazily)."""

@@ -1,0 +1,128 @@
+"""COCO's average precision with pycocotools, silently, in points 0..100, and its bootstrap standard error over images."""
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_AREAS = ("all", "small", "medium", "large")
+
+
+def score(
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, max_detections: int = 100,
+    limits: tuple[float, float] = (32.0, 96.0), bootstrap: int = 0,
+) -> dict[str, float]:
+    """Judge results against exactly the images of `truth`.
+
+    Args:
+        truth: a COCO instances dictionary. results: COCO result records with "bbox" (XYWH), "segmentation" (RLE), "score".
+        kind: "bbox" or "segm". max_detections: the best results an image that count.
+        limits: square roots of the areas (pixels) that part small, medium and large.
+        bootstrap: resamples of images for "ap_se"; 0 leaves it out.
+
+    Returns:
+        ap, ap50, ap75, ap_small, ap_medium, ap_large (and ap_se) in points; an area without any object is left out; no results give 0.
+    """
+    evaluation = match(truth, results, kind, max_detections, limits)
+    precision = evaluation.eval["precision"][..., -1]  # (IoU thresholds, recalls, classes, areas)
+    values = {
+        "ap": _mean(precision[..., 0]), "ap50": _mean(precision[0, :, :, 0]), "ap75": _mean(precision[5, :, :, 0]),
+        **{f"ap_{area}": _mean(precision[..., i]) for i, area in enumerate(_AREAS) if i},
+    }
+    if bootstrap:
+        values["ap_se"] = standard_error(evaluation, bootstrap)
+    return {name: round(100 * v, 6) for name, v in values.items() if v is not None}
+
+
+def match(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, max_detections: int, limits: tuple[float, float]) -> Any:
+    """Run pycocotools' COCOeval (matching and accumulation) and return it."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = copy.deepcopy(truth)  # pycocotools rewrites annotations in place
+        gt.dataset.setdefault("info", {})
+        gt.createIndex()
+        evaluation = COCOeval(gt, _load(gt, results, kind), kind)
+        small, large = limits[0] ** 2, limits[1] ** 2
+        evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
+        evaluation.params.areaRng = [[0, 1e10], [0, small], [small, large], [large, 1e10]]
+        evaluation.params.areaRngLbl = list(_AREAS)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def standard_error(evaluation: Any, resamples: int, seed: int = 0) -> float:
+    """Standard deviation of AP[.5:.95] (a fraction) over resamples of the images, with replacement."""
+    classes, images = _flatten(evaluation), len(evaluation.params.imgIds)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
+    aps = [ap for ap in (resampled_ap(classes, weights, evaluation.params.recThrs) for weights in draws) if ap is not None]
+    return float(np.std(aps, ddof=1)) if len(aps) > 1 else 0.0
+
+
+def resampled_ap(classes: list[dict[str, np.ndarray]], weights: np.ndarray, recalls: np.ndarray) -> float | None:
+    """AP (a fraction) where image i counts `weights[i]` times; COCOeval's own rule, so that all-one weights give its AP."""
+    values = [_class_precision(c, weights, recalls) for c in classes]
+    return _mean(np.stack(values)) if values else None
+
+
+def _flatten(evaluation: Any) -> list[dict[str, np.ndarray]]:
+    """The matches per class over all images, best score first, area 'all': done once, re-weighted for each resample."""
+    params = evaluation.params
+    images, areas, result = len(params.imgIds), len(params.areaRng), []
+    for k in range(len(params.catIds)):
+        first = k * areas * images
+        found = [(i, e) for i, e in enumerate(evaluation.evalImgs[first : first + images]) if e is not None]
+        positives = np.zeros(images)
+        for i, e in found:
+            positives[i] = np.count_nonzero(np.asarray(e["gtIgnore"]) == 0)
+        if found:
+            order = np.argsort(-np.concatenate([e["dtScores"] for _, e in found]), kind="mergesort")
+            ignored = np.concatenate([e["dtIgnore"] for _, e in found], axis=1)[:, order].astype(bool)
+            matched = np.concatenate([e["dtMatches"] for _, e in found], axis=1)[:, order] != 0
+            owner = np.concatenate([np.full(len(e["dtScores"]), i) for i, e in found]).astype(int)[order]
+            result.append({"true": matched & ~ignored, "false": ~matched & ~ignored, "owner": owner, "positives": positives})
+    return result
+
+
+def _class_precision(matches: dict[str, np.ndarray], weights: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    """Precision (IoU thresholds, recalls) of one class; -1 where the resample holds no object of it."""
+    true, positives = matches["true"], float(matches["positives"] @ weights)
+    result = np.full((len(true), len(recalls)), -1.0 if positives == 0 else 0.0)
+    if positives == 0 or true.shape[1] == 0:
+        return result
+    weight = weights[matches["owner"]]
+    tp = np.cumsum(true * weight, axis=1, dtype=float)
+    fp = np.cumsum(matches["false"] * weight, axis=1, dtype=float)
+    precision = tp / (tp + fp + np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    for row, recall, values in zip(result, tp / positives, precision, strict=True):
+        place = np.searchsorted(recall, recalls, side="left")
+        reached = place < len(recall)
+        row[reached] = values[place[reached]]
+    return result
+
+
+def _load(gt: Any, results: Sequence[dict[str, Any]], kind: str) -> Any:
+    """Results as a COCO index. pycocotools takes areas from "bbox" where a record has one, so masks go in without; [] would crash it."""
+    from pycocotools.coco import COCO
+
+    wanted = {"image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation"}
+    records = [{k: v for k, v in r.items() if k in wanted} for r in results]
+    if records:
+        return gt.loadRes(records)
+    empty = COCO()
+    empty.dataset = {**gt.dataset, "annotations": []}
+    empty.createIndex()
+    return empty
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else None

@@ -1,0 +1,91 @@
+"""A detector on a data set: detections as COCO records, box and mask AP, the encoder's cost, seconds an image."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances as D2Instances
+from torch import Tensor
+
+from tokenprune.console import progress
+from tokenprune.data.base import DetectionData
+from tokenprune.tasks.detection.coco_ap import score
+from tokenprune.tasks.detection.loader import Resize, test_input
+from tokenprune.tasks.detection.model import PrunedRCNN
+from tokenprune.tasks.detection.settings import EvaluateConfig
+from tokenprune.tasks.speed import seconds_per_image
+
+
+def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, resize: Resize) -> dict[str, float]:
+    """Detect on every image of `data` and judge on exactly these.
+
+    Returns:
+        ap_box, ap50_box, ap75_box, ap_small_box, ..., ap_box_se and the same for `mask`, in points 0..100.
+    """
+    results = detect(detector, data, cfg.batch_size, resize)
+    return judge(data, results, cfg)
+
+
+def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, float]:
+    """Box and mask AP of COCO result records (what `evaluate` does after detecting)."""
+    metrics = {}
+    for kind, suffix in (("bbox", "box"), ("segm", "mask")):
+        values = score(data.coco_json(), results, kind, cfg.max_detections, cfg.limits, cfg.bootstrap)
+        spread = values.pop("ap_se", None)
+        metrics.update({f"{name}_{suffix}": v for name, v in values.items()})
+        if spread is not None:
+            metrics[f"ap_{suffix}_se"] = spread
+    return metrics
+
+
+@torch.no_grad()
+def detect(detector: PrunedRCNN, data: DetectionData, batch_size: int, resize: Resize) -> list[dict[str, Any]]:
+    """COCO result records of all images, at their original sizes; the detector's mode is put back afterwards."""
+    training, results = detector.training, []
+    detector.eval()
+    for start in progress(range(0, len(data), batch_size), "evaluation"):
+        inputs = [test_input(data[i], resize) for i in range(start, min(start + batch_size, len(data)))]
+        for record, output in zip(inputs, detector(inputs), strict=True):
+            results += coco_records(output["instances"].to("cpu"), record["image_id"], data.category_ids)
+    detector.train(training)
+    return results
+
+
+def coco_records(instances: D2Instances, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """One image's predictions as COCO records: bbox XYWH in pixels, segmentation as compressed RLE, score, category id."""
+    from pycocotools import mask as rle_tools
+
+    boxes = instances.pred_boxes.tensor.numpy().astype(float)
+    boxes[:, 2:] -= boxes[:, :2]
+    masks = instances.pred_masks.numpy() if instances.has("pred_masks") else None
+    records = []
+    for k, (label, value) in enumerate(zip(instances.pred_classes.tolist(), instances.scores.tolist(), strict=True)):
+        record = {"image_id": image_id, "category_id": category_ids[label], "bbox": boxes[k].tolist(), "score": value}
+        if masks is not None:
+            record["segmentation"] = rle_tools.encode(np.asfortranarray(masks[k], dtype=np.uint8))
+        records.append(record)
+    return records
+
+
+def encoder_images(detector: PrunedRCNN, data: DetectionData, count: int, resize: Resize) -> Iterator[Tensor]:
+    """The first `count` images as the encoder sees them: normalised, padded (1,3,H,W)."""
+    for i in range(min(count, len(data))):
+        yield detector.preprocess_image([test_input(data[i], resize)]).tensor
+
+
+def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
+    """Seconds an image of the encoder and of the whole detector, masks pasted at full size included.
+
+    Args:
+        inputs: Detectron2 inputs as `test_input` makes them; the first `count` are used, batch 1.
+
+    Returns:
+        seconds_encoder, seconds_total, seconds_note.
+    """
+    training = detector.training
+    detector.eval()
+    pairs = [(detector.preprocess_image([record]).tensor, record) for record in inputs[:count]]
+    times = seconds_per_image(detector.pruned.encode, lambda record: detector([record]), pairs, detector.device)
+    detector.train(training)
+    return times

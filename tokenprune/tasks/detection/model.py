@@ -1,0 +1,199 @@
+"""Detectron2's Mask R-CNN and Cascade Mask R-CNN over a pruned ViT (works on Detectron2 0.6 and on its main branch)."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone, GeneralizedRCNN
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    MaskRCNNConvUpsampleHead,
+    StandardROIHeads,
+)
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
+
+from tokenprune.backbones.dense import DenseMap
+from tokenprune.backbones.pyramid import ChannelNorm, FeaturePyramid
+from tokenprune.tasks.base import IMAGE_MEAN, IMAGE_STD
+from tokenprune.tasks.detection.settings import DetectionConfig, HeadsConfig
+
+# Box regression weights of the stages of Cascade R-CNN; the first is also Mask R-CNN's.
+_STAGE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+
+
+class PrunedBackbone(Backbone):
+    """Detectron2's backbone contract over a pruned encoder: images (B,3,H,W) -> {"p2": (B,C,H/4,W/4), ...}."""
+
+    def __init__(self, dense: DenseMap, pyramid: FeaturePyramid) -> None:
+        super().__init__()
+        self.dense, self.pyramid = dense, pyramid
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """H and W must be multiples of `size_divisibility`; Detectron2 pads to it."""
+        return self.pyramid(self.dense(images))
+
+    @property
+    def size_divisibility(self) -> int:
+        """Multiple of the patch size and of every stride but the subsampled top level's."""
+        strides = [s for name, s in self.pyramid.strides.items() if name != self.pyramid.top]
+        return max(self.dense.pruned.patch_size, *strides)
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Detectron2's main branch reads this where 0.6 reads only `size_divisibility`."""
+        return {"size_divisibility": self.size_divisibility, "square_size": 0}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each level."""
+        return {name: ShapeSpec(channels=self.pyramid.channels, stride=s) for name, s in self.pyramid.strides.items()}
+
+
+class PrunedRCNN(GeneralizedRCNN):
+    """GeneralizedRCNN with a channel for the encoder's own losses, which neither 0.6 nor main has."""
+
+    @property
+    def pruned(self) -> nn.Module:
+        """The PrunedViT inside."""
+        return self.backbone.dense.pruned
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """As Detectron2's: losses by name in training, with the encoder's as `loss_<name>`; else one {"instances": ...} an image."""
+        with _event_storage():
+            result = super().forward(batched_inputs)
+        if self.training:
+            own = self.backbone.dense.losses()
+            result.update({k if k.startswith("loss_") else f"loss_{k}": v for k, v in own.items()})
+        return result
+
+
+def build_detector(cfg: DetectionConfig, pruned: nn.Module, num_classes: int) -> PrunedRCNN:
+    """Assemble the detector.
+
+    Args:
+        cfg: the task's settings; `detector` is "mask" or "cascade".
+        pruned: the PrunedViT; its parameters appear under `backbone.dense.pruned.`.
+        num_classes: object classes, background not counted.
+
+    Raises:
+        InvalidConfig: pyramid scales that the patch size does not allow.
+    """
+    pyramid = FeaturePyramid(pruned.embed_dim, pruned.patch_size, cfg.pyramid.scales, cfg.pyramid.channels, cfg.pyramid.top_level)
+    backbone = PrunedBackbone(DenseMap(pruned), pyramid)
+    shapes = backbone.output_shape()
+    # RoIs come from the pyramid proper; the top level only serves the RPN, as in FPN.
+    pooled = [name for name in shapes if name != pyramid.top]
+    return PrunedRCNN(
+        backbone=backbone,
+        proposal_generator=_rpn(cfg.heads, shapes),
+        roi_heads=_roi_heads(cfg, {name: shapes[name] for name in pooled}, num_classes),
+        pixel_mean=list(IMAGE_MEAN),
+        pixel_std=list(IMAGE_STD),
+        input_format="RGB",
+    )
+
+
+def _rpn(cfg: HeadsConfig, shapes: dict[str, ShapeSpec]) -> RPN:
+    channels = next(iter(shapes.values())).channels
+    anchors = DefaultAnchorGenerator(
+        sizes=[list(s) for s in cfg.anchor_sizes],
+        aspect_ratios=[list(cfg.anchor_ratios)],
+        strides=[s.stride for s in shapes.values()],
+        offset=cfg.anchor_offset,
+    )
+    return RPN(
+        in_features=list(shapes),
+        head=StandardRPNHead(in_channels=channels, num_anchors=anchors.num_anchors[0], conv_dims=[-1] * cfg.rpn_convs),
+        anchor_generator=anchors,
+        anchor_matcher=Matcher(list(cfg.rpn_ious), [0, -1, 1], allow_low_quality_matches=True),
+        box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
+        batch_size_per_image=cfg.rpn_samples,
+        positive_fraction=cfg.rpn_positive,
+        pre_nms_topk=cfg.pre_nms,
+        post_nms_topk=cfg.post_nms,
+        nms_thresh=cfg.rpn_nms,
+    )
+
+
+def _roi_heads(cfg: DetectionConfig, shapes: dict[str, ShapeSpec], num_classes: int) -> StandardROIHeads:
+    heads, names = cfg.heads, list(shapes)
+    scales, channels = [1 / s.stride for s in shapes.values()], shapes[names[0]].channels
+    common = {
+        "num_classes": num_classes,
+        "batch_size_per_image": heads.roi_samples,
+        "positive_fraction": heads.roi_positive,
+        "box_in_features": names,
+        "box_pooler": _pooler(heads.box_pool, scales, heads),
+        "mask_in_features": names,
+        "mask_pooler": _pooler(heads.mask_pool, scales, heads),
+        "mask_head": _mask_head(heads, channels, num_classes),
+    }
+    if cfg.detector == "mask":
+        box = _box_head(heads, channels)
+        predictor = _predictor(heads, box.output_shape, num_classes, _STAGE_WEIGHTS[0], heads.agnostic_boxes)
+        matcher = Matcher([heads.roi_iou], [0, 1], allow_low_quality_matches=False)
+        return StandardROIHeads(box_head=box, box_predictor=predictor, proposal_matcher=matcher, **common)
+    boxes = [_box_head(heads, channels) for _ in _STAGE_WEIGHTS]
+    return CascadeROIHeads(
+        box_heads=boxes,
+        box_predictors=[_predictor(heads, b.output_shape, num_classes, w, True) for b, w in zip(boxes, _STAGE_WEIGHTS, strict=True)],
+        proposal_matchers=[Matcher([iou], [0, 1], allow_low_quality_matches=False) for iou in heads.cascade_ious],
+        **common,
+    )
+
+
+def _pooler(size: int, scales: list[float], cfg: HeadsConfig) -> ROIPooler:
+    return ROIPooler(output_size=size, scales=scales, sampling_ratio=cfg.sampling, pooler_type="ROIAlignV2")
+
+
+def _box_head(cfg: HeadsConfig, channels: int) -> FastRCNNConvFCHead:
+    shape = ShapeSpec(channels=channels, height=cfg.box_pool, width=cfg.box_pool)
+    return FastRCNNConvFCHead(shape, conv_dims=[channels] * cfg.box_convs, fc_dims=list(cfg.box_fc), conv_norm=_norm(cfg))
+
+
+def _predictor(
+    cfg: HeadsConfig, shape: ShapeSpec, num_classes: int, weights: tuple[float, ...], agnostic: bool
+) -> FastRCNNOutputLayers:
+    return FastRCNNOutputLayers(
+        shape,
+        box2box_transform=Box2BoxTransform(weights=weights),
+        num_classes=num_classes,
+        test_score_thresh=cfg.score,
+        test_nms_thresh=cfg.nms,
+        test_topk_per_image=cfg.detections,
+        cls_agnostic_bbox_reg=agnostic,
+    )
+
+
+def _mask_head(cfg: HeadsConfig, channels: int, num_classes: int) -> MaskRCNNConvUpsampleHead:
+    return MaskRCNNConvUpsampleHead(
+        ShapeSpec(channels=channels, height=cfg.mask_pool, width=cfg.mask_pool),
+        num_classes=1 if cfg.agnostic_masks else num_classes,
+        conv_dims=[cfg.mask_dim] * (cfg.mask_convs + 1),  # the last entry is the upsampling layer's
+        conv_norm=_norm(cfg),
+    )
+
+
+def _norm(cfg: HeadsConfig) -> str | Callable[[int], nn.Module]:
+    """0.6 does not know "LN" by name, but both versions take a callable."""
+    return ChannelNorm if cfg.norm == "LN" else ""
+
+
+def _event_storage() -> AbstractContextManager[Any]:
+    """Detectron2's heads write statistics to a global store and fail without one; a caller's own store is left in charge."""
+    try:
+        get_event_storage()
+    except AssertionError:
+        return EventStorage(0)
+    return nullcontext()
+
+
+__all__ = ["PrunedBackbone", "PrunedRCNN", "build_detector"]

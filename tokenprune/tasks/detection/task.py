@@ -1,0 +1,84 @@
+"""The detection task: Mask R-CNN or Cascade Mask R-CNN on COCO-style data. Detectron2 is imported when a model is built, not before."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from tokenprune.data import DetectionData, build_detection
+from tokenprune.registry import register
+from tokenprune.tasks.base import encoder_cost
+from tokenprune.tasks.detection.guard import require_detectron2
+from tokenprune.tasks.detection.settings import read_task
+
+if TYPE_CHECKING:
+    from tokenprune.tasks.detection.loader import Resize
+
+
+@register("task", "detection")
+class DetectionTask:
+    """Object detection and instance segmentation, judged by COCO's box and mask AP."""
+
+    name = "detection"
+
+    def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
+        """The detector on the CPU, random weights.
+
+        Raises:
+            MissingDependency: Detectron2 is not installed. InvalidConfig and its kin: settings that do not fit.
+        """
+        require_detectron2()
+        from tokenprune.backbones.vit import build_pruned
+        from tokenprune.tasks.detection.model import build_detector
+
+        settings = read_task(cfg["task"])
+        return build_detector(settings, build_pruned(cfg), num_classes=self._classes(cfg))
+
+    def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[list[dict[str, Any]]]:
+        """Endless augmented batches from iteration `start` on."""
+        from tokenprune.tasks.detection import loader
+
+        training, augment = cfg["training"], read_task(cfg["task"]).augment
+        seed, workers = training.get("seed", 0), training.get("workers", 0)
+        return loader.train_batches(self._data(cfg, "train"), training["batch_size"], seed, start, augment, _resize(cfg), workers)
+
+    def losses(self, model: nn.Module, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """RPN, box and mask losses of Detectron2 and the encoder's own."""
+        return model(batch)
+
+    def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
+        """AP in points on the validation split, with bootstrap standard errors: ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ..."""
+        from tokenprune.tasks.detection.evaluate import evaluate
+
+        return evaluate(model, self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg))
+
+    def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """The encoder's GMACs and kept shares over validation images, and the seconds an image of encoder and whole detector."""
+        from tokenprune.tasks.detection import evaluate as measuring
+        from tokenprune.tasks.detection.loader import test_input
+
+        data, settings, resize = self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg)
+        cost = encoder_cost(model.pruned, measuring.encoder_images(model, data, settings.cost_images, resize))
+        timed = [test_input(data[i], resize) for i in range(min(settings.speed_images, len(data)))]
+        return {**cost, **(measuring.measure_speed(model, timed, len(timed)) if timed else {})}
+
+    def __init__(self) -> None:
+        self._sets: dict[tuple[str, str], DetectionData] = {}
+
+    def _data(self, cfg: Mapping[str, Any], split: str) -> DetectionData:
+        """A split, opened once: annotations of a large set take seconds to read."""
+        key = (split, str(cfg["data"]))
+        if key not in self._sets:
+            self._sets[key] = build_detection(cfg["data"], split)
+        return self._sets[key]
+
+    def _classes(self, cfg: Mapping[str, Any]) -> int:
+        """Object classes, without reading annotations where the data set's name says it."""
+        return len(self._data(cfg, "val").classes)
+
+
+def _resize(cfg: Mapping[str, Any]) -> "Resize":
+    from tokenprune.tasks.detection.loader import Resize
+
+    data = cfg["data"]
+    return Resize(data.get("short_side"), data.get("long_side") or 1333)

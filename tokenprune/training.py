@@ -1,0 +1,213 @@
+"""The one training loop of every task: AdamW, warm-up, a schedule, clipping, AMP on CUDA, exact resume."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.checkpoints import atomic_write
+from tokenprune.console import progress
+from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
+
+_SCHEDULES = ("cosine", "steps", "linear_tail", "constant")
+_UNDECAYED = ("pos_embed", "cls_token", "level_embed")
+_TAIL = 0.2  # share of the run in which linear_tail falls to 0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A recipe. Learning rates are per AdamW step; warm-up is in iterations; `steps` are shares of the run in (0,1)."""
+
+    iterations: int
+    batch_size: int = 4
+    lr: float = 3e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int = 0
+    schedule: str = "cosine"
+    steps: tuple[float, ...] = ()
+    gamma: float = 0.1
+    clip: float | None = 1.0
+    amp: bool = False
+    checkpoint_every: int = 0  # iterations; 0: only at the end
+    selector_lr_scale: float = 1.0
+    backbone_lr_scale: float = 1.0
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidConfig with every value that is out of range."""
+        bad = [
+            (self.iterations < 0, f"training.iterations is {self.iterations}, allowed are 0 and more"),
+            (self.batch_size < 1, f"training.batch_size is {self.batch_size}, allowed are 1 and more"),
+            (self.lr < 0, f"training.lr is {self.lr}, allowed are 0 and more"),
+            (self.schedule not in _SCHEDULES, f"training.schedule is {self.schedule!r}, allowed are {', '.join(_SCHEDULES)}"),
+            (any(not 0 < s < 1 for s in self.steps), f"training.steps is {self.steps}, allowed are shares of the run between 0 and 1"),
+            (self.schedule == "steps" and not self.steps, "training.steps is empty: the schedule 'steps' needs at least one share"),
+            (min(self.selector_lr_scale, self.backbone_lr_scale) < 0, "training: learning rate scales are 0 or more"),
+            (min(self.warmup, self.checkpoint_every, self.workers) < 0, "training: warmup, checkpoint_every and workers are 0 or more"),
+        ]
+        problems = [text for wrong, text in bad if wrong]
+        if problems:
+            raise InvalidConfig(problems)
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run came to: losses averaged over its last 10 %, wall seconds over all resumed parts, iterations done."""
+
+    losses: dict[str, float]
+    seconds: float
+    iterations: int
+
+
+def lr_factor(cfg: TrainingConfig, iteration: int) -> float:
+    """Multiplier of every learning rate at a 0-based iteration: linear warm-up times the schedule."""
+    warm = min(1.0, (iteration + 1) / cfg.warmup) if cfg.warmup else 1.0
+    done = (iteration - cfg.warmup) / max(1, cfg.iterations - cfg.warmup)
+    share = iteration / max(1, cfg.iterations)
+    if cfg.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
+    if cfg.schedule == "steps":
+        return warm * cfg.gamma ** sum(share >= step for step in cfg.steps)
+    if cfg.schedule == "linear_tail":
+        return warm * min(1.0, (1 - share) / _TAIL)
+    return warm
+
+
+def parameter_groups(model: nn.Module, cfg: TrainingConfig) -> list[dict[str, Any]]:
+    """AdamW groups, one per (learning rate scale, decay): no decay for vectors, scalars and embeddings.
+
+    Selectors' parameters learn `selector_lr_scale` times as fast, those of a pruned encoder's backbone `backbone_lr_scale` times.
+    """
+    owners = [m for m in model.modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
+    encoder = {id(p) for m in owners for p in m.backbone.parameters()}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            scale = cfg.selector_lr_scale if "selectors." in name else cfg.backbone_lr_scale if id(p) in encoder else 1.0
+            decays = p.ndim >= 2 and not any(word in name for word in _UNDECAYED)
+            groups.setdefault((scale, decays), []).append(p)
+    return [
+        {"params": params, "lr": cfg.lr * scale, "base_lr": cfg.lr * scale, "weight_decay": cfg.weight_decay if decays else 0.0}
+        for (scale, decays), params in groups.items()
+    ]
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[int], Iterator[Any]],
+    loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]],
+    cfg: TrainingConfig,
+    workdir: Path,
+    description: str = "training",
+    before_step: Callable[[nn.Module, int], None] | None = None,
+) -> TrainingReport:
+    """Train `model` in place and keep `workdir/last.pt`; where that exists, go on from it, bit for bit on a CPU.
+
+    Args:
+        batches: start iteration -> the batches from there on; batch i must depend on i alone, or resuming is not exact.
+        loss_fn: (model, batch) -> named scalar losses; their sum is minimised.
+        before_step: called with (model, iteration) before each batch, for schedules that depend on progress.
+
+    Raises:
+        Diverged: a loss is NaN or infinite; names the iteration and every loss.
+        CheckpointMismatch: `last.pt` is of another model or another recipe.
+    """
+    run = _Run(model, cfg, Path(workdir))
+    model.train()
+    steps = progress(range(run.iteration, cfg.iterations), description, cfg.iterations, run.iteration)
+    for iteration, batch in zip(steps, batches(run.iteration) if run.iteration < cfg.iterations else (), strict=False):
+        if before_step:
+            before_step(model, iteration)
+        losses = run.step(batch, loss_fn, iteration)
+        steps.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+        if run.iteration == cfg.iterations or (cfg.checkpoint_every and run.iteration % cfg.checkpoint_every == 0):
+            run.save()
+    if run.iteration < cfg.iterations:
+        raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")
+    names = run.history[-1] if run.history else {}
+    return TrainingReport({k: sum(h[k] for h in run.history) / len(run.history) for k in names}, run.seconds(), run.iteration)
+
+
+class _Run:
+    """The state of one training run and how it is stored."""
+
+    def __init__(self, model: nn.Module, cfg: TrainingConfig, workdir: Path) -> None:
+        self.model, self.cfg, self.path = model, cfg, workdir / "last.pt"
+        self.device = next(model.parameters()).device
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=fused)
+        self.amp = cfg.amp and self.device.type == "cuda"
+        half = self.amp and not torch.cuda.is_bf16_supported()
+        self.dtype = torch.float16 if half else torch.bfloat16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.history: deque[dict[str, float]] = deque(maxlen=max(1, cfg.iterations // 10))
+        self.iteration, self.before, self.begun = 0, 0.0, time.perf_counter()
+        if self.path.exists():
+            self._resume()
+        else:
+            torch.manual_seed(cfg.seed)
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.begun
+
+    def step(self, batch: Any, loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]], iteration: int) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor(self.cfg, iteration)
+        with torch.autocast(self.device.type, self.dtype) if self.amp else nullcontext():
+            losses = loss_fn(self.model, batch)
+        total = torch.stack([v.float() for v in losses.values()])
+        values = dict(zip(losses, total.detach().tolist(), strict=True))  # one host sync for all of them
+        if not all(math.isfinite(v) for v in values.values()):
+            raise Diverged(f"loss is not finite at iteration {iteration}: {values}; lower training.lr or lengthen training.warmup")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total.sum()).backward()
+        self.scaler.unscale_(self.optimizer)
+        if self.cfg.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.iteration = iteration + 1
+        self.history.append(values)
+        return values
+
+    def save(self) -> None:
+        rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+        content = {
+            "iteration": self.iteration, "seconds": self.seconds(), "history": list(self.history), "rng": rng, "recipe": _recipe(self.cfg),
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+        }
+        atomic_write(self.path, lambda part: torch.save(content, part))
+
+    def _resume(self) -> None:
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        stored = saved["recipe"]
+        differing = [f"{k}: stored {stored.get(k)!r}, now {v!r}" for k, v in _recipe(self.cfg).items() if stored.get(k) != v]
+        if differing:
+            raise CheckpointMismatch(f"{self.path.name} is of another recipe ({'; '.join(differing)}); remove it or use another folder")
+        try:
+            self.model.load_state_dict(saved["model"])
+        except RuntimeError as error:
+            raise CheckpointMismatch(f"{self.path.name} is of another model ({error}); remove it or use another folder") from error
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.history.extend(saved["history"])
+        self.iteration, self.before = saved["iteration"], saved["seconds"]
+        torch.set_rng_state(saved["rng"]["cpu"])
+        for i, state in enumerate(saved["rng"]["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, i)
+
+
+def _recipe(cfg: TrainingConfig) -> dict[str, Any]:
+    values = asdict(cfg)
+    for name in ("checkpoint_every", "workers"):  # neither changes what is computed
+        values.pop(name)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

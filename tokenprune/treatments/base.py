@@ -1,0 +1,135 @@
+"""A treatment is a point in a small space: memory x candidates x revive x fold. The named ones are files beside this one."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tokenprune.errors import InvalidConfig
+from tokenprune.state import Decision, TokenState
+
+CHOICES = {"memory": ("forget", "remember"), "candidates": ("live", "all"), "revive": ("never", "last"), "fold": ("none", "fuse", "merge")}
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What becomes of dropped tokens.
+
+    Args:
+        memory: `forget` leaves a zero in the dense map, `remember` the last value (SViT section 3.1, "preserve").
+        candidates: who may be chosen at the next decision: `live` tokens, or `all` (SViT's reactivation).
+        revive: `last` brings every token back before the last block (Cropr's Last Layer Fusion).
+        fold: what the others get from the dropped: `none`, `fuse` (EViT's one token), `merge` (ToMe's weighted mean).
+        proportional: with `merge`, add log(mass) to the attention logits (ToMe Eq. 1).
+    """
+
+    memory: str = "forget"
+    candidates: str = "live"
+    revive: str = "never"
+    fold: str = "none"
+    proportional: bool = True
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        wrong = [f"{k} is {getattr(self, k)!r}; allowed: {', '.join(v)}" for k, v in CHOICES.items() if getattr(self, k) not in v]
+        if (self.candidates == "all" or self.revive == "last") and self.memory == "forget":
+            wrong.append("candidates `all` and revive `last` need memory `remember`: a forgotten token cannot come back")
+        if wrong:
+            raise InvalidConfig([f"treatment: {problem}" for problem in wrong])
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return the point that the treatment's defaults stand for."""
+        point = cls()
+        return {key: getattr(point, key) for key in CHOICES}
+
+    @property
+    def remembers(self) -> bool:
+        """Tell whether dropped tokens leave a value behind."""
+        return self.memory == "remember"
+
+    @property
+    def reconsiders(self) -> bool:
+        """Tell whether dropped tokens may be chosen again."""
+        return self.candidates == "all"
+
+    @property
+    def extra(self) -> int:
+        """Return how many slots each decision adds."""
+        return int(self.fold == "fuse")
+
+    def before_block(self, state: TokenState, block: int, depth: int) -> TokenState:
+        """Return the state that enters a block: Last Layer Fusion brings all positions back before the last one."""
+        return state.expand() if self.revive == "last" and block == depth - 1 else state
+
+    def candidates_of(self, state: TokenState) -> TokenState:
+        """Return the state that a decision looks at: all positions again under reactivation."""
+        return state.expand() if self.reconsiders else state
+
+    def apply(self, state: TokenState, decision: Decision) -> TokenState:
+        """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
+        dropped = state.live & ~decision.keep
+        state = state.but(live=decision.keep, gate=decision.gate)
+        for name, values in decision.traits.items():
+            state = state.with_trait(name, values)
+        if self.fold == "fuse":
+            return fuse(state, dropped, decision.score)
+        if self.fold == "merge":
+            target = decision.target if decision.target is not None else nearest(state, decision.keep)
+            return merge(state, dropped, target)
+        return state
+
+    def key_bias(self, state: TokenState) -> Tensor | None:
+        """Return (B,M) to add to each key's logits, or None."""
+        return state.mass.log() if state.mass is not None and self.proportional else None
+
+
+def fuse(state: TokenState, dropped: Tensor, score: Tensor) -> TokenState:
+    """Append one token an image, the sum of dropped tokens weighted by score (B,M), not normalised (EViT Eq. 4)."""
+    weight = score.masked_fill(~dropped, 0.0).to(state.tokens.dtype)
+    fused = weight.unsqueeze(1) @ state.tokens  # (B,1,C)
+    some = dropped.any(1, keepdim=True)
+    nowhere = torch.full_like(state.index[:, :1], -1)
+    gate = None if state.gate is None else torch.cat([state.gate, some.to(state.gate.dtype)], 1)
+    return state.but(
+        tokens=torch.cat([state.tokens, fused], 1),
+        index=torch.cat([state.index, nowhere], 1),
+        live=torch.cat([state.live, some], 1),
+        gate=gate,
+        raster=False,
+    )
+
+
+def merge(state: TokenState, dropped: Tensor, target: Tensor) -> TokenState:
+    """Move dropped slots into their targets (B,M): mass-weighted mean, masses added, ownership passed on (ToMe section 3)."""
+    mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
+    moving = mass * dropped
+    into = target.where(dropped, 0)
+    weighted = torch.zeros_like(state.tokens).scatter_add(
+        1, into.unsqueeze(-1).expand_as(state.tokens), state.tokens * moving.unsqueeze(-1)
+    )
+    gained = torch.zeros_like(mass).scatter_add(1, into, moving)
+    total = mass + gained
+    tokens = torch.where(gained.unsqueeze(-1) > 0, (state.tokens * mass.unsqueeze(-1) + weighted) / total.unsqueeze(-1), state.tokens)
+    return state.but(tokens=tokens, mass=total, owner=new_owner(state, dropped, into))
+
+
+def new_owner(state: TokenState, dropped: Tensor, into: Tensor) -> Tensor:
+    """Return (B,N): positions whose owner was dropped now belong to the target's position."""
+    B, N = state.live.shape[0], state.positions
+    itself = torch.arange(N, device=into.device).expand(B, N)
+    owner = itself if state.owner is None else state.owner
+    slot = torch.arange(state.index.shape[1], device=into.device).expand_as(into)
+    heir = state.index.gather(1, into.where(dropped, slot))  # position of each slot's heir, its own if it stays
+    spill = torch.cat([itself, itself[:, :1]], 1)
+    heirs = spill.scatter(1, state.index.where(dropped & (state.index >= 0), N), heir)[:, :N]
+    return heirs.gather(1, owner)
+
+
+def nearest(state: TokenState, keep: Tensor) -> Tensor:
+    """Return for each slot the kept slot of most similar token (cosine), (B,M): targets where a selector names none."""
+    unit = torch.nn.functional.normalize(state.tokens.detach(), dim=-1)
+    similarity = (unit @ unit.transpose(1, 2)).masked_fill(~keep.unsqueeze(1), float("-inf"))
+    return similarity.argmax(-1)

@@ -1,0 +1,163 @@
+"""Cross-field checks of a composed run, all problems at once, before any weight or image is read."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from tokenprune.errors import InvalidConfig, TokenPruneError
+from tokenprune.keys import STARTS, weights_path
+from tokenprune.legality import CLS, EXECUTIONS, check_pairing
+from tokenprune.registry import get
+from tokenprune.schedules import Budget
+from tokenprune.settings import read_settings
+from tokenprune.training import TrainingConfig
+
+_NONE = "none"
+
+
+def validate(config: Mapping[str, Any], files: bool = True) -> str:
+    """Check a resolved configuration (see `config.resolve`) and return its schedule in words.
+
+    Args:
+        files: False for `validate_only`: data and weights may be missing.
+
+    Raises:
+        InvalidConfig: every problem found, each with what was got, what is allowed and how to fix it.
+        IncompatiblePairing, InvalidSchedule: where that is the only problem.
+    """
+    problems: list[TokenPruneError] = []
+    with _noting(problems):
+        get("task", config["task"].get("name", "???"))
+    for section in ("training", *(("dense.training",) if _starts_dense(config) else ())):
+        with _noting(problems):
+            read_settings(TrainingConfig, _at(config, section), section)
+    problems += map(InvalidConfig, _fields(config))
+    problems += map(InvalidConfig, _sizes(config))
+    words = ""
+    with _noting(problems):
+        words = _pairing(config)
+    if files:
+        problems += map(InvalidConfig, _files(config))
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise InvalidConfig([str(p) for p in problems])
+    return words
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """Return N, the grid positions of an image of the data's full size (COCO: short_side x long_side, padded to whole patches)."""
+    data, patch = config["data"], config["backbone"].get("patch_size", 16)
+    height, width = data.get("short_side", data.get("side", 224)), data.get("long_side", data.get("side", 224))
+    return -(-height // patch) * -(-width // patch)
+
+
+@contextmanager
+def _noting(problems: list[TokenPruneError]) -> Iterator[None]:
+    try:
+        yield
+    except InvalidConfig as error:
+        problems += map(InvalidConfig, error.problems)
+    except TokenPruneError as error:
+        problems.append(error)
+
+
+def _fields(config: Mapping[str, Any]) -> list[str]:
+    rate = config["schedule"].get("keep_rate", 1.0)
+    problems = []
+    if isinstance(rate, bool) or not isinstance(rate, Real):
+        problems.append(f"schedule.keep_rate is {rate!r}, which is no number; allowed: 0 < keep_rate <= 1, e.g. schedule.keep_rate=0.7")
+    elif not 0 < rate <= 1:
+        problems.append(f"schedule.keep_rate is {rate}; allowed: 0 < keep_rate <= 1 (the kept fraction, 1 keeps every token)")
+    for name, allowed in (("cls", CLS), ("execution", EXECUTIONS)):
+        if config[name] not in allowed:
+            problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
+    dense = [config[axis].get("name") == _NONE for axis in ("selector", "schedule")]
+    if dense[0] != dense[1]:
+        given = ", ".join(f"{axis} is {config[axis].get('name')!r}" for axis in ("selector", "schedule"))
+        problems.append(f"{given}: a dense model has neither, a pruned one needs both; choose a method, e.g. method=evit")
+    return problems
+
+
+def _sizes(config: Mapping[str, Any]) -> list[str]:
+    backbone, data = config["backbone"], config["data"]
+    patch, problems = backbone.get("patch_size"), []
+    for name, size in (("backbone.img_size", backbone.get("img_size")), ("data.side", data.get("side"))):
+        if size is not None and patch is not None and size % patch:
+            problems.append(f"{name} is {size}, which backbone.patch_size={patch} does not divide; allowed: multiples of {patch}")
+    dim, heads = backbone.get("embed_dim"), backbone.get("num_heads")
+    if dim is not None and heads and dim % heads:
+        problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
+    return problems
+
+
+def _pairing(config: Mapping[str, Any]) -> str:
+    selector = config["selector"]
+    if selector.get("name") == _NONE:
+        return "dense: every token in every block"
+    if config["schedule"].get("name") == _NONE or _bad_rate(config):
+        get("selector", selector["name"])  # what else can be said without a schedule
+        return ""
+    depth, total = config["backbone"].get("depth", 12), positions(config)
+    budgets = check_pairing(
+        selector, config["treatment"], config["schedule"], depth=depth, positions=total, execution=_known_execution(config)
+    )
+    _try_model(config)
+    return f"{total} positions: " + _in_words(budgets)
+
+
+def _in_words(budgets: tuple[Budget, ...]) -> str:
+    groups = [(keep, [b.block for b in group]) for keep, group in groupby(budgets, lambda b: b.keep)]
+    words = [f"block {blocks[0]}" + (f"-{blocks[-1]}" if len(blocks) > 1 else "") + f" keep {keep}" for keep, blocks in groups]
+    return ", ".join(words) or "nothing is dropped"
+
+
+def _bad_rate(config: Mapping[str, Any]) -> bool:
+    rate = config["schedule"].get("keep_rate", 1.0)
+    return isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1
+
+
+def _known_execution(config: Mapping[str, Any]) -> str:
+    return config["execution"] if config["execution"] in EXECUTIONS else "auto"
+
+
+def _try_model(config: Mapping[str, Any]) -> None:
+    """Build the encoder without memory, so that a misspelt option of any axis is found before images and weights load."""
+    import torch
+
+    from tokenprune.backbones.vit import build_pruned
+
+    with torch.device("meta"):
+        build_pruned({**config, "backbone": {**config["backbone"], "pretrained": None}})
+
+
+def _files(config: Mapping[str, Any]) -> list[str]:
+    problems, data = [], config["data"]
+    if "root" in data:
+        root = data["root"]
+        if root in (None, "???"):
+            problems.append("data.root is not set; give the folder that holds annotations/ and the images: data.root=DIR")
+        elif not Path(root).is_dir():
+            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds annotations/ and the images")
+    start = config["dense"]["init"] if _starts_dense(config) else config["init"]
+    if start is None:
+        problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")
+    elif start not in STARTS and not Path(start).is_file():
+        problems.append(f"init is {start!r}; allowed: {', '.join(STARTS)}, or a file of weights, and there is no such file")
+    weights = config["init_weights"]
+    if weights is not None and config["init"] == "dense" and not weights_path(weights).is_file():
+        problems.append(f"init_weights is {weights!r}, and {weights_path(weights).name} is missing; make it (`make weights`) or give =null")
+    return problems
+
+
+def _starts_dense(config: Mapping[str, Any]) -> bool:
+    return config["init"] == "dense" and config["init_weights"] is None
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    for name in path.split("."):
+        config = config[name]
+    return config
