@@ -56,8 +56,8 @@ def label(value: Any) -> str | None:
 def tiny_vit(**options: Any) -> VisionTransformer:
     """Return a seeded ViT of 6 blocks and 64 positions whose attention is not flat."""
     torch.manual_seed(0)
-    settings = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": 24, "depth": DEPTH, "num_heads": 3, "num_classes": 5, "dynamic_img_size": True}
-    vit = VisionTransformer(**{**settings, **options})
+    size = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": 24, "depth": DEPTH, "num_heads": 3, "num_classes": 5}
+    vit = VisionTransformer(**{**size, "dynamic_img_size": True, **options})
     with torch.no_grad():
         for block in vit.blocks:
             block.attn.qkv.weight.mul_(8.0)
@@ -72,7 +72,9 @@ def images(count: int = 3, side: int = SIDE, seed: int = 1) -> torch.Tensor:
     return torch.randn(count, 3, side, side, generator=generator) * contrast
 
 
-def pruned(selector: Any, treatment: Any, schedule: Any = "stages", execution: str = "auto", vit: Any = None, **options: Any) -> tokenprune.PrunedViT:
+def pruned(
+    selector: Any, treatment: Any, schedule: Any = "stages", execution: str = "auto", vit: Any = None, **options: Any
+) -> tokenprune.PrunedViT:
     """Return a tiny pruned ViT in eval mode with seeded selector parameters."""
     vit = vit if vit is not None else tiny_vit()
     plan = SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule

@@ -139,7 +139,6 @@ def test_data_that_ends_is_an_error(tmp_path):
 def test_clipping_bounds_the_gradient(tmp_path):
     seen = []
     net = new_net()
-    net.register_full_backward_hook(lambda *a: None)
     huge = lambda model, batch: {"loss": 1e4 * model(batch[0]).pow(2).mean()}  # noqa: E731
 
     def norm(model, i):
@@ -156,7 +155,7 @@ def test_every_schedule_warms_up_and_never_rises_after(name, warmup, iterations)
     factors = [lr_factor(cfg, i) for i in range(iterations)]
     assert all(0 <= f <= 1 for f in factors)
     if warmup:
-        assert factors[0] == pytest.approx(lr_factor(cfg, warmup) / warmup, rel=1) and factors[0] <= factors[warmup - 1]
+        assert factors[0] == pytest.approx(1 / warmup) if name == "constant" else factors[0] <= 1 / warmup + 1e-12
     flat = factors[warmup:]
     assert all(b <= a + 1e-12 for a, b in zip(flat, flat[1:], strict=False))
 
@@ -181,7 +180,7 @@ def test_parameter_groups():
 
     from tokenprune import prune
 
-    vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=12, depth=3, num_heads=3, num_classes=5)
+    vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=12, depth=12, num_heads=3, num_classes=5)
     model = nn.ModuleDict({"encoder": prune(vit, selector="svit"), "head": nn.Linear(4, 4)})
     cfg = TrainingConfig(iterations=1, lr=1.0, selector_lr_scale=10, backbone_lr_scale=0.5, weight_decay=0.3)
     rates, decays = {}, {}

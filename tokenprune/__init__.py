@@ -1,10 +1,11 @@
 """tokenprune: token reduction for Vision Transformers, compared fairly.
 
-    import timm, tokenprune
-    model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="evit")
+import timm, tokenprune
+model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="evit")
 """
 
-from tokenprune.engine import Outputs, PrunedViT, prune
+from tokenprune.engine import PrunedViT, prune
+from tokenprune.outputs import Outputs
 from tokenprune.registry import names as list_plugins
 from tokenprune.registry import register
 

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -11,9 +10,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from tokenprune.errors import InvalidConfig
-
-HERE = Path(__file__).resolve().parent
+from tokenprune.paths import config_dir
+from tokenprune.presets import complete
 
 
 @dataclass
@@ -74,18 +72,6 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-def config_dir() -> Path:
-    """Return the folder of the YAML groups: inside an installed package, or beside it in a checkout.
-
-    Raises:
-        InvalidConfig: neither exists.
-    """
-    for folder in (HERE / "conf", HERE.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise InvalidConfig("the configuration folder conf/ is missing beside the package; install tokenprune again")
-
-
 def compose(overrides: list[str]) -> DictConfig:
     """Compose a run as the command line does, for example `compose(["method=evit", "scale=smoke"])`."""
     register_schema()
@@ -97,12 +83,17 @@ def compose(overrides: list[str]) -> DictConfig:
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """Return a plain, resolved copy; values that are not set stay '???'.
 
-    A dense row at a scale without shipped weights is the dense model itself: it is not trained any further.
+    A dense row at a scale without shipped weights is the dense model itself: it is not trained any further. A selector that was
+    chosen without a method takes the rest of the preset of its name.
     """
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    is_dense = plain["selector"].get("name") == "none"
+    if not is_dense and plain["schedule"].get("name") == "none":
+        plain = complete(plain)
     if plain["schedule"].get("name") == "none":
         plain["schedule"] = {"name": "none"}  # its keep_rate only serves sweeps
-    is_dense = plain["selector"].get("name") == "none"
+    for section in ("dense", "pretrained"):
+        plain[section]["training"]["seed"] = plain["dense"]["seed"]
     if is_dense and plain["init"] == "dense" and plain["init_weights"] is None:
         return dense_of(plain, plain["seed"])
     return plain
@@ -113,7 +104,7 @@ def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     dense = copy.deepcopy(plain)
     none = {axis: {"name": "none"} for axis in ("selector", "treatment", "schedule")}
     seed = plain["dense"]["seed"] if seed is None else seed
-    dense.update(none, method="dense", label="Dense", treatment_labels={}, losses={}, execution="auto", init_weights=None)
+    dense.update(none, method="dense", cls="learned", label="Dense", treatment_labels={}, losses={}, execution="auto", init_weights=None)
     dense.update(init=plain["dense"]["init"], training={**plain["dense"]["training"], "seed": seed}, seed=seed)
     if plain["method"] != "dense":
         dense["export_weights"] = None

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,41 +11,18 @@ from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
 from tokenprune.blocks.timm_vit import Projection
-from tokenprune.errors import IncompatiblePairing, UnsupportedBackbone
+from tokenprune.errors import IncompatiblePairing
 from tokenprune.execution import BlockUsage, Policy, run_block, settle
 from tokenprune.legality import CLS, EXECUTIONS, layout_for, refuse
+from tokenprune.outputs import Outputs
 from tokenprune.registry import build, get
 from tokenprune.schedules import Budget, Layout, Schedule
-from tokenprune.selectors.base import Context, Observation, Selector
+from tokenprune.selectors.base import Context, Selector
+from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
 from tokenprune.treatments.base import Treatment
 
 Spec = str | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the encoder returns.
-
-    state: the final TokenState, before the final norm. usage: one BlockUsage a block. map (B,N,C): every position after the final
-    norm, exact zeros where `present` (B,N) is False. prefix (B,P,C): prefix tokens after the final norm. aux: see TokenState.
-    """
-
-    state: TokenState
-    usage: tuple[BlockUsage, ...]
-    map: Tensor
-    present: Tensor
-    prefix: Tensor
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Grid (H,W) of the map."""
-        return self.state.grid
-
-    @property
-    def aux(self) -> tuple[tuple[str, int, Any], ...]:
-        """Auxiliary records (name, block, payload)."""
-        return self.state.aux
 
 
 class PrunedViT(nn.Module):
@@ -55,7 +32,14 @@ class PrunedViT(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, selector: Spec | None, treatment: Treatment, schedule: Schedule, cls: str, execution: str, losses: Mapping
+        self,
+        backbone: nn.Module,
+        selector: Spec | None,
+        treatment: Treatment,
+        schedule: Schedule,
+        cls: str,
+        execution: str,
+        losses: Mapping[str, Mapping[str, Any]],
     ) -> None:
         super().__init__()
         self.backbone, self.treatment, self.schedule, self.cls, self.execution = backbone, treatment, schedule, cls, execution
@@ -141,20 +125,9 @@ class PrunedViT(nn.Module):
         A mean runs over every position if dropped tokens are remembered and over live slots otherwise.
         """
         state = outputs.state
-        if self.family.pools_first_token():
-            return self.family.head(outputs.prefix)
-        whole = self.treatment.remembers and self.treatment.fold != "merge"
-        tokens = outputs.map if whole else self.family.norm(state.tokens)
-        if whole or state.complete:
-            return self.family.head(torch.cat([outputs.prefix, tokens], 1))
-        if not self.family.pools_mean():
-            raise UnsupportedBackbone("this model pools all tokens at once; with uneven counts only `token` and `avg` pooling are known")
-        weight = state.live.unsqueeze(-1).to(tokens.dtype)
-        total, count = (tokens * weight).sum(1), weight.sum(1)
-        if self.family.mean_counts_prefix():
-            total, count = total + outputs.prefix.sum(1), count + outputs.prefix.shape[1]
-        mean = (total / count).unsqueeze(1)
-        return self.family.head(mean.expand(-1, self.family.prefix + 1, -1))  # equal tokens: the head's mean is this mean
+        if self.treatment.remembers and self.treatment.fold != "merge":
+            return self.family.classify(outputs.prefix, outputs.map, None)
+        return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.complete else state.live)
 
     def losses(self, outputs: Outputs) -> dict[str, Tensor]:
         """Return the selectors' own weighted losses, {} when not training: `loss_ratio` from the gates' usage."""
@@ -191,7 +164,7 @@ class PrunedViT(nn.Module):
             placed = state.index >= 0
             gate = decision.gate if state.gate is None or self.treatment.reconsiders else decision.gate * state.gate
             state = state.note("usage", number, ((gate * placed).sum(1) / state.positions, float(budget.rate)))
-            decision = _with_gate(decision, gate)
+            decision = replace(decision, gate=gate)
         return self.treatment.apply(state, decision)
 
     @property
@@ -221,15 +194,11 @@ class PrunedViT(nn.Module):
         reads = [s for s in self.selectors.values() if s.reads_cls]
         if reads and self.cls == "learned" and not self.family.has_cls:
             raise IncompatiblePairing(
-                f"selector {reads[0].name!r} scores by the class token, and this model has none: use cls=random (as SViT does on dense tasks),"
-                " cls=mean, or a selector that needs no class token"
+                f"selector {reads[0].name!r} scores by the class token, and this model has none: use cls=random (as SViT does on dense"
+                " tasks), cls=mean, or a selector that needs no class token"
             )
         if reads and self.cls == "random":
             self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.embed_dim), std=0.02))
-
-
-def _with_gate(decision: Any, gate: Tensor) -> Any:
-    return type(decision)(decision.keep, decision.target, decision.score, gate, decision.log_prob, decision.traits)
 
 
 def prune(

@@ -48,7 +48,7 @@ def settle(state: TokenState, policy: Policy) -> TokenState:
     slots, real = state.kept_slots()
     if real is not None and policy.mode == "gathered":
         counts = state.live.sum(1).tolist()
-        raise IncompatiblePairing(f"images of this batch keep {min(counts)} to {max(counts)} tokens; gathered needs equal numbers: use packed")
+        raise IncompatiblePairing(f"images of a batch keep {min(counts)} to {max(counts)} tokens; gathered needs equal numbers: use packed")
     return state.compact(slots, real, policy.remember)
 
 

@@ -10,8 +10,9 @@ from tokenprune import console
 from tokenprune.config import dense_of, pretrained_of
 from tokenprune.environment import environment, installed
 from tokenprune.errors import TokenPruneError
-from tokenprune.keys import SCHEMA, run_key, weights_path
+from tokenprune.keys import SCHEMA, run_key
 from tokenprune.locks import locked
+from tokenprune.paths import weights_path
 from tokenprune.results import check, finished, row_folder, write_result
 
 WEIGHTS = "model.safetensors"
@@ -62,6 +63,18 @@ def treatment_of(config: Mapping[str, Any]) -> str:
     """Return the treatment as the papers call it (Evo-ViT's reactivation is listed as preserve)."""
     name = config["treatment"].get("name", "none")
     return config.get("treatment_labels", {}).get(name, name)
+
+
+def cls_of(config: Mapping[str, Any]) -> str:
+    """Return the CLS token that a run has: its `cls` where the selector reads one, else the model's own (`learned`) or `none`."""
+    from tokenprune.errors import UnknownPlugin
+    from tokenprune.registry import get
+
+    try:
+        reads = get("selector", config["selector"].get("name")).reads_cls
+    except UnknownPlugin:  # `none`, and names that validation refuses
+        reads = False
+    return config["cls"] if reads else "learned" if config["backbone"].get("class_token", True) else "none"
 
 
 def name_of(config: Mapping[str, Any]) -> str:
@@ -168,12 +181,13 @@ def _save(model: Any, config: Mapping[str, Any], folder: Path) -> None:
     about = {"key": run_key(config), "run": name_of(config), "tokenprune": installed("tokenprune") or "unknown"}
     save_weights(folder / WEIGHTS, model, metadata=about)
     if config["export_weights"]:
-        save_weights(Path(config["export_weights"]), model, dtype=torch.float16, metadata=about)
-        console.say(f"wrote {config['export_weights']}")
+        path = weights_path(config["export_weights"])
+        save_weights(path, model, dtype=torch.float16, metadata=about)
+        console.say(f"wrote {path}")
 
 
 def _lacks_export(config: Mapping[str, Any]) -> bool:
-    return bool(config["export_weights"]) and not Path(config["export_weights"]).is_file()
+    return bool(config["export_weights"]) and not weights_path(config["export_weights"]).is_file()
 
 
 def _header(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +195,6 @@ def _header(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config["label"] or config["method"],
         "method": config["method"], "treatment": treatment_of(config), "scale": config["scale"], "task": str(config["task"].get("name")),
-        "data": str(config["data"].get("name")), "seed": config["seed"], "cls": config["cls"], "execution": config["execution"],
+        "data": str(config["data"].get("name")), "seed": config["seed"], "cls": cls_of(config), "execution": config["execution"],
         "environment": environment(),
     }  # fmt: skip

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune.paths import weights_path
+
 SCHEMA = 1  # of result.json; part of the key, so that a new schema never reads old rows
-SHIPPED = {"demo": Path(__file__).resolve().parent / "weights" / "dense_demo.safetensors"}
 STARTS = ("dense", "pretrained", "scratch")
 # What names a run or says where it lies, but does not change its numbers: tables share rows that differ in these alone.
 VOLATILE = ("results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights")
@@ -26,11 +27,6 @@ def run_key(config: Mapping[str, Any]) -> str:
     relevant["data"] = _data(relevant.get("data", {}))
     text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def weights_path(value: str) -> Path:
-    """Return the file of `init_weights`: `demo` is the one that ships with the package, anything else is a path."""
-    return SHIPPED.get(value) or Path(value)
 
 
 def fingerprint(path: Path | str) -> str:

@@ -1,16 +1,14 @@
 """What there is: `python -m tokenprune.list` prints plugins, methods and experiments with their declared facts."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from tokenprune import console
-from tokenprune.config import config_dir
+from tokenprune.presets import choices, files, read
 from tokenprune.registry import facts, names
 
 _KINDS = ("selector", "treatment", "schedule", "loss", "task")
+_PLURAL = {"loss": "losses"}
 _LATER = ("summary", "paper", "module")
 _HIDDEN = ("name", "module")
 
@@ -25,19 +23,20 @@ def plugins(kind: str) -> str:
     rows = [facts(kind, name) for name in names(kind)]
     keys = list(dict.fromkeys(k for row in rows for k in row if k not in _HIDDEN))
     keys.sort(key=lambda k: _LATER.index(k) if k in _LATER else -1)  # prose at the end, or the columns do not line up
-    return aligned(f"{kind}s", ["name", *keys], [[row["name"], *(_word(row.get(k, "")) for k in keys)] for row in rows])
+    return aligned(_PLURAL.get(kind, f"{kind}s"), ["name", *keys], [[row["name"], *(_word(row.get(k, "")) for k in keys)] for row in rows])
 
 
 def methods() -> str:
     """Return the presets of conf/method with the three axes they choose."""
-    rows = [[path.stem, *(_chosen(path).get(axis, "") for axis in ("selector", "treatment", "schedule"))] for path in _files("method")]
-    return aligned("methods (method=NAME)", ["name", "selector", "treatment", "schedule"], rows)
+    axes = ("selector", "treatment", "schedule")
+    rows = [[path.stem, *(choices(read(path)).get(axis, "") for axis in axes)] for path in files("method")]
+    return aligned("methods (method=NAME)", ["name", *axes], rows)
 
 
 def experiments() -> str:
     """Return the experiments of conf/experiment with what their files open with: command, purpose, time, numbers to expect."""
     parts = []
-    for path in _files("experiment"):
+    for path in files("experiment"):
         comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
         parts.append("\n".join([f"  {path.stem}", *(f"      {line}" for line in comments if line)]))
     return "\n".join(["experiments (+experiment=NAME)", *parts])
@@ -49,18 +48,6 @@ def aligned(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([title, *lines])
-
-
-def _files(group: str) -> list[Path]:
-    return sorted((config_dir() / group).glob("*.yaml"))
-
-
-def _chosen(path: Path) -> dict[str, str]:
-    chosen = {}
-    for entry in OmegaConf.to_container(OmegaConf.load(path)).get("defaults", []):
-        for key, value in entry.items() if isinstance(entry, dict) else ():
-            chosen[key.removeprefix("override").strip().removeprefix("/")] = str(value)
-    return chosen
 
 
 def _word(value: Any) -> str:

@@ -10,6 +10,7 @@ Exit status: 0 all is well, 2 a single run ended in an error (one line on standa
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune import console
-from tokenprune.config import config_dir, register_schema, resolve
+from tokenprune.config import register_schema, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
+from tokenprune.paths import config_dir
 
 ERROR = 2
 
@@ -29,6 +31,8 @@ ERROR = 2
 def main() -> None:
     """Run the command line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us: they are one line, and Hydra's own report is a page
+    for message in ("`?torch.jit.script", "torch.meshgrid"):  # of Detectron2 0.6 under a new torch; nothing a user could do
+        warnings.filterwarnings("ignore", message=message)
     try:
         register_schema()
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_entry)()
@@ -41,7 +45,7 @@ def explain(error: Exception) -> str:
     """Return an error of composing as one line that says what failed, what exists and what was probably meant."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        close = difflib.get_close_matches(name, error.options, n=1)
+        close = difflib.get_close_matches(name, error.options, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"unknown {group} {name!r}.{hint} Available: {', '.join(error.options)}"
     causes, cause = [str(error)], error.__cause__
@@ -100,16 +104,19 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
 
 def _row_of_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
     from tokenprune.experiment import run_row, status_row
+    from tokenprune.keys import run_key
     from tokenprune.results import finished, row_folder, write_result
     from tokenprune.validation import validate
 
+    done = finished(row_folder(config["results_dir"], run_key(config)))
+    if done is not None and not config["validate_only"]:
+        return run_row(config)
     try:
         words = validate(config, files=not config["validate_only"])
     except Exception as error:
         row = status_row(config, error)
-        folder = row_folder(config["results_dir"], row["key"])
-        if not config["validate_only"] and finished(folder) is None:
-            write_result(folder, row)
+        if not config["validate_only"]:
+            write_result(row_folder(config["results_dir"], row["key"]), row)
         return row
     if config["validate_only"]:
         return {**status_row(config, TokenPruneError(words)), "status": "ok"}

@@ -80,7 +80,7 @@ class Schedule:
             if layout.cap is not None:
                 keep = max(keep, live - layout.cap(live, layout.prefix))
             if keep < 1:
-                raise InvalidSchedule(f"block {block}: {keep} of {live} tokens would stay; at least 1 is needed: raise keep_rate or drop less")
+                raise InvalidSchedule(f"block {block}: {keep} of {live} tokens would stay, at least 1 must: raise keep_rate or drop less")
             result.append(Budget(block, keep, live, rate))
             live = keep + layout.extra if keep < live else live
         return tuple(result)
@@ -104,13 +104,16 @@ class Schedule:
             raise InvalidSchedule(f"block {block} follows block {before[-1].block}: list blocks once each, in ascending order")
         if layout.revive and block > layout.depth - 2:
             raise InvalidSchedule(
-                f"block {block}: Last Layer Fusion brings tokens back before block {layout.depth - 1}, so the last decision must be at block"
-                f" <= {layout.depth - 2}"
+                f"block {block}: Last Layer Fusion brings tokens back before block {layout.depth - 1}, so the last decision"
+                f" must be at block <= {layout.depth - 2}"
             )
 
     def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:
             raise InvalidSchedule(f"rounding is {self.rounding!r}; allowed: {', '.join(ROUNDINGS)}")
+        for name in ("keep_rate", "rate"):
+            if getattr(self, name, None) is not None:
+                exact(getattr(self, name), name)
 
 
 @register("schedule", "stages")
@@ -128,7 +131,6 @@ class Stages(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        exact(self.keep_rate, "keep_rate")
         object.__setattr__(self, "blocks", tuple(self.blocks))
         if self.of not in ("original", "current"):
             raise InvalidSchedule(f"of is {self.of!r}; allowed: original, current")
@@ -156,10 +158,6 @@ class EveryBlock(Schedule):
     span: int = 3
     rounding: str = "floor"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        exact(self.keep_rate, "keep_rate")
-
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return blocks start ... depth-1 (depth-2 under Last Layer Fusion)."""
         rate, stop = exact(self.keep_rate, "keep_rate"), layout.depth - layout.revive
@@ -179,12 +177,6 @@ class Constant(Schedule):
     start: int = 4
     rate: float | None = None
     rounding: str = "floor"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        exact(self.keep_rate, "keep_rate")
-        if self.rate is not None:
-            exact(self.rate, "rate")
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return blocks start ... depth-1 at one rate."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.keys import STARTS, weights_path
+from tokenprune.keys import STARTS
 from tokenprune.legality import CLS, EXECUTIONS, check_pairing
+from tokenprune.paths import weights_path
 from tokenprune.registry import get
 from tokenprune.schedules import Budget
 from tokenprune.settings import read_settings

@@ -28,7 +28,7 @@ def test_removed_cells_are_zero_and_present_ones_are_not():
 
 
 def test_losses_of_a_gate_arrive_in_training_only():
-    dense = DenseMap(prune(build_vit(VIT), selector="svit", schedule={**PLAN, "name": "stages"}, treatment="preserve", losses={"ratio": {}}))
+    dense = DenseMap(prune(build_vit(VIT), selector="svit", schedule=PLAN, treatment="preserve", losses={"ratio": {}}))
     assert dense.losses() == {}
     dense.train()(torch.randn(2, 3, 32, 32))
     (value,) = dense.losses().values()

@@ -70,7 +70,8 @@ def test_packed_counts_are_means_of_squares():
 def test_detection_size_on_the_meta_device(size, dense, svit):
     """1333 x 800 is padded to 800 x 1344: 50 x 84 = 4200 tokens, no class token (SViT Table 5's encoders, blocks only)."""
     with torch.device("meta"):
-        vit = timm.create_model(f"vit_{size}_patch16_224", class_token=False, global_pool="avg", dynamic_img_size=True, num_classes=0).eval()
+        options = {"class_token": False, "global_pool": "avg", "dynamic_img_size": True, "num_classes": 0}
+        vit = timm.create_model(f"vit_{size}_patch16_224", **options).eval()
         model = tokenprune.prune(vit)
         outputs = model.encode(torch.empty(1, 3, 800, 1344))
         sparse = planned_macs(tokenprune.prune(vit, "svit"), 4200)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from tokenprune.engine import Outputs, PrunedViT
+    from tokenprune.engine import PrunedViT
+from tokenprune.outputs import Outputs
 
 
 class DenseMap(nn.Module):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
+from tokenprune.errors import UnsupportedBackbone
+
 POLICY_EPS = 1e-6
 
 
@@ -173,23 +175,31 @@ class TimmViT:
         """Return the final norm of x (..., C)."""
         return self.model.norm(x)
 
-    def head(self, x: Tensor) -> Tensor:
-        """Return logits of a whole sequence (B,P+K,C) through the model's own pooling and head."""
-        return self.model.forward_head(x)
+    def classify(self, prefix: Tensor, tokens: Tensor, live: Tensor | None) -> Tensor:
+        """Return logits of normed prefix (B,P,C) and tokens (B,K,C) through the model's own pooling and head.
+
+        Args:
+            prefix, tokens: after the final norm.
+            live: (B,K) which tokens count, None for all.
+
+        Raises:
+            UnsupportedBackbone: uneven counts under a pooling other than `token` and `avg`.
+        """
+        pooling = self.model.global_pool
+        if pooling == "token":
+            return self.model.forward_head(prefix)
+        if live is None:
+            return self.model.forward_head(torch.cat([prefix, tokens], 1) if prefix.shape[1] else tokens)
+        if pooling != "avg":
+            raise UnsupportedBackbone(f"uneven token counts cannot be pooled by {pooling!r}; models with `token` and `avg` pooling can")
+        weight = live.unsqueeze(-1).to(tokens.dtype)
+        total, count = (tokens * weight).sum(1), weight.sum(1)
+        if getattr(self.model, "pool_include_prefix", False):
+            total, count = total + prefix.sum(1), count + prefix.shape[1]
+        mean = (total / count).unsqueeze(1)
+        return self.model.forward_head(mean.expand(-1, self.prefix + 1, -1))  # equal tokens: the model's mean is this mean
 
     def head_macs(self) -> float:
         """Return the MACs of the classification head, 0 without one."""
         head = self.model.head
         return float(head.weight.numel()) if isinstance(head, nn.Linear) else 0.0
-
-    def pools_first_token(self) -> bool:
-        """Tell whether the head reads prefix tokens only."""
-        return self.model.global_pool == "token"
-
-    def pools_mean(self) -> bool:
-        """Tell whether the head averages tokens."""
-        return self.model.global_pool == "avg"
-
-    def mean_counts_prefix(self) -> bool:
-        """Tell whether that average runs over prefix tokens too."""
-        return bool(getattr(self.model, "pool_include_prefix", False))

@@ -118,5 +118,11 @@ class ShapesClassification(_Shapes):
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         """Image (side,side,3) uint8 RGB and its label in 0..7."""
+        image, label, _ = self.with_map(i)
+        return image, label
+
+    def with_map(self, i: int) -> tuple[np.ndarray, int, np.ndarray]:
+        """Image i, its label, and its class map (side,side) uint8: the label on the object, 8 (no class) elsewhere."""
         drawn = render(self.seed, self._checked(i), self.side, "classification", self.split)
-        return drawn.image, int(drawn.labels[0])
+        label = int(drawn.labels[0])
+        return drawn.image, label, np.where(drawn.ids > 0, label, len(SHAPES_CLASSES)).astype(np.uint8)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tokenprune.engine import Outputs, PrunedViT
+from tokenprune.engine import PrunedViT
+from tokenprune.outputs import Outputs
 
 
 @dataclass(frozen=True)

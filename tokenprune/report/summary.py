@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune import console
+from tokenprune.paths import expected_of
 
-HERE = Path(__file__).resolve().parent.parent
 _METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
 
 
@@ -22,15 +22,6 @@ def summary(row: Mapping[str, Any], results_dir: str) -> str:
         f"result: {Path(results_dir) / 'rows' / row['key'] / 'result.json'}",
     ]
     return "\n".join(lines)
-
-
-def expected_of(name: str) -> Path | None:
-    """Return experiments/<name>/expected.csv, the paper's numbers, in a package or beside it; None where there is none."""
-    for root in (HERE, HERE.parent):
-        path = root / "experiments" / name / "expected.csv"
-        if path.is_file():
-            return path
-    return None
 
 
 def write_report(name: str, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -1,19 +1,16 @@
-"""What a selector is, and what it may look at."""
+"""What a selector is."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenprune.blocks.timm_vit import Projection
 from tokenprune.schedules import Budget
-from tokenprune.state import Decision, TokenState
-
-COLUMN_CHUNK = 256
+from tokenprune.selectors.observation import Observation
+from tokenprune.state import Decision
 
 
 @dataclass(frozen=True)
@@ -26,71 +23,6 @@ class Context:
     budget: Budget
     depth: int
     prefix: int
-
-
-class Observation:
-    """A lazy, read-only view of the tokens at one block; nothing here ever holds a T x T matrix.
-
-    Args:
-        state: tokens before the block (site `before`) or after its attention (site `inside`).
-        block: 0-based block number.
-        projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `observe`).
-        bias: (B,P+M) key bias of that attention, or None.
-    """
-
-    def __init__(self, state: TokenState, block: int, projection: Projection | None = None, bias: Tensor | None = None) -> None:
-        self.state, self.block, self.projection, self.bias = state, block, projection, bias
-        self.tokens, self.live = state.tokens, state.live
-
-    def cls_row(self) -> Tensor:
-        """Return the CLS query's attention to each slot, (B,h,M): exact rows of the softmax over all T keys, in O(T)."""
-        return self._rows(self.projection.q[:, :, :1])[:, :, 0]
-
-    def mean_query(self) -> Tensor:
-        """Return the attention of the mean live query to each slot, (B,h,M), in O(T); needs no CLS."""
-        weight = self._live_queries().unsqueeze(1).unsqueeze(-1)
-        mean = (self.projection.q * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True)
-        return self._rows(mean)[:, :, 0]
-
-    def column_mean(self) -> Tensor:
-        """Return the attention each slot receives, averaged over live queries, (B,h,M): Cropr's Attn Top-K, in chunks of queries."""
-        q, weight = self.projection.q, self._live_queries()
-        total = q.new_zeros(*q.shape[:2], self.tokens.shape[1])
-        for some, w in zip(q.split(COLUMN_CHUNK, 2), weight.split(COLUMN_CHUNK, 1), strict=True):
-            total = total + (self._rows(some) * w[:, None, :, None]).sum(2)
-        return total / weight.sum(1)[:, None, None]
-
-    def keys(self) -> Tensor:
-        """Return the mean key over heads of each slot, (B,M,d): ToMe's similarity metric."""
-        return self.projection.k[:, :, self.state.prefix.shape[1] :].mean(1)
-
-    def value_norms(self) -> Tensor:
-        """Return the L2 norm of each slot's value over all heads jointly, (B,M): ATS Eq. 3."""
-        v = self.projection.v[:, :, self.state.prefix.shape[1] :]
-        return v.transpose(1, 2).flatten(2).norm(dim=-1)
-
-    def pixels(self) -> Tensor:
-        """Return the input pixels of each grid position, (B,N,3,p*p)."""
-        images, (H, W) = self.state.pixels, self.state.grid
-        size = (images.shape[2] // H, images.shape[3] // W)
-        return F.unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1)).permute(0, 3, 1, 2)
-
-    def trait(self, name: str, missing: float = 0.0) -> Tensor:
-        """Return a stored trait per slot (B,M,...)."""
-        return self.state.trait(name, missing)
-
-    @cached_property
-    def _padded_bias(self) -> Tensor | None:
-        return None if self.bias is None else self.bias[:, None, None, :]
-
-    def _rows(self, q: Tensor) -> Tensor:
-        logits = (q * self.projection.scale) @ self.projection.k.transpose(-2, -1)
-        logits = logits if self._padded_bias is None else logits + self._padded_bias
-        return logits.softmax(-1)[..., self.state.prefix.shape[1] :]
-
-    def _live_queries(self) -> Tensor:
-        prefix = self.live.new_ones(self.live.shape[0], self.state.prefix.shape[1])
-        return torch.cat([prefix, self.live], 1).to(self.projection.q.dtype)
 
 
 class Selector(nn.Module):

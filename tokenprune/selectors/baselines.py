@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 
 from tokenprune.errors import InvalidConfig
+from tokenprune.indexing import take
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Observation, Selector, keep_top
-from tokenprune.state import Decision, TokenState, take
+from tokenprune.selectors.base import Context, Selector, keep_top
+from tokenprune.selectors.observation import Observation
+from tokenprune.state import Decision, TokenState
 
 SCORES = ("cls", "mean_query", "column_mean")
 
@@ -89,7 +91,8 @@ def image_noise(pixels: Tensor, count: int, seed: int, block: int) -> Tensor:
     """Return (B,count) uniform numbers in [0,1), a hash of each image's exact pixels: same image, same numbers, on any device."""
     content = pixels.float().contiguous().view(torch.int32).flatten(1).sum(1, dtype=torch.int64)  # integer, so order does not matter
     place = torch.arange(count, device=pixels.device, dtype=torch.int64)
-    x = content.unsqueeze(1) * 0x2545F4914F6CDD1D + place * 0x632BE59BD9B4E019 + (seed * 8191 + block + 1) * 0x1D8E4E27C47D124F
+    salt = ((seed * 8191 + block + 1) * 0x1D8E4E27C47D124F) % 2**62
+    x = content.unsqueeze(1) * 0x2545F4914F6CDD1D + place * 0x632BE59BD9B4E019 + salt
     for shift, factor in ((31, 0x3C79AC492BA7B653), (29, 0x1C69B3F74AC4AE35), (32, 1)):
         x = (x ^ (x >> shift)) * factor
     return (x & 0xFFFFFF).double().div(0x1000000).float()

@@ -6,7 +6,8 @@ from torch import nn
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Observation, Selector, keep_top
+from tokenprune.selectors.base import Context, Selector, keep_top
+from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
 

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Observation, Selector, keep_top, sampled
+from tokenprune.selectors.base import Context, Selector, keep_top, sampled
+from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
 

@@ -2,7 +2,8 @@
 
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Observation, Selector, keep_top
+from tokenprune.selectors.base import Selector, keep_top
+from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
 

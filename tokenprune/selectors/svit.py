@@ -6,7 +6,8 @@ from torch import nn
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Observation, Selector, at_least_one, keep_top, sampled
+from tokenprune.selectors.base import Context, Selector, at_least_one, keep_top, sampled
+from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
 EVAL_MODES = ("threshold", "sample", "topk")

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Observation, Selector
+from tokenprune.selectors.base import Selector
+from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
 TRAIT = "merge_order"

@@ -63,4 +63,9 @@ def batches_from(
     source = _Batches(plan, make, collate, start)
     if workers == 0:
         return (source[i] for i in range(len(source)))
-    return iter(DataLoader(source, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=4))
+    return iter(DataLoader(source, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=4, collate_fn=_as_it_is))
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Instead of torch's conversion, which would turn tuples into lists and numbers into tensors."""
+    return batch

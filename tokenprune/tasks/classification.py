@@ -17,17 +17,23 @@ from tokenprune.tasks.base import device_of, encoder_cost, normalised
 from tokenprune.tasks.batching import BatchPlan, batches_from
 from tokenprune.tasks.speed import seconds_per_image
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
+_OBJECT_SHARE = 0.25  # of a patch's pixels, from which on the patch carries the object's label
 
 
 @dataclass(frozen=True)
 class ClassificationConfig:
-    """The `task` group. flip, vertical_flip, channels: augmentations of training images, each drawn with probability 1/2."""
+    """The `task` group. flip, vertical_flip, channels: augmentations of training images, each drawn with probability 1/2.
+
+    token_labels: weight of a second cross-entropy on every patch token, whose label is the object's or "no class" (token labelling
+    as in LV-ViT, Jiang et al. 2021); needs a data set with class maps. The head then has one output more.
+    """
 
     name: str = "classification"
     flip: bool = True
     vertical_flip: bool = True
     channels: bool = True
+    token_labels: float = 0.0
     batch_size: int = 50
     cost_images: int = 64
     speed_images: int = 20
@@ -41,31 +47,39 @@ class ClassificationTask:
 
     def __init__(self) -> None:
         self._sets: dict[tuple[str, str], Any] = {}
+        self.token_weight = 0.0
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """The PrunedViT with timm's own head, on the CPU, random weights."""
         from tokenprune.backbones.vit import build_pruned
 
-        _settings(cfg)
-        return build_pruned(cfg, num_classes=len(self._data(cfg, "val").classes))
+        self.token_weight = _settings(cfg).token_labels
+        classes = len(self._data(cfg, "val").classes)
+        return build_pruned(cfg, num_classes=classes + int(self.token_weight > 0))
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Batch]:
-        """Endless batches (images (B,3,H,W) uint8, labels (B,)) from iteration `start` on."""
+        """Endless batches (images (B,3,H,W) uint8, labels (B,), with token labels also maps (B,H,W)) from iteration `start` on."""
         data, settings, training = self._data(cfg, "train"), _settings(cfg), cfg["training"]
         seed = training.get("seed", 0)
         plan = BatchPlan(len(data), training["batch_size"], seed)
 
-        def make(index: int, place: int) -> tuple[np.ndarray, int]:
-            image, label = data[index]
-            return augmented(image, settings, np.random.default_rng((seed, place))), label
+        def make(index: int, place: int) -> tuple[Any, ...]:
+            image, label, *maps = data.with_map(index) if settings.token_labels else data[index]
+            views = augmented([image, *maps], settings, np.random.default_rng((seed, place)))
+            return views[0], label, *views[1:]
 
         return batches_from(plan, make, _collate, start, training.get("workers", 0))
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy of the labels and the encoder's own losses."""
-        images, labels = (t.to(device_of(model)) for t in batch)
+        """Cross-entropy of the labels, of token labels where the batch has them, and the encoder's own losses."""
+        images, labels, *maps = (t.to(device_of(model)) for t in batch)
         outputs = model.encode(normalised(images))
-        return {"loss_cls": F.cross_entropy(model.logits(outputs).float(), labels), **model.losses(outputs)}
+        losses = {"loss_cls": F.cross_entropy(model.logits(outputs).float(), labels), **model.losses(outputs)}
+        if maps:
+            logits = model.backbone.head(outputs.map).float()
+            targets = patch_labels(maps[0], labels, model.patch_size, none=logits.shape[-1] - 1)
+            losses["loss_tokens"] = self.token_weight * F.cross_entropy(logits.flatten(0, 1), targets)
+        return losses
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
@@ -100,19 +114,28 @@ class ClassificationTask:
         return self._sets[key]
 
 
-def augmented(image: np.ndarray, cfg: ClassificationConfig, rng: np.random.Generator) -> np.ndarray:
-    """A flipped and channel-permuted view of an image (H,W,3)."""
+def augmented(views: list[np.ndarray], cfg: ClassificationConfig, rng: np.random.Generator) -> list[np.ndarray]:
+    """An image (H,W,3) and its maps (H,W), flipped alike; the image's channels permuted."""
     if cfg.flip and rng.random() < 0.5:
-        image = image[:, ::-1]
+        views = [v[:, ::-1] for v in views]
     if cfg.vertical_flip and rng.random() < 0.5:
-        image = image[::-1]
-    return image[..., rng.permutation(3)] if cfg.channels and rng.random() < 0.5 else image
+        views = [v[::-1] for v in views]
+    if cfg.channels and rng.random() < 0.5:
+        views = [views[0][..., rng.permutation(3)], *views[1:]]
+    return views
+
+
+def patch_labels(maps: Tensor, labels: Tensor, patch: int, none: int) -> Tensor:
+    """Labels (B*N,) of patches of `patch` pixels from class maps (B,H,W): the image's label (B,) where enough is object, else `none`."""
+    share = F.avg_pool2d((maps == labels.view(-1, 1, 1)).float().unsqueeze(1), patch).flatten(1)
+    return torch.where(share > _OBJECT_SHARE, labels.unsqueeze(1), none).flatten()
 
 
 def _settings(cfg: Mapping[str, Any]) -> ClassificationConfig:
     return read_settings(ClassificationConfig, cfg["task"], "task")
 
 
-def _collate(samples: list[tuple[np.ndarray, int]]) -> Batch:
-    images = np.stack([image for image, _ in samples]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(images)), torch.tensor([label for _, label in samples])
+def _collate(samples: list[tuple[Any, ...]]) -> Batch:
+    images, labels, *maps = zip(*samples, strict=True)
+    pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+    return torch.from_numpy(pixels), torch.tensor(labels), *(torch.from_numpy(np.stack(m)) for m in maps)

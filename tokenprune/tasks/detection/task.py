@@ -1,5 +1,6 @@
 """The detection task: Mask R-CNN or Cascade Mask R-CNN on COCO-style data. Detectron2 is imported when a model is built, not before."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ class DetectionTask:
 
     name = "detection"
 
+    def __init__(self) -> None:
+        self._sets: dict[tuple[str, str], DetectionData] = {}
+
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """The detector on the CPU, random weights.
 
@@ -28,11 +32,12 @@ class DetectionTask:
             MissingDependency: Detectron2 is not installed. InvalidConfig and its kin: settings that do not fit.
         """
         require_detectron2()
+        _quieten()
         from tokenprune.backbones.vit import build_pruned
         from tokenprune.tasks.detection.model import build_detector
 
         settings = read_task(cfg["task"])
-        return build_detector(settings, build_pruned(cfg), num_classes=self._classes(cfg))
+        return build_detector(settings, build_pruned(cfg), num_classes=len(self._data(cfg, "val").classes))
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[list[dict[str, Any]]]:
         """Endless augmented batches from iteration `start` on."""
@@ -62,9 +67,6 @@ class DetectionTask:
         timed = [test_input(data[i], resize) for i in range(min(settings.speed_images, len(data)))]
         return {**cost, **(measuring.measure_speed(model, timed, len(timed)) if timed else {})}
 
-    def __init__(self) -> None:
-        self._sets: dict[tuple[str, str], DetectionData] = {}
-
     def _data(self, cfg: Mapping[str, Any], split: str) -> DetectionData:
         """A split, opened once: annotations of a large set take seconds to read."""
         key = (split, str(cfg["data"]))
@@ -72,9 +74,11 @@ class DetectionTask:
             self._sets[key] = build_detection(cfg["data"], split)
         return self._sets[key]
 
-    def _classes(self, cfg: Mapping[str, Any]) -> int:
-        """Object classes, without reading annotations where the data set's name says it."""
-        return len(self._data(cfg, "val").classes)
+
+def _quieten() -> None:
+    """Hide two deprecation notices of torch about Detectron2's own code, which no user of ours can act on."""
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"torch\.meshgrid: in an upcoming release", category=UserWarning)
 
 
 def _resize(cfg: Mapping[str, Any]) -> "Resize":

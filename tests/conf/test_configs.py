@@ -1,0 +1,121 @@
+"""Every configuration composes and validates, at every scale, without data or weights."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from tokenprune.config import compose, resolve
+from tokenprune.legality import check_pairing
+from tokenprune.paths import config_dir
+from tokenprune.presets import files
+from tokenprune.registry import get, names
+from tokenprune.validation import positions, validate
+
+SCALES = ("smoke", "demo", "paper")
+METHODS = [path.stem for path in files("method")]
+ROWS = [path.stem for path in files("table2")]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_validates_at_every_scale(method, scale):
+    words = validate(resolve(compose([f"method={method}", f"scale={scale}"])), files=False)
+    assert words.startswith("dense" if method == "dense" else "4200 positions" if scale == "paper" else "")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_of_table2_validates_at_every_scale(row, scale):
+    config = resolve(compose(["+experiment=table2_preserve", f"+table2={row}", f"scale={scale}"]))
+    validate(config, files=False)
+    assert config["task"]["name"] == "detection"
+
+
+def test_table2_has_the_rows_of_the_paper_in_its_order():
+    parts = [row.split("_", 1)[1] for row in ROWS]
+    assert parts == ["dense", "dynamicvit_remove", "dynamicvit_preserve", "evit_remove", "evit_preserve", "evit_fused", "ats_remove",
+                     "ats_preserve", "evo_vit_preserve"]  # fmt: skip
+
+
+def test_paper_scale_has_the_papers_size_counts_and_recipe():
+    config = resolve(compose(["method=evit", "scale=paper"]))
+    assert positions(config) == 4200
+    budgets = check_pairing(config["selector"], config["treatment"], config["schedule"], depth=12, positions=4200)
+    assert [b.keep for b in budgets] == [2940, 2058, 1441]
+    recipe = config["training"]
+    assert (recipe["lr"], recipe["weight_decay"], recipe["batch_size"], recipe["warmup"]) == (1e-5, 1e-6, 16, 500)
+    assert recipe["iterations"] == 6 * 7330 and recipe["steps"][0] * 6 == pytest.approx(4)
+    assert config["data"]["name"] == "coco" and config["cls"] == "random" and config["backbone"]["class_token"] is False
+
+
+def test_the_dense_row_is_trained_further_at_demo_scale_only():
+    """In the paper the dense row is the dense model; in the demo it gets what the others get."""
+    demo, paper = (resolve(compose([f"scale={scale}"])) for scale in ("demo", "paper"))
+    assert demo["init"] == "dense" and demo["training"]["iterations"] == resolve(compose(["method=evit"]))["training"]["iterations"]
+    assert paper["init"] is None and paper["training"]["iterations"] == 36 * 7330
+
+
+def test_command_line_beats_experiment_beats_method():
+    assert compose(["method=evit", "treatment=preserve"]).treatment.name == "preserve"
+    row = ["+experiment=table2_preserve", "+table2=02_dynamicvit_preserve"]
+    assert compose(row).treatment.name == "preserve"
+    assert compose([*row, "treatment=remove", "training.lr=1"]).treatment.name == "remove"
+    assert compose([*row, "training.lr=1"]).training.lr == 1
+
+
+def test_scale_beats_method_and_training(tmp_path):
+    assert compose(["method=dynamicvit", "scale=smoke"]).training.iterations == 3
+
+
+def test_plain_group_choices_of_the_coco_command():
+    config = compose(["method=evit", "treatment=preserve", "task=detection", "data=coco", "data.root=DIR", "scale=smoke"])
+    assert (config.task.name, config.data.root, config.data.short_side, config.backbone.name) == ("detection", "DIR", 128, "vit_smoke")
+
+
+def test_shipped_weights_serve_only_the_model_and_data_they_were_made_of():
+    assert compose([]).init_weights == "demo"
+    for other in (["data=coco"], ["backbone=vit_tiny"], ["scale=smoke"], ["scale=paper"], ["task=classification"]):
+        assert compose(other).init_weights is None
+
+
+@pytest.mark.parametrize("kind", ("selector", "treatment", "schedule"))
+def test_every_plugin_has_a_yaml_with_its_defaults(kind):
+    """An option that changes its default in the code changes in the YAML too, or is documented there as a choice."""
+    import inspect
+
+    own = set(names(kind)) | {"none"}
+    assert {path.stem for path in files(kind)} == own
+    for name in own - {"none"}:
+        known = inspect.signature(get(kind, name)).parameters
+        given = OmegaConf.to_container(OmegaConf.load(config_dir() / kind / f"{name}.yaml"))
+        assert given.pop("name") == name
+        assert set(given) <= set(known)
+
+
+@pytest.mark.parametrize("selector", sorted(set(names("selector"))))
+def test_a_selector_alone_takes_the_preset_of_its_name(selector):
+    """`-m selector=evit,ats treatment=remove,preserve` needs no method."""
+    alone, method = (resolve(compose(["scale=smoke", f"{axis}={selector}"])) for axis in ("selector", "method"))
+    assert {k: alone[k] for k in ("schedule", "treatment", "losses", "label", "method")} == {
+        k: method[k] for k in ("schedule", "treatment", "losses", "label", "method")
+    }
+
+
+def test_a_selector_alone_keeps_what_was_given():
+    config = resolve(compose(["selector=evit", "treatment=preserve", "schedule.keep_rate=0.5"]))
+    assert (config["treatment"]["name"], config["schedule"]["keep_rate"], config["schedule"]["of"]) == ("preserve", 0.5, "current")
+
+
+@pytest.mark.parametrize("path", files("experiment"), ids=lambda p: p.stem)
+def test_experiment_files_open_with_command_time_and_numbers(path: Path):
+    text = path.read_text()
+    assert text.startswith(f"# @package _global_\n# python -m tokenprune.run +experiment={path.stem}")
+    assert "Time:" in text and "Expect" in text
+
+
+def test_no_targets_outside_hydra():
+    for path in config_dir().rglob("*.yaml"):
+        loaded = OmegaConf.to_container(OmegaConf.load(path)) or {}
+        loaded.pop("hydra", None)
+        assert "_target_" not in str(loaded), path

@@ -1,0 +1,116 @@
+"""A task that takes milliseconds and fails on demand, and the command line run in this process."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tokenprune import registry
+from tokenprune.backbones.vit import build_pruned
+from tokenprune.results import read_result
+
+# One row is cheap: 4 tokens, 4 channels. `scale=smoke` and `task.name=fake` do the rest.
+TINY = [
+    "scale=smoke",
+    "task.name=fake",
+    "backbone.img_size=16",
+    "backbone.embed_dim=12",
+    "training.iterations=1",
+    "dense.training.iterations=1",
+]
+
+
+class FakeTask:
+    """Trains the encoder to be small. The selector decides what goes wrong: `random` raises, `variance` is NaN, `topk` is out of memory."""
+
+    name = "fake"
+    built: list[str] = []
+    on_batch: Callable[[torch.Tensor], None] = staticmethod(lambda batch: None)
+
+    def build_model(self, cfg: dict[str, Any]) -> nn.Module:
+        selector = cfg["selector"]["name"]
+        FakeTask.built.append(selector)
+        if selector == "random":
+            raise KeyError("a bug somewhere")
+        if selector == "topk":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        model = nn.Module()
+        model.pruned, model.poison = build_pruned(cfg), selector == "variance"
+        return model
+
+    def train_batches(self, cfg: dict[str, Any], start: int) -> Iterator[torch.Tensor]:
+        while True:
+            yield torch.ones(2, 3, 16, 16)
+
+    def losses(self, model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        FakeTask.on_batch(batch)
+        return {"loss": model.pruned.encode(batch).map.square().mean() * (float("nan") if model.poison else 1.0)}
+
+    def evaluate(self, model: nn.Module, cfg: dict[str, Any]) -> dict[str, float]:
+        return {"ap_box": 40.0, "ap_box_se": 0.8, "ap_mask": 33.0, "ap_mask_se": 0.9}
+
+    def cost(self, model: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
+        parts = {f"gmac_{n}": 1.0 for n in ("linear", "attention", "norm", "selector", "total")}
+        speed = {"seconds_encoder": 0.01, "seconds_total": 0.02, "seconds_note": "made up"}
+        return {**parts, "kept_share": 0.7, "kept_per_block": [4.0] * 12, **speed}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeTask]:
+    """Make `task.name=fake` known for one test."""
+    registry.names("task")
+    monkeypatch.setitem(registry._plugins["task"], "fake", FakeTask)
+    monkeypatch.setattr(FakeTask, "on_batch", FakeTask.on_batch)
+    FakeTask.built.clear()
+    return FakeTask
+
+
+class Cli:
+    """`python -m tokenprune.run ...` in this process, in an empty folder."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.capsys, self.monkeypatch = folder, capsys, monkeypatch
+        monkeypatch.chdir(folder)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Return exit status, standard output and standard error."""
+        from tokenprune.run import main
+
+        self.monkeypatch.setattr(sys, "argv", ["run", *arguments])
+        self.capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return (code, *self.capsys.readouterr())
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [read_result(path) for path in sorted(self.folder.glob("results/rows/*/result.json"))]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line, in an empty folder."""
+    return Cli(tmp_path, capsys, monkeypatch)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A valid row; keyword arguments replace fields, `metrics` and `cost` are updated."""
+    from tokenprune.environment import environment
+
+    cost = {f"gmac_{n}": 1.0 for n in ("linear", "attention", "norm", "selector")} | {"gmac_total": 4.0, "kept_share": 0.6}
+    cost |= {"kept_per_block": [8.0, 4.0], "seconds_encoder": 0.010, "seconds_total": 0.020, "seconds_note": "made up"}
+    base = {
+        "schema": 1, "status": "ok", "reason": "", "key": "0" * 16, "config": {"schedule": {"name": "stages", "keep_rate": 0.7}},
+        "label": "EViT", "method": "evit", "treatment": "remove", "scale": "demo", "task": "detection", "data": "shapes", "seed": 0,
+        "metrics": {"ap_box": 40.0, "ap_box_se": 0.6, "ap_mask": 30.0, "ap_mask_se": 0.8}, "cost": cost, "cls": "learned",
+        "execution": "auto", "environment": environment(), "timing": {"train_s": 1.0, "eval_s": 1.0, "total_s": 2.0}, "notes": [],
+    }  # fmt: skip
+    for name in ("metrics", "cost", "environment"):
+        base[name] = {**base[name], **changes.pop(name, {})}
+    return {**base, **changes}

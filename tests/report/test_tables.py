@@ -1,0 +1,107 @@
+"""Fixed rows -> the table, in every format, with the paper's numbers beside them."""
+
+import pytest
+
+from tests.fakes import row
+from tokenprune.paths import expected_of
+from tokenprune.report import summary, write_report
+from tokenprune.report.tables import build, to_latex, to_markdown, to_text
+
+DENSE = {"config": {"schedule": {"name": "none"}}, "label": "Dense", "method": "dense", "treatment": "none"}
+
+
+def evit(treatment: str, ap: float, **changes):
+    return row(treatment=treatment, metrics={"ap_box": ap, "ap_box_se": 0.6}, **changes)
+
+
+@pytest.fixture
+def rows() -> list[dict]:
+    return [
+        row(
+            **DENSE, metrics={"ap_box": 50.0, "ap_box_se": 0.7}, cost={"gmac_total": 8.0, "seconds_encoder": 0.020, "seconds_total": 0.030}
+        ),
+        evit("remove", 40.0),
+        evit("preserve", 44.0),
+        row(label="ATS", method="ats", status="diverged", reason="loss is nan") | {"metrics": {}, "cost": {}},
+    ]
+
+
+def test_numbers_errors_and_speed_ups(rows):
+    table = build(rows, expected_of("table2_preserve"))
+    shown = table.shown.set_index(["Method", "Treatment"])
+    evit = shown.loc[("EViT", "remove")]
+    assert evit["box AP"] == "40.0 ± 0.6" and evit["keep_rate"] == "0.7" and evit["GMAC encoder"] == "4"
+    assert evit["encoder speed-up"] == "2.00" and evit["total speed-up"] == "1.50"
+    assert shown.loc[("Dense", "none"), "keep_rate"] == "—" and shown.loc[("Dense", "none"), "encoder speed-up"] == "1.00"
+    assert shown.loc[("ATS", "remove"), "status"] == "diverged" and shown.loc[("ATS", "remove"), "box AP"] == "—"
+    assert list(shown.index) == [("Dense", "none"), ("EViT", "remove"), ("EViT", "preserve"), ("ATS", "remove")]
+
+
+def test_the_papers_numbers_stand_beside_rows_of_their_keep_rate(rows):
+    other = row(config={"schedule": {"keep_rate": 0.5}})
+    shown = build([*rows, other], expected_of("table2_preserve")).shown
+    assert list(shown["paper box AP"]) == ["45.8", "44.5", "44.7", "43.9", "—"]
+    assert list(shown["paper mask AP"])[:2] == ["40.9", "39.8"] and list(shown["paper FPS"])[0] == "18.45"
+
+
+def test_preserve_minus_remove_is_reported_as_found(rows):
+    text = to_text(build(rows))
+    assert "EViT at 0.7, seed 0: box AP +4.0 ± 0.8" in text  # sqrt(.6^2 + .6^2)
+    worse = [evit("remove", 44.0), evit("preserve", 40.0)]
+    assert "box AP -4.0 ± 0.8" in to_text(build(worse))
+    assert "minus" not in to_text(build(rows[:2]))
+
+
+def test_several_seeds_are_summed_up():
+    text = to_text(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]))
+    assert "EViT remove at 0.7: box AP 41.0 ± 1.4" in text and "(2 seeds)" in text
+    assert list(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]).shown["seed"]) == ["0", "1"]
+
+
+def test_seconds_of_two_machines_give_no_speed_up(rows):
+    rows[1] = row(environment={"device": "another"})
+    table = build(rows)
+    assert table.shown["encoder speed-up"][1] == "—" and "several devices" in to_text(table)
+
+
+def test_formats(rows):
+    table = build(rows, expected_of("table2_preserve"))
+    lines = to_markdown(table, "t").splitlines()
+    assert lines[0] == "# t" and lines[2].count("|") == lines[3].count("|") == lines[4].count("|") == len(table.shown.columns) + 1
+    tex = to_latex(table, "t")
+    assert r"\toprule" in tex and r"40.0 $\pm$ 0.6" in tex and r"keep\_rate" in tex and "±" not in tex
+    assert tex.count(r"\\") == len(rows) + 1
+    text = to_text(table)
+    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1 and "ATS remove: diverged: loss is nan" in text
+
+
+def test_the_report_writes_four_files(rows, tmp_path, capsys):
+    write_report("table2_preserve", rows, tmp_path / "tables")
+    assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["plot.png", "table.csv", "table.md", "table.tex"]
+    assert (tmp_path / "tables" / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "Preserve minus remove" in capsys.readouterr().out
+
+
+def test_a_table_without_an_ok_row_has_no_plot(rows, tmp_path):
+    write_report("sweep", rows[3:], tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
+
+
+def test_masked_rows_are_not_timed_and_still_shown(tmp_path):
+    untimed = row(execution="masked", cost={"seconds_encoder": None, "seconds_total": None})
+    write_report("sweep", [untimed], tmp_path)
+    assert "speed not measured" in summary(untimed, "results")
+
+
+def test_classification_rows_show_top1():
+    table = build([row(task="classification") | {"metrics": {"top1": 71.24, "top1_se": 1.0}}])
+    assert table.shown["top-1"][0] == "71.2 ± 1.0" and "box AP" not in table.shown
+
+
+def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
+    from tokenprune.report.plots import speed_accuracy
+
+    left, right = speed_accuracy(build(rows).data, tmp_path / "plot.png").axes
+    assert [left.get_xlabel(), right.get_xlabel(), left.get_ylabel()] == ["encoder GMAC", "encoder ms / image", "box AP"]
+    assert len(left.containers) == 3  # three rows are ok
+    assert any(line.get_linestyle() == "--" and set(line.get_ydata()) == {50.0} for line in left.lines)

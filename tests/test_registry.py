@@ -1,0 +1,84 @@
+"""Registration, look-up, plugins of other packages."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from tokenprune import registry
+from tokenprune.errors import InvalidConfig, UnknownPlugin
+from tokenprune.selectors.base import Selector
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """Undo registrations of a test."""
+    for kind in registry.BUILTIN:
+        registry.names(kind)
+    monkeypatch.setattr(registry, "_plugins", {kind: dict(found) for kind, found in registry._plugins.items()})
+    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
+
+
+def test_what_ships():
+    expected = {"ats", "cropr", "dynamicvit", "evit", "evo_vit", "random", "svit", "tome", "topk", "variance"}
+    assert set(registry.names("selector")) == expected
+    assert set(registry.names("treatment")) == {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
+    assert set(registry.names("task")) == {"classification", "detection"}
+
+
+@pytest.mark.parametrize("kind", registry.BUILTIN)
+def test_every_plugin_declares_itself(kind):
+    for name in registry.names(kind):
+        facts = registry.facts(kind, name)
+        assert facts["name"] == name and len(facts["summary"]) > 10
+
+
+@pytest.mark.parametrize("name", registry.names("selector"))
+def test_selector_facts_are_of_the_declared_values(name):
+    facts = registry.facts("selector", name)
+    assert facts["site"] in ("before", "rows", "inside") and facts["budget"] in ("fixed", "dynamic")
+    assert facts["visibility"] in ("hard", "soft") and facts["paper"] and facts["module"]
+
+
+def test_a_name_is_taken_once(clean):
+    @registry.register("selector", "mine")
+    class Mine(Selector):
+        """Keeps what I like."""
+
+    assert registry.get("selector", "mine") is Mine
+    with pytest.raises(InvalidConfig, match="already registered"):
+        registry.register("selector", "mine")(type("Other", (Selector,), {}))
+    with pytest.raises(InvalidConfig, match="no plugin kind"):
+        registry.register("colour", "red")
+
+
+def test_unknown_names_and_kinds():
+    with pytest.raises(UnknownPlugin, match="Available: ats, cropr"):
+        registry.get("selector", "zzz")
+    with pytest.raises(UnknownPlugin, match="no plugin kind"):
+        registry.names("colour")
+
+
+def test_entry_points_add_plugins_and_a_broken_one_only_warns(clean, monkeypatch, capsys, tmp_path):
+    (tmp_path / "good_plugin.py").write_text(
+        "from tokenprune import register\nfrom tokenprune.selectors.base import Selector\n"
+        "@register('selector', 'good')\nclass Good(Selector):\n    '''From outside.'''\n"
+    )
+    (tmp_path / "bad_plugin.py").write_text("raise RuntimeError('broken on purpose')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [EntryPoint(n, f"{n}_plugin", registry.ENTRY_POINT_GROUP) for n in ("bad", "good")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == registry.ENTRY_POINT_GROUP else [])
+    registry._loaded.discard("entry points")
+    assert "good" in registry.names("selector")
+    warning = capsys.readouterr().err
+    assert "bad_plugin" in warning and "broken on purpose" in warning
+
+
+def test_import_stays_light():
+    code = (
+        "import sys, tokenprune, tokenprune.legality; tokenprune.list_plugins('selector'); tokenprune.list_plugins('task');"
+        "heavy = {'detectron2', 'pandas', 'matplotlib', 'pycocotools', 'hydra'} & set(sys.modules); sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

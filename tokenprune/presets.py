@@ -1,0 +1,59 @@
+"""Method presets (conf/method/*.yaml) read outside Hydra: what a method chooses, for the list and for runs that name a selector alone."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tokenprune.paths import config_dir
+
+_TAKEN = ("label", "method", "losses", "treatment_labels")
+
+
+def files(group: str) -> list[Path]:
+    """Return the YAML files of a configuration group, sorted by name."""
+    return sorted((config_dir() / group).glob("*.yaml"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return one YAML file as it stands, its defaults list not followed."""
+    return OmegaConf.to_container(OmegaConf.load(path)) or {}
+
+
+def choices(method: dict[str, Any]) -> dict[str, str]:
+    """Return what a preset's defaults list chooses, e.g. {"selector": "evit", "treatment": "remove", "schedule": "stages"}."""
+    found = {}
+    for entry in method.get("defaults", []):
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            found[key.removeprefix("override").strip().removeprefix("/")] = str(value)
+    return found
+
+
+def complete(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return a run with a selector and no schedule (`selector=evit` alone) with the rest of the preset of that name.
+
+    What was given stays: a treatment, a keep rate. A selector without a preset (a plugin) takes what its class calls published.
+    """
+    selector = plain["selector"]["name"]
+    path = config_dir() / "method" / f"{selector}.yaml"
+    method = read(path) if path.is_file() else _published(selector)
+    chosen = choices(method)
+    given = {k: v for k, v in plain["schedule"].items() if k == "keep_rate" and v is not None}
+    size = _of_group("schedule/sizes", f"{chosen['schedule']}_{plain['scale']}")
+    schedule = {"name": chosen["schedule"], **_of_group("schedule", chosen["schedule"]), **size, **method.get("schedule", {}), **given}
+    treatment = plain["treatment"] if plain["treatment"].get("name") != "none" else {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"])}
+    return {**plain, **{k: method[k] for k in _TAKEN if k in method}, "schedule": schedule, "treatment": treatment}
+
+
+def _published(selector: str) -> dict[str, Any]:
+    from tokenprune.registry import get
+
+    published = get("selector", selector).published
+    schedule, treatment = published["schedule"], published["treatment"]
+    axes = {"schedule": dict(schedule) if not isinstance(schedule, str) else {"name": schedule}}
+    return {"defaults": [{"/treatment": treatment}, {"/schedule": axes["schedule"]["name"]}], **axes, "method": selector, "label": selector}
+
+
+def _of_group(group: str, name: str) -> dict[str, Any]:
+    path = config_dir() / group / f"{name}.yaml"
+    return read(path) if path.is_file() else {}
