@@ -60,13 +60,16 @@ class FakeTask:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeTask]:
-    """Make `task.name=fake` known for one test."""
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeTask]]:
+    """Make `task.name=fake` known for one test; one thread, because threads cost more than they bring at this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     registry.names("task")
     monkeypatch.setitem(registry._plugins["task"], "fake", FakeTask)
     monkeypatch.setattr(FakeTask, "on_batch", FakeTask.on_batch)
     FakeTask.built.clear()
-    return FakeTask
+    yield FakeTask
+    torch.set_num_threads(threads)
 
 
 class Cli:

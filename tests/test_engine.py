@@ -139,8 +139,10 @@ def test_random_class_token_replaces_the_models_own():
     assert new.prefix.shape == own.prefix.shape and not torch.equal(new.map, own.map)
 
 
-def test_a_model_without_class_token_needs_none_for_gates():
+def test_a_model_without_class_token_needs_none_for_gates_and_mean_queries():
     vit = tiny_vit(class_token=False, global_pool="avg")
+    assert pruned({"name": "topk", "score": "mean_query"}, "remove", vit=vit).encode(images(1)).prefix.shape[1] == 0
+    assert pruned({"name": "topk", "score": "cls"}, "remove", vit=vit, cls="mean").encode(images(1)).prefix.shape[1] == 1
     assert pruned("svit", "reactivate", vit=vit, cls="random").prefix_tokens == 0
 
 

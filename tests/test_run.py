@@ -112,8 +112,8 @@ def test_validate_only_runs_nothing(cli, fake):  # noqa: F811
 
 
 def test_multirun_over_keep_rates_and_over_selectors(cli, fake):  # noqa: F811
-    code, out, _ = cli("-m", *TINY, "method=evit", "schedule.keep_rate=0.5,0.75")
-    assert code == 0 and out.count("EViT   | remove") == 2
+    code, out, _ = cli("-m", *TINY, "method=dense,evit", "schedule.keep_rate=0.5,0.75")
+    assert code == 0 and out.count("EViT   | remove") == 2 and out.count("Dense  | none") == 1  # the same row at both rates
     cli("-m", *TINY, "selector=evit", "treatment=remove,preserve")
     table = (cli.folder / "results" / "tables" / "sweep" / "table.csv").read_text().splitlines()
     assert len(table) == 3 and sorted(p.name for p in cli.folder.iterdir()) == ["results"]

@@ -8,6 +8,7 @@ from tokenprune.engine import PrunedViT, prune
 from tokenprune.outputs import Outputs
 from tokenprune.registry import names as list_plugins
 from tokenprune.registry import register
+from tokenprune.schedules import Layout
 
 __version__ = "0.1.0"
-__all__ = ["Outputs", "PrunedViT", "__version__", "list_plugins", "prune", "register"]
+__all__ = ["Layout", "Outputs", "PrunedViT", "__version__", "list_plugins", "prune", "register"]

@@ -47,7 +47,9 @@ class PrunedViT(nn.Module):
         self.family.blocks[-1].drop_path &= treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
         self.loss_terms = {name: build("loss", {"name": name, **options}) for name, options in losses.items()}
         self.selectors = nn.ModuleDict()
-        self._kind = None if selector is None else get("selector", selector if isinstance(selector, str) else selector["name"])
+        options = {"name": selector} if selector is None or isinstance(selector, str) else selector
+        self._kind = None if selector is None else get("selector", options["name"])
+        self._reads_cls = self._kind is not None and self._kind.wants_cls(options)
         grid = backbone.patch_embed.grid_size
         for number, budget in self.budgets(grid[0] * grid[1]).items():
             context = Context(self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
@@ -77,7 +79,7 @@ class PrunedViT(nn.Module):
 
     @property
     def _adds_cls(self) -> bool:
-        return not self.family.has_cls and self.cls != "learned" and bool(self._kind and self._kind.reads_cls)
+        return self._reads_cls and not self.family.has_cls and self.cls != "learned"
 
     def budgets(self, positions: int) -> dict[int, Budget]:
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
@@ -98,7 +100,7 @@ class PrunedViT(nn.Module):
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
         prefix, tokens = self.family.embed(images)
-        if self._kind is not None and self.cls != "learned" and any(s.reads_cls for s in self.selectors.values()):
+        if self._reads_cls and self.cls != "learned":
             first = tokens.mean(1, keepdim=True) if self.cls == "mean" else self.cls_token.expand(len(tokens), -1, -1)
             prefix = torch.cat([first, prefix[:, int(self.family.has_cls) :]], 1)
         return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images)
@@ -191,13 +193,12 @@ class PrunedViT(nn.Module):
         return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade)
 
     def _check_cls(self) -> None:
-        reads = [s for s in self.selectors.values() if s.reads_cls]
-        if reads and self.cls == "learned" and not self.family.has_cls:
+        if self._reads_cls and self.cls == "learned" and not self.family.has_cls:
             raise IncompatiblePairing(
-                f"selector {reads[0].name!r} scores by the class token, and this model has none: use cls=random (as SViT does on dense"
+                f"selector {self._kind.name!r} scores by the class token, and this model has none: use cls=random (as SViT does on dense"
                 " tasks), cls=mean, or a selector that needs no class token"
             )
-        if reads and self.cls == "random":
+        if self._reads_cls and self.cls == "random":
             self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.embed_dim), std=0.02))
 
 

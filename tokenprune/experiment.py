@@ -80,7 +80,7 @@ def cls_of(config: Mapping[str, Any]) -> str:
 def name_of(config: Mapping[str, Any]) -> str:
     """Return a short name of a run for messages, such as "EViT preserve 0.7"."""
     rate = config["schedule"].get("keep_rate")
-    parts = [config["label"] or config["method"], treatment_of(config) if rate is not None else "", "" if rate is None else str(rate)]
+    parts = [config["label"] or config["method"], treatment_of(config), "" if rate is None else str(rate)]
     return " ".join(p for p in parts if p and p != "none") + f" ({config['task'].get('name')}, seed {config['seed']})"
 
 

@@ -59,8 +59,8 @@ class Schedule:
     rounding = "floor"
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
-        """Return (block, target share of N) for every decision, in order."""
-        raise InvalidSchedule(f"schedule {type(self).__name__} defines no rates; override `rates` or `budgets`")
+        """Return (block, target share of N) for every decision, in order; none unless a subclass says so."""
+        return []
 
     def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
         """Return how many slots stay; the default counts against the N original positions."""
@@ -246,7 +246,3 @@ class Explicit(Schedule):
 @dataclass(frozen=True)
 class NoSchedule(Schedule):
     """Nothing is dropped: the dense model."""
-
-    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
-        """Return no decision."""
-        return []

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class SweepTable(Callback):
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             folder.parent.rmdir()  # unless another sweep has its notes there
+            folder.parent.parent.rmdir()  # and the results folder, if it holds nothing
         if not notes:
             console.fail("the sweep has no rows: its axes select nothing; check the values given for them (a glob that matches no name?)")
             sys.exit(BAD_ROW)
@@ -43,11 +44,16 @@ class SweepTable(Callback):
         else:
             from tokenprune.report import write_report
 
-            write_report(name, [note["row"] for note in notes], Path(config.results_dir) / "tables" / name)
+            write_report(name, unique([note["row"] for note in notes]), Path(config.results_dir) / "tables" / name)
         for note in bad:
             console.fail(f"{note['name']}: {note['row']['status']}: {note['row']['reason']}")
         if bad:
             sys.exit(BAD_ROW)
+
+
+def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return rows without repetitions: a dense row is the same at every keep rate of a sweep."""
+    return list({(row["key"], row["label"], row["treatment"]): row for row in rows}.values())
 
 
 def write_note(folder: Path | str, number: int, name: str, row: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ def test_every_method_validates_at_every_scale(method, scale):
     assert words.startswith("dense" if method == "dense" else "4200 positions" if scale == "paper" else "")
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", ("smoke", "demo"))  # paper: tests/faults/test_sweeps.py, through the command line
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_of_table2_validates_at_every_scale(row, scale):
     config = resolve(compose(["+experiment=table2_preserve", f"+table2={row}", f"scale={scale}"]))

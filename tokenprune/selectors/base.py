@@ -62,6 +62,11 @@ class Selector(nn.Module):
         keys = ("site", "budget", "gated", "visibility", "reads_cls", "absorbing", "merging", "module", "paper")
         return {key: getattr(cls, key) for key in keys}
 
+    @classmethod
+    def wants_cls(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether a selector with these options reads the class token."""
+        return cls.reads_cls
+
     @property
     def counts_vary(self) -> bool:
         """Tell whether, in the present mode, images of a batch may keep different numbers of tokens."""

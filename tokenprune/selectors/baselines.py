@@ -1,5 +1,8 @@
 """Baselines: random, pixel variance, and top-k attention (Cropr section 4.1)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,7 @@ class AttentionTopK(Selector):
     """
 
     site = "inside"
+    reads_cls = True
     module = "attention-based"
     paper = "Cropr's baseline"
 
@@ -33,7 +37,11 @@ class AttentionTopK(Selector):
         if score not in SCORES:
             raise InvalidConfig(f"topk: score is {score!r}; allowed: {', '.join(SCORES)}")
         self.source = score
-        self.reads_cls = score == "cls"
+
+    @classmethod
+    def wants_cls(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether `score` is the class token's row, the default."""
+        return options.get("score", "cls") == "cls"
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of most attention, heads averaged."""
