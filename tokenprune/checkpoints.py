@@ -64,10 +64,9 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointMismatch(
-            f"checkpoint {path.name} holds more than tensors and plain values, and no code is run from a checkpoint ({reason}); "
-            "convert it in a place you trust: torch.save(model.state_dict(), ...)"
+        raise CheckpointMismatch(  # torch's own text would advise to load it unsafely
+            f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
+            " convert it in a place you trust: torch.save(model.state_dict(), ...)"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again") from error

@@ -71,7 +71,7 @@ def cls_of(config: Mapping[str, Any]) -> str:
     from tokenprune.registry import get
 
     try:
-        reads = get("selector", config["selector"].get("name")).reads_cls
+        reads = get("selector", config["selector"].get("name")).wants_cls(config["selector"])
     except UnknownPlugin:  # `none`, and names that validation refuses
         reads = False
     return config["cls"] if reads else "learned" if config["backbone"].get("class_token", True) else "none"

@@ -100,7 +100,7 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     plain["keep_rate"] = row["config"].get("schedule", {}).get("keep_rate")
     plain.update(row["metrics"])
     plain.update({k: v for k, v in row["cost"].items() if k != "kept_per_block"})
-    plain.update(device=row["environment"].get("device"), threads=row["environment"].get("threads"))
+    plain.update({k: row["environment"].get(k) for k in ENVIRONMENT})
     return {**plain, "status": row["status"], "reason": row["reason"]}
 
 
