@@ -66,6 +66,16 @@ def test_any_image_size_and_resuming_between_blocks():
     assert whole.grid == (12, 12) and torch.equal(again.map, whole.map)
 
 
+def test_a_schedule_for_larger_images_than_the_models_own_grid():
+    """R tokens a block that leave nothing of 64 positions fit the 576 of a larger image."""
+    plan = {"name": "per_block", "remove": 40, "start": 1}
+    with pytest.raises(InvalidSchedule, match="would stay"):
+        pruned("random", "remove", plan)
+    with torch.no_grad():
+        outputs = pruned("random", "remove", plan, positions=576).encode(images(1, side=96))
+    assert int(outputs.present.sum()) == 576 - 41 - 4 * 40
+
+
 def test_an_injected_map_reaches_live_and_dropped_positions():
     model, x = pruned("random", "preserve"), images(1)
     with torch.no_grad():

@@ -40,6 +40,7 @@ class PrunedViT(nn.Module):
         cls: str,
         execution: str,
         losses: Mapping[str, Mapping[str, Any]],
+        positions: int,
     ) -> None:
         super().__init__()
         self.backbone, self.treatment, self.schedule, self.cls, self.execution = backbone, treatment, schedule, cls, execution
@@ -50,8 +51,7 @@ class PrunedViT(nn.Module):
         options = {"name": selector} if selector is None or isinstance(selector, str) else selector
         self._kind = None if selector is None else get("selector", options["name"])
         self._reads_cls = self._kind is not None and self._kind.wants_cls(options)
-        grid = backbone.patch_embed.grid_size
-        for number, budget in self.budgets(grid[0] * grid[1]).items():
+        for number, budget in self.budgets(positions).items():
             context = Context(self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             self.selectors[str(number)] = build("selector", selector, context=context)
         self._check_cls()
@@ -146,7 +146,7 @@ class PrunedViT(nn.Module):
     def _step(self, state: TokenState, number: int, budget: Budget | None) -> tuple[TokenState, BlockUsage]:
         policy, block = self._policy(), self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
-        selector = self.selectors[str(number)] if budget is not None else None
+        selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
         hooks = {"see": self._see(number)} if self._observer is not None else {}
         if selector is None or selector.site != "before":
             decide = None if selector is None else partial(self._decide, number, selector, budget)
@@ -211,6 +211,7 @@ def prune(
     cls: str = "learned",
     execution: str = "auto",
     losses: Mapping[str, Mapping[str, Any]] | None = None,
+    positions: int | None = None,
 ) -> PrunedViT:
     """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
 
@@ -222,6 +223,7 @@ def prune(
             tasks), `mean` the mean of the patch tokens.
         execution: auto, masked, gathered or packed.
         losses: {name: options} of the selectors' losses, e.g. {"ratio": {"weight": 4}}.
+        positions: N of the images to come, which the schedule must fit; None takes the model's own grid. Other sizes run too.
 
     Raises:
         UnsupportedBackbone, UnknownPlugin, InvalidConfig, InvalidSchedule, IncompatiblePairing.
@@ -231,9 +233,9 @@ def prune(
     if execution not in EXECUTIONS:
         raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
     if selector is None:
-        return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
+        return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {}, 0)
     kind = get("selector", selector if isinstance(selector, str) else selector["name"])
     after = build("treatment", treatment if treatment is not None else kind.published["treatment"])
     refuse(kind, after, execution)
     plan = build("schedule", schedule if schedule is not None else kind.published["schedule"])
-    return PrunedViT(model, selector, after, plan, cls, execution, losses or {})
+    return PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions or adapt(model).own_positions)

@@ -55,16 +55,13 @@ def settle(state: TokenState, policy: Policy) -> TokenState:
 def run_block(
     block: TimmBlock, state: TokenState, policy: Policy, rows: Decide | None = None, inside: Decide | None = None, see: Decide | None = None
 ) -> tuple[TokenState, BlockUsage]:
-    """Run one block.
+    """Run one block; return the state after it and how many tokens of each image were really used.
 
     Args:
         block: its adapter.
         state: tokens that enter.
         policy: see `Policy`.
         rows: decision between qkv and attention; inside: between attention and MLP; see: an observer that stores traits.
-
-    Returns:
-        the state after the block, and how many tokens of each image were really used.
     """
     entering = state.counts()
     if policy.mode == "packed" and not state.complete and not block.block.training and not (rows or inside or see):

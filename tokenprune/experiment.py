@@ -122,8 +122,14 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()}
     evaluated = time.perf_counter()
     timing = {"train_s": round(report.seconds, 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - begun, 3)}
-    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": dict(task.cost(model, config)), "timing": timing, "notes": [origin]}
+    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": dict(task.cost(model, config)), "timing": timing, "notes": [origin, *_caveats(model)]}
     return {**_header(config), **row}
+
+
+def _caveats(model: Any) -> list[str]:
+    from tokenprune.tasks.base import pruned_of
+
+    return sorted({selector.caveat for selector in pruned_of(model).selectors.values()} - {""})
 
 
 def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], str]:

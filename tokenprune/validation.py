@@ -7,6 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from tokenprune.backbones.vit import positions
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.keys import STARTS
 from tokenprune.legality import CLS, EXECUTIONS, check_pairing
@@ -47,13 +48,6 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
     if problems:
         raise InvalidConfig([str(p) for p in problems])
     return words
-
-
-def positions(config: Mapping[str, Any]) -> int:
-    """Return N, the grid positions of an image of the data's full size (COCO: short_side x long_side, padded to whole patches)."""
-    data, patch = config["data"], config["backbone"].get("patch_size", 16)
-    height, width = data.get("short_side", data.get("side", 224)), data.get("long_side", data.get("side", 224))
-    return -(-height // patch) * -(-width // patch)
 
 
 @contextmanager

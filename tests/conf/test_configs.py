@@ -10,7 +10,8 @@ from tokenprune.legality import check_pairing
 from tokenprune.paths import config_dir
 from tokenprune.presets import files
 from tokenprune.registry import get, names
-from tokenprune.validation import positions, validate
+from tokenprune.backbones.vit import positions
+from tokenprune.validation import validate
 
 SCALES = ("smoke", "demo", "paper")
 METHODS = [path.stem for path in files("method")]

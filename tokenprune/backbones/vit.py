@@ -69,7 +69,14 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0) -> PrunedViT:
     """
     axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
     given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
-    return prune(build_vit(cfg["backbone"], num_classes), **given)
+    return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, **given)
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """Return N, the grid positions of an image of the data's full size (COCO: short_side x long_side, padded to whole patches)."""
+    data, patch = config["data"], config["backbone"].get("patch_size", 16)
+    height, width = data.get("short_side", data.get("side", 224)), data.get("long_side", data.get("side", 224))
+    return -(-height // patch) * -(-width // patch)
 
 
 def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:

@@ -145,6 +145,7 @@ class TimmViT:
         self.prefix: int = model.num_prefix_tokens
         self.has_cls: bool = model.cls_token is not None
         self.patch: int = model.patch_embed.patch_size[0]
+        self.own_positions: int = model.patch_embed.num_patches
 
     @staticmethod
     def refusal(model: nn.Module) -> str | None:

@@ -68,6 +68,11 @@ class Selector(nn.Module):
         return cls.reads_cls
 
     @property
+    def caveat(self) -> str:
+        """What a reader of a result of this selector must know, "" for nothing; every result row repeats it."""
+        return ""
+
+    @property
     def counts_vary(self) -> bool:
         """Tell whether, in the present mode, images of a batch may keep different numbers of tokens."""
         return self.budget == "dynamic" or (self.training and self.gated)

@@ -26,7 +26,6 @@ class CroprRouter(Selector):
     module = "cross-attention router"
     paper = "Token Cropr, CVPR 2025"
     published = {"treatment": "last_layer_fusion", "schedule": {"name": "per_block", "remove": 8}}
-    untrained = "the router's queries are random: Cropr's auxiliary heads are not trained in this version"
 
     def __init__(self, context: Context, queries: int = 1) -> None:
         super().__init__(context)
@@ -34,6 +33,11 @@ class CroprRouter(Selector):
             raise InvalidConfig(f"cropr: queries is {queries}; allowed: >= 1")
         std = context.dim**-0.5
         self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(queries, context.dim), std=std, a=-2 * std, b=2 * std))
+
+    @property
+    def caveat(self) -> str:
+        """The router is untrained."""
+        return "the router's queries are random: the auxiliary heads that teach them are not part of this version"
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of highest summed logit."""

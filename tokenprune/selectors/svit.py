@@ -43,6 +43,12 @@ class SViTGate(Selector):
         self.register_buffer("threshold", torch.tensor(0.5))
 
     @property
+    def caveat(self) -> str:
+        """The threshold is not calibrated."""
+        fresh = self.eval_mode == "threshold" and float(self.threshold) == 0.5
+        return "gates keep p > 0.5, not calibrated to the target: read the kept share" if fresh else ""
+
+    @property
     def counts_vary(self) -> bool:
         """Tell whether images may keep different numbers: always, but for `topk` at test time."""
         return self.training or self.eval_mode != "topk"
