@@ -63,22 +63,26 @@ def run_block(
         policy: see `Policy`.
         rows: decision between qkv and attention; inside: between attention and MLP; see: an observer that stores traits.
     """
-    entering = state.counts()
+    P = state.prefix.shape[1]
+    entering = state.counts() + P
     if policy.mode == "packed" and not state.complete and not block.block.training and not (rows or inside or see):
-        return run_packed(block, state, policy), usage(state, entering, entering, entering)
+        return run_packed(block, state, policy), BlockUsage(entering, entering, entering)
     bias, weights = visibility(state, policy)
-    p = block.project(state.sequence())
+    x = state.sequence()
+    p = block.project(x)
     if see is not None:
         state = see(state, p, bias)
     if rows is not None:
         state, delta = attend_rows(block, state, p, bias, policy, rows)
-        asking = state.counts()
-    else:
-        delta, asking = block.attend(p, bias=bias, policy=weights), entering
-    state = add(state, delta, policy)
-    if inside is not None:
-        state = settle(inside(state, p, bias), policy)
-    return add(state, block.feed(state.sequence()), policy), usage(state, entering, asking, state.counts())
+        x = state.sequence() + delta
+        asking = state.counts() + P
+        return write(state, x + block.feed(x), policy), BlockUsage(entering, asking, asking)
+    x = x + block.attend(p, bias=bias, policy=weights)
+    if inside is None:
+        return write(state, x + block.feed(x), policy), BlockUsage(entering, entering, entering)
+    state = settle(inside(write(state, x, policy), p, bias), policy)
+    x = state.sequence()
+    return write(state, x + block.feed(x), policy), BlockUsage(entering, entering, state.counts() + P)
 
 
 def attend_rows(
@@ -127,16 +131,9 @@ def visibility(state: TokenState, policy: Policy) -> tuple[Tensor | None, Tensor
     return None if bias is None else torch.cat([bias.new_zeros(B, P), bias], 1), None
 
 
-def add(state: TokenState, delta: Tensor, policy: Policy) -> TokenState:
-    """Add a branch (B,P+M,C) to the sequence; dead slots keep their value unless the policy sets them free."""
-    P = state.prefix.shape[1]
-    tokens = state.tokens + delta[:, P:]
-    if not state.complete and not policy.free:
-        tokens = tokens.where(state.live.unsqueeze(-1), state.tokens)
-    return state.but(prefix=state.prefix + delta[:, :P], tokens=tokens)
-
-
-def usage(state: TokenState, attended: Tensor, rows: Tensor, fed: Tensor) -> BlockUsage:
-    """Return live counts with the prefix added."""
-    P = state.prefix.shape[1]
-    return BlockUsage(attended + P, rows + P, fed + P)
+def write(state: TokenState, x: Tensor, policy: Policy) -> TokenState:
+    """Return the state with the sequence x (B,P+M,C); dead slots keep their value unless the policy sets them free."""
+    after = state.with_sequence(x)
+    if state.complete or policy.free:
+        return after
+    return after.but(tokens=after.tokens.where(state.live.unsqueeze(-1), state.tokens))

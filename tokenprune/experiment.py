@@ -122,8 +122,8 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()}
     evaluated = time.perf_counter()
     timing = {"train_s": round(report.seconds, 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - begun, 3)}
-    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": dict(task.cost(model, config)), "timing": timing, "notes": [origin, *_caveats(model)]}
-    return {**_header(config), **row}
+    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": dict(task.cost(model, config)), "timing": timing}
+    return {**_header(config), **row, "notes": [origin, *_caveats(model)]}
 
 
 def _caveats(model: Any) -> list[str]:

@@ -41,7 +41,8 @@ def complete(plain: dict[str, Any]) -> dict[str, Any]:
     given = {k: v for k, v in plain["schedule"].items() if k == "keep_rate" and v is not None}
     size = _of_group("schedule/sizes", f"{chosen['schedule']}_{plain['scale']}")
     schedule = {"name": chosen["schedule"], **_of_group("schedule", chosen["schedule"]), **size, **method.get("schedule", {}), **given}
-    treatment = plain["treatment"] if plain["treatment"].get("name") != "none" else {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"])}
+    own = {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"])}
+    treatment = plain["treatment"] if plain["treatment"].get("name") != "none" else own
     return {**plain, **{k: method[k] for k in _TAKEN if k in method}, "schedule": schedule, "treatment": treatment}
 
 

@@ -73,7 +73,7 @@ class TokenState:
 
     def sequence(self) -> Tensor:
         """Return prefix and tokens as one sequence (B,P+M,C)."""
-        return torch.cat([self.prefix, self.tokens], 1)
+        return torch.cat([self.prefix, self.tokens], 1) if self.prefix.shape[1] else self.tokens
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
@@ -119,6 +119,8 @@ class TokenState:
         old = self.traits.get(name)
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
+        if self.raster and (where is None or self.complete):
+            return self.but(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
         slots = self.index + P if where is None else (self.index + P).where(where, -1)
         return self.but(traits={**self.traits, name: put(old, slots.where(self.index >= 0, -1), values)})
 

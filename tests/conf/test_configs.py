@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from tokenprune.backbones.vit import positions
 from tokenprune.config import compose, resolve
 from tokenprune.legality import check_pairing
 from tokenprune.paths import config_dir
 from tokenprune.presets import files
 from tokenprune.registry import get, names
-from tokenprune.backbones.vit import positions
 from tokenprune.validation import validate
 
 SCALES = ("smoke", "demo", "paper")

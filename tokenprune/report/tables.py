@@ -160,9 +160,9 @@ def _has(row: pd.Series, name: str) -> bool:
 
 def _legend(data: pd.DataFrame, expected: Path | None) -> str:
     lines = [
-        "GMAC: multiply-adds of the encoder (linear, attention and selector; norms have a column of their own in the CSV), the mean over validation images. Kept share: mean over"
-        " blocks of kept / all tokens. ±: bootstrap standard error over images. Speed-ups are over the dense row of the same machine;"
-        " masked execution is never timed."
+        "GMAC: multiply-adds of the encoder (linear, attention and selector; norms have a column of their own in the CSV), the mean over"
+        " validation images. Kept share: mean over blocks of kept / all tokens. ±: bootstrap standard error over images. Speed-ups are"
+        " over the dense row of the same machine; masked execution is never timed."
     ]
     if expected is not None:
         lines.append("Paper: SViT, COCO val2017, ViT-Adapter with DeiT-T, keep rate 0.7, FPS on an A100; another data set and model than"

@@ -39,6 +39,8 @@ class EvoViTRunningAttention(Selector):
 
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
         """Return the updated average of live slots, (B,M): attention summed over heads, as released."""
+        if seen.block < self.context.block - 1:
+            return {}  # with t = 1 the next block would forget it
         now = seen.cls_row().sum(1).detach()
         if TRAIT not in seen.state.traits or seen.block < self.context.block:
             return {TRAIT: now}
