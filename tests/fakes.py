@@ -55,7 +55,7 @@ class FakeTask:
 
     def cost(self, model: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
         parts = {f"gmac_{n}": 1.0 for n in ("linear", "attention", "norm", "selector", "total")}
-        speed = {"seconds_encoder": 0.01, "seconds_total": 0.02, "seconds_note": "made up"}
+        speed = {"seconds_encoder": 0.01, "seconds_total": 0.02, "speedup_encoder": 2.0, "seconds_note": "made up"}
         return {**parts, "kept_share": 0.7, "kept_per_block": [4.0] * 12, **speed}
 
 
@@ -107,7 +107,8 @@ def row(**changes: Any) -> dict[str, Any]:
     from tokenprune.environment import environment
 
     cost = {f"gmac_{n}": 1.0 for n in ("linear", "attention", "norm", "selector")} | {"gmac_total": 4.0, "kept_share": 0.6}
-    cost |= {"kept_per_block": [8.0, 4.0], "seconds_encoder": 0.010, "seconds_total": 0.020, "seconds_note": "made up"}
+    cost |= {"kept_per_block": [8.0, 4.0], "seconds_encoder": 0.010, "seconds_total": 0.020, "speedup_encoder": 2.0}
+    cost |= {"seconds_note": "made up"}
     base = {
         "schema": 1, "status": "ok", "reason": "", "key": "0" * 16, "config": {"schedule": {"name": "stages", "keep_rate": 0.7}},
         "label": "EViT", "method": "evit", "treatment": "remove", "scale": "demo", "task": "detection", "data": "shapes", "seed": 0,

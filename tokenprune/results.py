@@ -23,10 +23,11 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
-    "seconds_total", "seconds_note",
+    "seconds_total", "speedup_encoder", "seconds_note",
 )  # fmt: skip
 ENVIRONMENT = ("python", "torch", "timm", "detectron2", "device", "threads", "commit", "dirty", "tokenprune")
-_NULLABLE = ("seconds_encoder", "seconds_total", "detectron2", "commit", "dirty")  # speed is not measured for masked execution
+# speed is not measured for masked execution
+_NULLABLE = ("seconds_encoder", "seconds_total", "speedup_encoder", "detectron2", "commit", "dirty")
 
 
 def check(row: Mapping[str, Any]) -> None:

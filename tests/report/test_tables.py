@@ -18,7 +18,9 @@ def evit(treatment: str, ap: float, **changes):
 def rows() -> list[dict]:
     return [
         row(
-            **DENSE, metrics={"ap_box": 50.0, "ap_box_se": 0.7}, cost={"gmac_total": 8.0, "seconds_encoder": 0.020, "seconds_total": 0.030}
+            **DENSE,
+            metrics={"ap_box": 50.0, "ap_box_se": 0.7},
+            cost={"gmac_total": 8.0, "seconds_encoder": 0.020, "seconds_total": 0.030, "speedup_encoder": 1.0},
         ),
         evit("remove", 40.0),
         evit("preserve", 44.0),
@@ -31,7 +33,7 @@ def test_numbers_errors_and_speed_ups(rows):
     shown = table.shown.set_index(["Method", "Treatment"])
     evit = shown.loc[("EViT", "remove")]
     assert evit["box AP"] == "40.0 ± 0.6" and evit["keep_rate"] == "0.7" and evit["GMAC encoder"] == "4"
-    assert evit["encoder speed-up"] == "2.00" and evit["total speed-up"] == "1.50"
+    assert evit["encoder speed-up"] == "2.00" and evit["total s/img"] == "0.0200"
     assert shown.loc[("Dense", "none"), "keep_rate"] == "—" and shown.loc[("Dense", "none"), "encoder speed-up"] == "1.00"
     assert shown.loc[("ATS", "remove"), "status"] == "diverged" and shown.loc[("ATS", "remove"), "box AP"] == "—"
     assert list(shown.index) == [("Dense", "none"), ("EViT", "remove"), ("EViT", "preserve"), ("ATS", "remove")]
@@ -58,10 +60,15 @@ def test_several_seeds_are_summed_up():
     assert list(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]).shown["seed"]) == ["0", "1"]
 
 
-def test_seconds_of_two_machines_give_no_speed_up(rows):
+def test_rows_of_two_machines_are_told_apart(rows):
     rows[1] = row(environment={"device": "another"})
-    table = build(rows)
-    assert table.shown["encoder speed-up"][1] == "—" and "several devices" in to_text(table)
+    assert "several devices" in to_text(build(rows))
+
+
+def test_masked_rows_have_no_speed(rows):
+    rows[1] = row(cost={"seconds_encoder": None, "seconds_total": None, "speedup_encoder": None})
+    shown = build(rows).shown
+    assert shown["encoder s/img"][1] == shown["encoder speed-up"][1] == shown["total s/img"][1] == "—"
 
 
 def test_formats(rows):

@@ -31,7 +31,7 @@ def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Ta
         rows: rows of any status, in the order of the table.
         expected: a CSV with method, treatment, keep_rate (empty: any), ap_box, ap_mask, fps, source.
     """
-    data = _with_speedup(frame(rows))
+    data = frame(rows)
     if expected is not None:
         data = _with_paper(data, pd.read_csv(expected))
     return Table(data, _shown(data), tuple(block for block in (differences(data), over_seeds(data), _legend(data, expected)) if block))
@@ -89,19 +89,6 @@ def to_latex(table: Table, title: str) -> str:
     return "\n".join([f"% {title}; needs \\usepackage{{booktabs}}", *body]) + "\n"
 
 
-def _with_speedup(data: pd.DataFrame) -> pd.DataFrame:
-    """Add speed-ups over the dense row of the same machine; empty where there is none, because seconds of two machines say nothing."""
-    for name in ("encoder", "total"):
-        seconds = f"seconds_{name}"
-        if seconds not in data:
-            data[seconds] = math.nan
-        data[seconds] = pd.to_numeric(data[seconds])
-        dense = data[(data["method"] == "dense") & (data["status"] == "ok")].groupby(["task", "device", "threads"])[seconds].mean()
-        keys = zip(data["task"], data["device"], data["threads"], strict=True)
-        data[f"speedup_{name}"] = [dense.get(key, math.nan) for key in keys] / data[seconds]
-    return data
-
-
 def _with_paper(data: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
     """Add the paper's numbers to rows of its keep rate."""
     for name in _PAPER:
@@ -126,8 +113,7 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
             columns[title] = _with_errors(data, name)
     formats = [
         ("gmac_total", "GMAC encoder", "{:.3g}"), ("kept_share", "kept share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
-        ("seconds_total", "total s/img", "{:.4f}"), ("speedup_encoder", "encoder speed-up", "{:.2f}"),
-        ("speedup_total", "total speed-up", "{:.2f}"),
+        ("speedup_encoder", "encoder speed-up", "{:.2f}"), ("seconds_total", "total s/img", "{:.4f}"),
     ]  # fmt: skip
     columns.update({title: _numbers(data, name, style) for name, title, style in formats})
     columns["status"] = list(data["status"])
@@ -161,8 +147,8 @@ def _has(row: pd.Series, name: str) -> bool:
 def _legend(data: pd.DataFrame, expected: Path | None) -> str:
     lines = [
         "GMAC: multiply-adds of the encoder (linear, attention and selector; norms have a column of their own in the CSV), the mean over"
-        " validation images. Kept share: mean over blocks of kept / all tokens. ±: bootstrap standard error over images. Speed-ups are"
-        " over the dense row of the same machine; masked execution is never timed."
+        " validation images. Kept share: mean over blocks of kept / all tokens. ±: bootstrap standard error over images. Speed-up:"
+        " over the dense encoder, run in turn with the pruned one on each image; masked execution is never timed."
     ]
     if expected is not None:
         lines.append("Paper: SViT, COCO val2017, ViT-Adapter with DeiT-T, keep rate 0.7, FPS on an A100; another data set and model than"

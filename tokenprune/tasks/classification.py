@@ -103,7 +103,7 @@ class ClassificationTask:
         images = [normalised(_collate([data[i]])[0].to(device_of(model))) for i in range(count)]
         cost = encoder_cost(model, images[: max(1, settings.cost_images)])
         timed = [(image, image) for image in images[: settings.speed_images]]
-        times = seconds_per_image(model.encode, model, timed, device_of(model)) if timed else {}
+        times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
         model.train(training)
         return {**cost, **times}
 

@@ -1,4 +1,4 @@
-"""Seconds an image of the encoder and of the whole model, apart, measured side by side."""
+"""Seconds an image of the encoder and of the whole model, and the encoder's gain over the dense one, measured side by side."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,29 +8,38 @@ from typing import Any
 
 import torch
 
+from tokenprune.engine import PrunedViT, prune
+
 Step = Callable[[Any], Any]
 
 
 @torch.inference_mode()
-def seconds_per_image(encoder: Step, whole: Step, inputs: Sequence[tuple[Any, Any]], device: torch.device) -> dict[str, Any]:
-    """Time both on each input in turn, so that a slow moment of the machine hits both alike.
+def seconds_per_image(pruned: PrunedViT, whole: Step, inputs: Sequence[tuple[Any, Any]], device: torch.device) -> dict[str, Any]:
+    """Time encoder, dense encoder and whole model on each input in turn, so that a slow moment of the machine hits all alike.
 
     Args:
-        encoder, whole: what is timed. inputs: per image what each of them takes; the first is also the warm-up.
+        pruned: the encoder, in eval mode; the dense one is its own backbone with nothing dropped, through the same engine.
+        whole: the whole model. inputs: per image what encoder and whole model take; the first is also the warm-up.
 
     Returns:
-        seconds_encoder, seconds_total (medians over the images, batch 1) and seconds_note, which says how they were taken.
+        seconds_encoder, seconds_total (medians over the images, batch 1), speedup_encoder (median of the images' own ratios of dense to
+        pruned) and seconds_note, which says how they were taken. All None under masked execution, which computes what it drops.
     """
-    taken: dict[str, list[float]] = {"seconds_encoder": [], "seconds_total": []}
+    if pruned.execution == "masked":
+        return {"seconds_encoder": None, "seconds_total": None, "speedup_encoder": None, "seconds_note": "masked execution is not timed"}
     timer = _cuda_seconds if device.type == "cuda" else _thread_seconds
+    dense = prune(pruned.backbone)
     with _one_thread(device):
-        for i, (image, record) in enumerate([inputs[0], *inputs]):
-            times = {"seconds_encoder": timer(encoder, image), "seconds_total": timer(whole, record)}
-            if i:
-                for name, value in times.items():
-                    taken[name].append(value)
+        rounds = [
+            (timer(pruned.encode, image), timer(dense.encode, image), timer(whole, record)) for image, record in (inputs[0], *inputs)
+        ][1:]
     how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
-    return {**{name: median(values) for name, values in taken.items()}, "seconds_note": f"{how}, batch 1, median of {len(inputs)} images"}
+    return {
+        "seconds_encoder": median(mine for mine, _, _ in rounds),
+        "seconds_total": median(total for _, _, total in rounds),
+        "speedup_encoder": median(full / mine for mine, full, _ in rounds),
+        "seconds_note": f"{how}, batch 1, median of {len(inputs)} images, dense and pruned in turn",
+    }
 
 
 def _thread_seconds(step: Step, value: Any) -> float:

@@ -133,6 +133,9 @@ def test_untrained_model_to_metrics_and_cost(config, selector):
     assert all(0 <= v <= 100 for v in metrics.values())
     cost = task.cost(model, cfg)
     assert 0 < cost["seconds_encoder"] < cost["seconds_total"] and "CPU" in cost["seconds_note"]
+    assert cost["speedup_encoder"] > 0
+    model.pruned.execution = "masked"
+    assert task.cost(model, cfg)["speedup_encoder"] is None
     assert len(cost["kept_per_block"]) == 4 and cost["gmac_total"] > 0
     assert (cost["kept_share"] < 1) == bool(selector)
     assert model.training and torch.get_num_threads() == threads
