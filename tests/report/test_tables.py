@@ -95,7 +95,7 @@ def test_a_table_without_an_ok_row_has_no_plot(rows, tmp_path):
 
 
 def test_masked_rows_are_not_timed_and_still_shown(tmp_path):
-    untimed = row(execution="masked", cost={"seconds_encoder": None, "seconds_total": None})
+    untimed = row(execution="masked", cost={"seconds_encoder": None, "seconds_total": None, "speedup_encoder": None})
     write_report("sweep", [untimed], tmp_path)
     assert "speed not measured" in summary(untimed, "results")
 
@@ -109,6 +109,6 @@ def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
     from tokenprune.report.plots import speed_accuracy
 
     left, right = speed_accuracy(build(rows).data, tmp_path / "plot.png").axes
-    assert [left.get_xlabel(), right.get_xlabel(), left.get_ylabel()] == ["encoder GMAC", "encoder ms / image", "box AP"]
+    assert [left.get_xlabel(), right.get_xlabel(), left.get_ylabel()] == ["encoder GMAC", "encoder speed-up over dense, batch 1", "box AP"]
     assert len(left.containers) == 3  # three rows are ok
     assert any(line.get_linestyle() == "--" and set(line.get_ydata()) == {50.0} for line in left.lines)
