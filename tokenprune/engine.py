@@ -40,7 +40,7 @@ class PrunedViT(nn.Module):
         cls: str,
         execution: str,
         losses: Mapping[str, Mapping[str, Any]],
-        positions: int,
+        positions: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.treatment, self.schedule, self.cls, self.execution = backbone, treatment, schedule, cls, execution
@@ -51,7 +51,7 @@ class PrunedViT(nn.Module):
         options = {"name": selector} if selector is None or isinstance(selector, str) else selector
         self._kind = None if selector is None else get("selector", options["name"])
         self._reads_cls = self._kind is not None and self._kind.wants_cls(options)
-        for number, budget in self.budgets(positions).items():
+        for number, budget in self.budgets(positions or self.family.own_positions).items():
             context = Context(self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             self.selectors[str(number)] = build("selector", selector, context=context)
         self._check_cls()
@@ -233,9 +233,9 @@ def prune(
     if execution not in EXECUTIONS:
         raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
     if selector is None:
-        return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {}, 0)
+        return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
     kind = get("selector", selector if isinstance(selector, str) else selector["name"])
     after = build("treatment", treatment if treatment is not None else kind.published["treatment"])
     refuse(kind, after, execution)
     plan = build("schedule", schedule if schedule is not None else kind.published["schedule"])
-    return PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions or adapt(model).own_positions)
+    return PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions)

@@ -20,7 +20,3 @@ class EViTAttentiveness(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots that the class token attends to most; a fused token competes like any other."""
         return keep_top(seen.cls_row().mean(1), seen.live, budget.keep)
-
-    def macs(self, slots: float) -> float:
-        """Return 0: the row is part of the attention that the block computes anyway."""
-        return 0.0
