@@ -138,7 +138,7 @@ def test_a_class_token_for_models_without(cls):
     with torch.no_grad():
         outputs = model.encode(x)
     assert outputs.prefix.shape == (2, 1, 24) and outputs.map.shape == (2, 64, 24)
-    assert ("cls_token" in dict(model.named_parameters())) == (cls == "random")
+    assert ("class_token.token" in dict(model.named_parameters())) == (cls == "random")
     assert "cls_token" not in dict(model.backbone.named_parameters())
 
 

@@ -1,7 +1,7 @@
 """The block loop, and `prune`, which turns a timm model into one that drops tokens."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
+from tokenprune.blocks.class_token import SOURCES, class_token
 from tokenprune.blocks.timm_vit import Projection
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.execution import BlockUsage, Policy, run_block, settle
-from tokenprune.legality import CLS, EXECUTIONS, layout_for, refuse
+from tokenprune.legality import EXECUTIONS, layout_for, refuse
 from tokenprune.outputs import Outputs
 from tokenprune.registry import build, get
 from tokenprune.schedules import Budget, Layout, Schedule
@@ -29,7 +30,10 @@ class PrunedViT(nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
+    `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so).
     """
+
+    watch: Callable[[int, TokenState], None] | None = None
 
     def __init__(
         self,
@@ -43,18 +47,20 @@ class PrunedViT(nn.Module):
         positions: int | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.treatment, self.schedule, self.cls, self.execution = backbone, treatment, schedule, cls, execution
+        self.backbone, self.treatment, self.schedule, self.execution = backbone, treatment, schedule, execution
         self.family = adapt(backbone)
         self.family.blocks[-1].drop_path &= treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
         self.loss_terms = {name: build("loss", {"name": name, **options}) for name, options in losses.items()}
         self.selectors = nn.ModuleDict()
         options = {"name": selector} if selector is None or isinstance(selector, str) else selector
         self._kind = None if selector is None else get("selector", options["name"])
-        self._reads_cls = self._kind is not None and self._kind.wants_cls(options)
+        reads_cls = self._kind is not None and self._kind.wants_cls(options)
+        needs = class_token(cls, self.family.dim, self.family.has_cls, self._kind.name if reads_cls else None)
+        self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
         for number, budget in self.budgets(positions or self.family.own_positions).items():
             context = Context(self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             self.selectors[str(number)] = build("selector", selector, context=context)
-        self._check_cls()
+        self.class_token = needs
         self.train(backbone.training)
 
     @property
@@ -71,15 +77,6 @@ class PrunedViT(nn.Module):
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.family.patch
-
-    @property
-    def prefix_tokens(self) -> int:
-        """P, with a class token that `cls` adds."""
-        return self.family.prefix + int(self._adds_cls)
-
-    @property
-    def _adds_cls(self) -> bool:
-        return self._reads_cls and not self.family.has_cls and self.cls != "learned"
 
     def budgets(self, positions: int) -> dict[int, Budget]:
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
@@ -100,9 +97,8 @@ class PrunedViT(nn.Module):
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
         prefix, tokens = self.family.embed(images)
-        if self._reads_cls and self.cls != "learned":
-            first = tokens.mean(1, keepdim=True) if self.cls == "mean" else self.cls_token.expand(len(tokens), -1, -1)
-            prefix = torch.cat([first, prefix[:, int(self.family.has_cls) :]], 1)
+        if self.class_token is not None:
+            prefix = self.class_token(prefix, tokens)
         return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
@@ -115,11 +111,16 @@ class PrunedViT(nn.Module):
 
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""
-        map_ = self.family.norm(state.dense())
-        present = torch.ones_like(map_[..., 0], dtype=torch.bool) if self.treatment.remembers else state.present()
-        if not self.treatment.remembers:
-            map_ = map_ * present.unsqueeze(-1)
-        return Outputs(state, usage, map_, present, self.family.norm(state.prefix))
+        map_, present = self.view(state)
+        return Outputs(state, usage, self.family.norm(map_) * present.unsqueeze(-1), present, self.family.norm(state.prefix))
+
+    def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
+        """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""
+        if self.treatment.remembers:
+            map_ = state.dense()
+            return map_, torch.ones_like(map_[..., 0], dtype=torch.bool)
+        present = state.present()
+        return state.dense() * present.unsqueeze(-1), present
 
     def logits(self, outputs: Outputs) -> Tensor:
         """Return logits through the model's own pooling and head.
@@ -150,13 +151,19 @@ class PrunedViT(nn.Module):
         hooks = {"see": self._see(number)} if self._observer is not None else {}
         if selector is None or selector.site != "before":
             decide = None if selector is None else partial(self._decide, number, selector, budget)
+            self._show(number, state)
             return run_block(block, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
+        self._show(number, state)
         if state.gate is None or policy.soft:
             return run_block(block, state, policy, **hooks)
         after, used = run_block(block, state, self._policy(free=True), **hooks)
         gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
         return after.but(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
+
+    def _show(self, number: int, state: TokenState) -> None:
+        if self.watch is not None:
+            self.watch(number, state)
 
     def _decide(
         self, number: int, selector: Selector, budget: Budget, state: TokenState, p: Projection | None = None, bias: Tensor | None = None
@@ -192,15 +199,6 @@ class PrunedViT(nn.Module):
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
         return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade)
 
-    def _check_cls(self) -> None:
-        if self._reads_cls and self.cls == "learned" and not self.family.has_cls:
-            raise IncompatiblePairing(
-                f"selector {self._kind.name!r} scores by the class token, and this model has none: use cls=random (as SViT does on dense"
-                " tasks), cls=mean, or a selector that needs no class token"
-            )
-        if self._reads_cls and self.cls == "random":
-            self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.embed_dim), std=0.02))
-
 
 def prune(
     model: nn.Module,
@@ -228,8 +226,8 @@ def prune(
     Raises:
         UnsupportedBackbone, UnknownPlugin, InvalidConfig, InvalidSchedule, IncompatiblePairing.
     """
-    if cls not in CLS:
-        raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(CLS)}")
+    if cls not in SOURCES:
+        raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(SOURCES)}")
     if execution not in EXECUTIONS:
         raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
     if selector is None:

@@ -10,7 +10,6 @@ from tokenprune.selectors.base import Selector
 from tokenprune.treatments.base import Treatment
 
 EXECUTIONS = ("auto", "masked", "gathered", "packed")
-CLS = ("learned", "random", "mean")
 Spec = str | Mapping[str, Any]
 
 

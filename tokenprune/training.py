@@ -17,7 +17,7 @@ from tokenprune.console import progress
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
 
 _SCHEDULES = ("cosine", "steps", "linear_tail", "constant")
-_UNDECAYED = ("pos_embed", "cls_token", "level_embed")
+_UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
 _TAIL = 0.2  # share of the run in which linear_tail falls to 0
 
 

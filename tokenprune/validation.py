@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.backbones.vit import positions
+from tokenprune.blocks.class_token import SOURCES
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.keys import STARTS
-from tokenprune.legality import CLS, EXECUTIONS, check_pairing
+from tokenprune.legality import EXECUTIONS, check_pairing
 from tokenprune.paths import weights_path
 from tokenprune.registry import get
 from tokenprune.schedules import Budget
@@ -67,7 +68,7 @@ def _fields(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"schedule.keep_rate is {rate!r}, which is no number; allowed: 0 < keep_rate <= 1, e.g. schedule.keep_rate=0.7")
     elif not 0 < rate <= 1:
         problems.append(f"schedule.keep_rate is {rate}; allowed: 0 < keep_rate <= 1 (the kept fraction, 1 keeps every token)")
-    for name, allowed in (("cls", CLS), ("execution", EXECUTIONS)):
+    for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
     dense = [config[axis].get("name") == _NONE for axis in ("selector", "schedule")]
