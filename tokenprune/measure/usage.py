@@ -146,8 +146,13 @@ def mean_map(usage: Tensor, grid: tuple[int, int], size: tuple[int, int] | None 
     Returns:
         (h,w) float in 0..L.
     """
-    mean = layers_per_token(usage).float().mean(0).view(1, 1, *grid)
-    return (mean if size is None else F.interpolate(mean, size=size, mode="bilinear", align_corners=False))[0, 0]
+    return resized(layers_per_token(usage).float().mean(0), grid, size)
+
+
+def resized(values: Tensor, grid: tuple[int, int], size: tuple[int, int] | None) -> Tensor:
+    """Return values (N,) of a grid (H,W) as a map (h,w) of another size, bilinear; None keeps the grid."""
+    map_ = values.view(1, 1, *grid)
+    return (map_ if size is None else F.interpolate(map_, size=size, mode="bilinear", align_corners=False))[0, 0]
 
 
 def by_foreground(usage: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
