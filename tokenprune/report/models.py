@@ -29,7 +29,12 @@ class Loaded(NamedTuple):
         Args:
             numbers: indices in the validation split, those beyond its end left out; None is all of them.
             predict: with predicted objects, where the task has any; without, only the encoder runs, which is faster.
+
+        Raises:
+            TokenPruneError: the task shows no pictures.
         """
+        if not hasattr(self.task, "pictures"):
+            raise TokenPruneError(f"task {self.task.name!r} shows no pictures; give it a method `pictures` (see tokenprune/tasks/base.py)")
         return self.task.pictures(self.model, self.config, numbers, predict)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
@@ -69,8 +70,6 @@ def draw_map(axis: Axes, picture: Picture, values: torch.Tensor, limits: tuple[f
 
 def draw_painted(axis: Axes, picture: Picture, coats: Sequence[tuple[torch.Tensor, str]], opacity: float = 1.0) -> None:
     """Show a picture whose cells, (H,W) bool, are painted over with a colour."""
-    from matplotlib.colors import to_rgb
-
     pixels = picture.pixels / 255
     for cells, colour in coats:
         where = over(picture, cells.numpy())[..., None]

@@ -18,11 +18,14 @@ class FigureReport:
     """A report with options that are checked when a sweep begins, long before they are used."""
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig for values of a wrong type and for scores and shares outside 0..1."""
+        """Raise InvalidConfig for values of a wrong type or out of range."""
         where = f"reports.{type(self).name}"
         check_types(self, where)
-        shares = [(name, getattr(self, name)) for name in ("score", "cover") if hasattr(self, name)]
-        wrong = [f"{where}.{name} is {value}; allowed: 0 to 1" for name, value in shares if not 0 <= value <= 1]
+        wrong = []
+        if not 0 <= getattr(self, "score", 0) <= 1:
+            wrong.append(f"{where}.score is {self.score}; allowed: 0 to 1")
+        if not 0 < getattr(self, "cover", 1) <= 1:
+            wrong.append(f"{where}.cover is {self.cover}; allowed: above 0 and up to 1, the share of a token's patch")
         if getattr(self, "images", None) is not None and self.images < 1:
             wrong.append(f"{where}.images is {self.images}; allowed: 1 and more, null for the whole validation split")
         if wrong:

@@ -74,6 +74,8 @@ def words(numbers: "pd.DataFrame") -> str:
     pruning = numbers["kept_share"] < 1
     both = numbers[pruning & pruning.shift(fill_value=False) & (numbers["block"] > 0)]
     means = both.groupby("method", sort=False)["same_as_before"].mean()
+    if not len(means):
+        return "evo_vs_svit: no two successive blocks prune"
     return "evo_vs_svit: tokens shared by successive pruning blocks: " + ", ".join(f"{label} {mean:.0%}" for label, mean in means.items())
 
 

@@ -101,11 +101,13 @@ def _panel(axis: "Axes", points: "pd.DataFrame", cost: str, score: str) -> None:
 
     open_axis(axis)
     colours = iter((ORANGE, BLUE, GREEN, CYAN) * len(points))
-    for (label, treatment), group in points.groupby(["label", "treatment"], sort=False):
+    curves = points.groupby(["label", "treatment"], sort=False)
+    for (label, treatment), group in curves:
+        name = label if points.loc[points["label"] == label, "treatment"].nunique() == 1 else f"{label}, {treatment}"
         curve = group.sort_values("keep_rate")
         dense = treatment == "none"
         style = {"color": BLACK, "marker": "*", "markersize": 15} if dense else {"color": next(colours), "marker": "o", "markersize": 6}
-        axis.errorbar(curve[cost], curve[score], yerr=curve[f"{score}_error"], capsize=3, label=label, elinewidth=1, **style)
+        axis.errorbar(curve[cost], curve[score], yerr=curve[f"{score}_error"], capsize=3, label=name, elinewidth=1, **style)
         if dense:
             axis.axhline(curve[score].iloc[0], color=BLACK, linewidth=0.8, linestyle="--", zorder=0)
         for _, point in curve[curve[cost].notna() & curve["keep_rate"].notna()].iterrows():

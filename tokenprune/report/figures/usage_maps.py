@@ -39,7 +39,8 @@ class UsageMaps(FigureReport):
         row = row_of(sweep, self.method)
         pictures = shown(load(sweep, row), self.pictures)
         maps = [layers_per_token(p.used.flatten(1)).view(p.grid) for p in pictures]
-        title = f"How many blocks use each token (boxes: found with score {self.score:g} or more)\n{name_of(row)}"
+        boxes = "" if pictures[0].predictions is None else f" (boxes: found with score {self.score:g} or more)"
+        title = f"How many blocks use each token{boxes}\n{name_of(row)}"
         figure = draw(pictures, maps, title, self.score)
         return save(figure, sweep.folder, "usage_maps", cells_table(pictures, maps, "blocks"))
 
