@@ -30,6 +30,8 @@ FIGURES = {
     "foreground": {"images": 3, "score": 0.0, "pictures": [0]},
 }
 
+NUMBERS = {4: "usage_maps", 5: "reactivation", 6: "mean_usage", 7: "keep_rates", 10: "evo_vs_svit", 11: "foreground"}  # in the paper
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
@@ -202,7 +204,7 @@ def test_pictures_that_the_split_lacks_are_refused(results, tmp_path):
 
 
 @pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
-@pytest.mark.parametrize(("figure", "name"), zip((4, 5, 6, 7, 10, 11), (*list(FIGURES)[:3], "keep_rates", *list(FIGURES)[3:]), strict=True))
+@pytest.mark.parametrize(("figure", "name"), NUMBERS.items())
 def test_experiments_of_figures_validate_and_are_described(figure, name, scale):
     experiment = f"fig{figure}_{name}"
     config = resolve(compose([f"+experiment={experiment}", "method=svit", f"scale={scale}"]))
