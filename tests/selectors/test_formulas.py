@@ -324,6 +324,19 @@ def test_svit_blends_once_per_block():
     torch.testing.assert_close(grad, (y - x)[:, 1:].sum(-1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("gate", ["mlp", "complex"])
+@pytest.mark.parametrize("mode", ["threshold", "sample"])
+def test_gates_that_want_nothing_keep_one_token_and_stay_finite(gate, mode):
+    """The released SViT softmaxes over no key there, and one NaN spoils the batch."""
+    model = pruned({"name": "svit", "gate": gate, "eval_mode": mode, "init_keep_bias": -60.0}, "reactivate", {"name": "explicit", "keep": {2: 0.5}})
+    with torch.no_grad():
+        outputs = model.encode(images(3))
+    assert outputs.map.isfinite().all() and (outputs.usage[2].fed == model.prefix_tokens + 1).all()
+    trained = model.train().encode(images(3))
+    trained.map.square().mean().backward()
+    assert trained.map.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_no_selector_keeps_nothing():
     live = torch.tensor([[True, True, False], [True, True, True]])
     keep = at_least_one(torch.zeros(2, 3, dtype=torch.bool), torch.tensor([[0.1, 0.2, 0.9], [0.5, 0.1, 0.2]]), live)
