@@ -328,7 +328,8 @@ def test_svit_blends_once_per_block():
 @pytest.mark.parametrize("mode", ["threshold", "sample"])
 def test_gates_that_want_nothing_keep_one_token_and_stay_finite(gate, mode):
     """The released SViT softmaxes over no key there, and one NaN spoils the batch."""
-    model = pruned({"name": "svit", "gate": gate, "eval_mode": mode, "init_keep_bias": -60.0}, "reactivate", {"name": "explicit", "keep": {2: 0.5}})
+    options = {"gate": gate, "eval_mode": mode, "init_keep_bias": -60.0}
+    model = pruned({"name": "svit", **options}, "reactivate", {"name": "explicit", "keep": {2: 0.5}})
     with torch.no_grad():
         outputs = model.encode(images(3))
     assert outputs.map.isfinite().all() and (outputs.usage[2].fed == model.prefix_tokens + 1).all()
