@@ -4,7 +4,7 @@ import pytest
 
 from tests.fakes import row
 from tokenprune.paths import expected_of
-from tokenprune.report import summary, write_report
+from tokenprune.report import Sweep, make_reports, summary
 from tokenprune.report.tables import build, to_latex, to_markdown, to_text
 
 DENSE = {"config": {"schedule": {"name": "none"}}, "label": "Dense", "method": "dense", "treatment": "none"}
@@ -12,6 +12,10 @@ DENSE = {"config": {"schedule": {"name": "none"}}, "label": "Dense", "method": "
 
 def evit(treatment: str, ap: float, **changes):
     return row(treatment=treatment, metrics={"ap_box": ap, "ap_box_se": 0.6}, **changes)
+
+
+def report(name, rows, folder):
+    assert make_reports({"table": {}, "plot": {}}, Sweep(name, rows, folder, folder)) == []
 
 
 @pytest.fixture
@@ -83,20 +87,20 @@ def test_formats(rows):
 
 
 def test_the_report_writes_four_files(rows, tmp_path, capsys):
-    write_report("table2_preserve", rows, tmp_path / "tables")
+    report("table2_preserve", rows, tmp_path / "tables")
     assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["plot.png", "table.csv", "table.md", "table.tex"]
     assert (tmp_path / "tables" / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "Preserve minus remove" in capsys.readouterr().out
 
 
 def test_a_table_without_an_ok_row_has_no_plot(rows, tmp_path):
-    write_report("sweep", rows[3:], tmp_path)
+    report("sweep", rows[3:], tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
 
 
 def test_masked_rows_are_not_timed_and_still_shown(tmp_path):
     untimed = row(execution="masked", cost={"seconds_encoder": None, "seconds_total": None, "speedup_encoder": None})
-    write_report("sweep", [untimed], tmp_path)
+    report("sweep", [untimed], tmp_path)
     assert "speed not measured" in summary(untimed, "results")
 
 
