@@ -5,7 +5,8 @@ import pytest
 from tests.fakes import row
 from tokenprune.paths import expected_of
 from tokenprune.report import Sweep, make_reports, summary
-from tokenprune.report.tables import build, to_latex, to_markdown, to_text
+from tokenprune.report.formats import to_latex, to_markdown, to_text
+from tokenprune.report.tables import build
 
 DENSE = {"config": {"schedule": {"name": "none"}}, "label": "Dense", "method": "dense", "treatment": "none"}
 
@@ -58,10 +59,9 @@ def test_preserve_minus_remove_is_reported_as_found(rows):
     assert "minus" not in to_text(build(rows[:2]))
 
 
-def test_several_seeds_are_summed_up():
-    text = to_text(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]))
-    assert "EViT remove at 0.7: box AP 41.0 ± 1.4" in text and "(2 seeds)" in text
-    assert list(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]).shown["seed"]) == ["0", "1"]
+def test_rows_of_one_seed_each_say_which():
+    table = build([evit("remove", 40.0, seed=0), evit("preserve", 42.0, seed=1)])
+    assert list(table.shown["seed"]) == ["0", "1"] and "minus" not in to_text(table) and table.seeds is None
 
 
 def test_rows_of_two_machines_are_told_apart(rows):
@@ -83,7 +83,7 @@ def test_formats(rows):
     assert r"\toprule" in tex and r"40.0 $\pm$ 0.6" in tex and r"keep\_rate" in tex and "±" not in tex
     assert tex.count(r"\\") == len(rows) + 1
     text = to_text(table)
-    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1 and "ATS remove: diverged: loss is nan" in text
+    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1 and "ATS remove, seed 0: diverged: loss is nan" in text
 
 
 def test_the_report_writes_four_files(rows, tmp_path, capsys):
