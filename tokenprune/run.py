@@ -4,7 +4,7 @@
     python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
     python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
 
-Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row of a sweep did.
+Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row or a report of a sweep did.
 """
 
 import difflib
@@ -63,7 +63,7 @@ def _entry(cfg: DictConfig) -> None:
         except (OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
             sys.exit(ERROR)  # not raised: Hydra would print it as well
-    else:
+    elif cfg.rows:
         _in_sweep(cfg, int(job.job.num), str(job.sweep.dir))
 
 
@@ -73,6 +73,9 @@ def _single(cfg: DictConfig) -> None:
     from tokenprune.validation import validate
 
     config = resolve(cfg)
+    if not config["rows"]:
+        _only_report(config)
+        return
     words = validate(config, files=not config["validate_only"])
     if config["validate_only"]:
         console.say(f"{name_of(config)} is valid; {words}")
@@ -81,6 +84,18 @@ def _single(cfg: DictConfig) -> None:
     if row["status"] != "ok":
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")
     console.say(summary(row, config["results_dir"]))
+
+
+def _only_report(config: Mapping[str, Any]) -> None:
+    """Make the reports of an experiment that has no rows."""
+    from tokenprune.report import build_reports
+    from tokenprune.sweep import BAD_ROW, name_of_sweep, report
+
+    chosen = build_reports(config["reports"])
+    if config["validate_only"]:
+        console.say(f"{name_of_sweep(config)} is valid; no rows, reports: {', '.join(chosen)}")
+    elif report(config, []):
+        sys.exit(BAD_ROW)
 
 
 def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
