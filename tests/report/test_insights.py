@@ -95,6 +95,12 @@ def test_seeds_that_fail_leave_their_pair_out_and_are_named(configs):
     assert box.gap is None and box.verdict == UNDECIDED and math.isnan(box.shares[1])
 
 
+def test_rows_that_have_learnt_nothing_decide_nothing(configs):
+    """Equal because both are 0 is not `as good`."""
+    found = compare(made(configs, {"svit": (0.0, 0.02, 0.0), "svit_complex": (0.0, 0.01, 0.0)}))
+    assert [c.verdict for c in found] == [UNDECIDED, UNDECIDED] and "neither side reaches an AP of 1" in RULES["better"]
+
+
 @pytest.mark.parametrize(
     "gap, rule, spread, verdict",
     [
@@ -148,7 +154,7 @@ def test_the_report_says_what_does_not_hold_and_by_which_rule(configs, tmp_path,
     assert {p.name for p in tmp_path.iterdir()} == {"insights.csv", "insights.md", "insights.png"}
     out = capsys.readouterr().out
     assert "preserving dropped tokens is better than removing them: DOES NOT HOLD" in out and RULES["better"] in out
-    assert "a 2-layer MLP gate is as good as a complex one: NO PAIR OF ROWS BEARS ON IT" in out
+    assert "a 2-layer MLP gate is as good as a complex one: NO ROWS (rows that differ in their gate)" in out
     data = pd.read_csv(tmp_path / "insights.csv")
     assert list(data["verdict"]) == [FAILS, FAILS] and list(data["paper_difference"].round(1)) == [2.9, 2.2]
     assert list(data["n"]) == [3, 3] and (data["interval_high"] < 0).all()

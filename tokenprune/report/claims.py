@@ -10,7 +10,7 @@ from typing import Any
 from tokenprune.paths import expected_of
 from tokenprune.report.expected import Expected, size_of
 from tokenprune.report.seeds import Difference, configuration, paired
-from tokenprune.report.verdicts import UNDECIDED, judge
+from tokenprune.report.verdicts import LEAST, UNDECIDED, judge
 
 Config = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -59,6 +59,7 @@ class Comparison:
         first, second: the compared rows in words.
         setting: keep rate, class token and size where pairs of the same names differ in them, else "".
         gap: first minus second; None where no seed has both.
+        level: the better mean of the two, NaN where none came to a result.
         spread: standard deviation over seeds of one configuration, pooled over the two (NaN with one seed each).
         shares: mean kept share of the two, NaN where none came to a result.
         paper: the paper's difference, NaN where it has none.
@@ -72,6 +73,7 @@ class Comparison:
     keep_rate: float | None
     metric: str
     gap: Difference | None
+    level: float
     spread: float
     shares: tuple[float, float]
     paper: float
@@ -79,8 +81,10 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return what the seeds say by the claim's rule."""
-        return UNDECIDED if self.gap is None else judge(self.gap, self.claim.rule, self.spread)
+        """Return what the seeds say by the claim's rule; nothing where neither side has learnt to detect."""
+        if self.gap is None or self.level < LEAST:
+            return UNDECIDED
+        return judge(self.gap, self.claim.rule, self.spread)
 
 
 def _at(config: Any, *path: str) -> Any:
@@ -176,8 +180,9 @@ def _comparisons(claim: Claim, names: tuple[str, str], setting: str, one: list[R
     shares = tuple(_mean([row["cost"]["kept_share"] for row in rows if "kept_share" in row["cost"]]) for rows in (one, two))
     for metric in METRICS:
         values = [{row["seed"]: row["metrics"][metric] for row in rows if metric in row["metrics"]} for rows in (one, two)]
+        level = max((fmean(found.values()) for found in values if found), default=math.nan)
         yield Comparison(
-            claim, *names, setting, _rate(one[0]["config"]), metric, paired(*values), _spread(values), shares,
+            claim, *names, setting, _rate(one[0]["config"]), metric, paired(*values), level, _spread(values), shares,
             _paper(claim, one[0], metric) - _paper(claim, two[0], metric), bad,
         )  # fmt: skip
 

@@ -52,7 +52,7 @@ class Findings:
         from tokenprune.report.verdicts import RULES
 
         words = verdict_of_claims(comparisons).items()
-        verdicts = "\n".join(f"- {claim.name}: {claim.text}: {word}. Rows differ in {claim.differs}." for claim, word in words)
+        verdicts = "\n".join(f"- {claim.name}: {claim.text}: {word} (rows that differ in {claim.differs})" for claim, word in words)
         missing = list(dict.fromkeys(line for comparison in comparisons for line in comparison.missing))
         blocks = [
             f"SViT's claims, {where}:\n{verdicts}",
@@ -74,7 +74,7 @@ def verdict_of_claims(comparisons: "Sequence[Comparison]") -> "dict[Claim, str]"
     words = {}
     for claim in CLAIMS:
         verdicts = [comparison.verdict for comparison in comparisons if comparison.claim is claim]
-        verdict = together(verdicts) if verdicts else "no pair of rows bears on it"
+        verdict = together(verdicts) if verdicts else "no rows"
         words[claim] = verdict.upper() + (" at this scale" if verdict == UNDECIDED else "")
     return words
 

@@ -10,15 +10,17 @@ from tokenprune.report.seeds import Difference
 
 HOLDS, FAILS, UNDECIDED, MIXED = "holds", "does not hold", "undecided", "mixed"
 LEVEL = 0.95
+LEAST = 1.0  # AP
 RULES = {
     "better": (
         "A difference holds if its 95 % interval (mean ± t(n-1) standard errors over n seeds, differences paired by seed) lies above 0,"
-        " does not hold if it lies below 0, and is undecided otherwise or with fewer than 2 seeds."
+        " does not hold if it lies below 0, and is undecided otherwise, with fewer than 2 seeds, or where neither side reaches an AP of"
+        f" {LEAST:g}."
     ),
     "as good": (
         "For `as good as` it holds if the mean difference is not below minus the spread (the standard deviation over seeds of one"
-        " configuration, pooled over the two), does not hold if it is and the whole interval lies below 0, and is undecided otherwise or"
-        " with fewer than 2 seeds: a wide spread makes this easy to hold, so read it with the spread."
+        " configuration, pooled over the two), does not hold if it is and the whole interval lies below 0, and is undecided otherwise and"
+        " in the same cases: a wide spread makes this easy to hold, so read it with the spread."
     ),
 }
 
