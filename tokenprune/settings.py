@@ -39,6 +39,22 @@ def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) ->
     return cls(**ready)
 
 
+def check_types(settings: Any, where: str) -> None:
+    """Hold the values of a dataclass against its annotations, from its `__post_init__`; lists become tuples.
+
+    Raises:
+        InvalidConfig: every value of a wrong type.
+    """
+    hints, problems = get_type_hints(type(settings)), []
+    for name in (f.name for f in fields(settings)):
+        value, fits = _fit(getattr(settings, name), hints[name])
+        object.__setattr__(settings, name, value)  # frozen ones too: they are being made
+        if not fits:
+            problems.append(f"{where}.{name} is {value!r}, allowed is a {_spell(hints[name])}")
+    if problems:
+        raise InvalidConfig(problems)
+
+
 def plain(node: Any) -> Any:
     """An OmegaConf node as plain dicts and lists with its interpolations resolved; anything else as it is."""
     if type(node).__module__.startswith("omegaconf"):

@@ -10,7 +10,8 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_runs_and_draws(path):
+def test_runs_and_draws(path, monkeypatch):
+    monkeypatch.setenv("NOTEBOOK_SCALE", "smoke")  # for those that make a row: seconds
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(FOLDER)}}).execute()

@@ -1,6 +1,6 @@
 """What a task is: a model around the encoder, batches, losses, a metric and the cost of a forward."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tokenprune.engine import PrunedViT
+    from tokenprune.tasks.pictures import Picture
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, on the 0..255 scale, RGB
 IMAGE_STD = (58.395, 57.12, 57.375)
@@ -42,6 +43,20 @@ class Task(Protocol):
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """GMACs (means over validation images), kept shares and seconds an image, as in the result schema's `cost`."""
         ...
+
+    def pictures(
+        self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
+    ) -> "Iterator[Picture]":
+        """Validation pictures as `model`, in eval mode, saw them one by one: what figures show.
+
+        numbers: indices in the split, those beyond its end left out; None is all. predict: with the model's predictions, if it makes any.
+        """
+        ...
+
+
+def chosen(numbers: Sequence[int] | None, size: int) -> list[int]:
+    """The indices of `numbers` that a split of `size` has; None is all of them."""
+    return list(range(size)) if numbers is None else [n for n in numbers if 0 <= n < size]
 
 
 def pruned_of(model: nn.Module) -> "PrunedViT":

@@ -1,7 +1,7 @@
 """Image classification: the ViT's own head, cross-entropy, top-1. What pre-trains the encoder of a dense task, as ImageNet does."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenprune.data import build_classification
+from tokenprune.measure.usage import record
 from tokenprune.registry import register
 from tokenprune.settings import read_settings
-from tokenprune.tasks.base import device_of, encoder_cost, normalised
+from tokenprune.tasks.base import chosen, device_of, encoder_cost, normalised
 from tokenprune.tasks.batching import BatchPlan, batches_from
+from tokenprune.tasks.pictures import Picture, cropped
 from tokenprune.tasks.speed import seconds_per_image
 
 Batch = tuple[Tensor, ...]
@@ -115,6 +117,18 @@ class ClassificationTask:
         times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
         model.train(training)
         return {**cost, **times}
+
+    @torch.no_grad()
+    def pictures(
+        self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
+    ) -> Iterator[Picture]:
+        """Validation pictures with the tokens that each block used; there is nothing in them to predict."""
+        data = self._data(cfg, "val")
+        for number in chosen(numbers, len(data)):
+            pixels = data[number][0]
+            with record(model) as seen:
+                model.encode(normalised(_collate([data[number]])[0].to(device_of(model))))
+            yield Picture(number, pixels, cropped(seen.images[0], model.patch_size, *pixels.shape[:2]), model.patch_size)
 
     def _data(self, cfg: Mapping[str, Any], split: str) -> Any:
         key = (split, str(cfg["data"]))

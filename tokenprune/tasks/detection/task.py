@@ -1,19 +1,20 @@
 """The detection task: Mask R-CNN or Cascade Mask R-CNN on COCO-style data. Detectron2 is imported when a model is built, not before."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from tokenprune.data import DetectionData, build_detection
 from tokenprune.registry import register
-from tokenprune.tasks.base import encoder_cost
+from tokenprune.tasks.base import chosen, encoder_cost
 from tokenprune.tasks.detection.guard import require_detectron2
 from tokenprune.tasks.detection.settings import read_task
 
 if TYPE_CHECKING:
     from tokenprune.tasks.detection.loader import Resize
+    from tokenprune.tasks.pictures import Picture
 
 
 @register("task", "detection")
@@ -75,6 +76,15 @@ class DetectionTask:
         cost = encoder_cost(model.pruned, measuring.encoder_images(model, data, settings.cost_images, resize))
         timed = [test_input(data[i], resize) for i in range(min(settings.speed_images, len(data)))]
         return {**cost, **(measuring.measure_speed(model, timed, len(timed)) if timed else {})}
+
+    def pictures(
+        self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
+    ) -> "Iterator[Picture]":
+        """Validation pictures with the tokens that each block used, and the objects found where `predict`."""
+        from tokenprune.tasks.detection.pictures import pictures
+
+        data = self._data(cfg, "val")
+        return pictures(model, data, chosen(numbers, len(data)), _resize(cfg), predict)
 
     def _data(self, cfg: Mapping[str, Any], split: str) -> DetectionData:
         """A split, opened once: annotations of a large set take seconds to read."""

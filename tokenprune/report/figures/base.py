@@ -1,0 +1,71 @@
+"""What the figures share: checked options, the row they show, how they are called. No figure itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenprune.errors import InvalidConfig, TokenPruneError
+from tokenprune.report.base import Sweep
+from tokenprune.settings import check_types
+
+if TYPE_CHECKING:
+    from tokenprune.report.models import Loaded
+    from tokenprune.tasks.pictures import Picture
+
+
+@dataclass(frozen=True)
+class FigureReport:
+    """A report with options that are checked when a sweep begins, long before they are used."""
+
+    def __post_init__(self) -> None:
+        """Raise InvalidConfig for values of a wrong type or out of range."""
+        where = f"reports.{type(self).name}"
+        check_types(self, where)
+        wrong = []
+        if not 0 <= getattr(self, "score", 0) <= 1:
+            wrong.append(f"{where}.score is {self.score}; allowed: 0 to 1")
+        if not 0 < getattr(self, "cover", 1) <= 1:
+            wrong.append(f"{where}.cover is {self.cover}; allowed: above 0 and up to 1, the share of a token's patch")
+        if getattr(self, "images", None) is not None and self.images < 1:
+            wrong.append(f"{where}.images is {self.images}; allowed: 1 and more, null for the whole validation split")
+        if wrong:
+            raise InvalidConfig(wrong)
+
+
+def row_of(sweep: Sweep, method: str) -> Mapping[str, Any]:
+    """Return the first finished row of a method.
+
+    Raises:
+        TokenPruneError: there is none.
+    """
+    found = [row for row in sweep.good if row["method"] == method]
+    if not found:
+        there = ", ".join(dict.fromkeys(f"{row['method']} ({row['status']})" for row in sweep.rows)) or "none"
+        raise TokenPruneError(f"there is no finished row of method {method!r} to show; rows: {there}; sweep over method={method} too")
+    return found[0]
+
+
+def load(sweep: Sweep, row: Mapping[str, Any]) -> "Loaded":
+    """Return the model of a row of the sweep (see `report.models.load_row`)."""
+    from tokenprune.report.models import load_row
+
+    return load_row(row, sweep.results_dir)
+
+
+def shown(loaded: "Loaded", numbers: Sequence[int], predict: bool = True) -> "list[Picture]":
+    """Return pictures of the validation split.
+
+    Raises:
+        TokenPruneError: the split has none of these.
+    """
+    pictures = list(loaded.pictures(numbers, predict))
+    if not pictures:
+        raise TokenPruneError(f"pictures {list(numbers)}: the validation split has none of them; give indices from 0 on")
+    return pictures
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """Return a row's name for a title, such as "SViT, keep rate 0.7, seed 0, on shapes (scale demo)"."""
+    rate = row["config"]["schedule"].get("keep_rate")
+    parts = [row["label"], "" if rate is None else f"keep rate {rate:g}", f"seed {row['seed']}"]
+    return ", ".join(part for part in parts if part) + f", on {row['data']} (scale {row['scale']})"

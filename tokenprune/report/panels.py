@@ -1,0 +1,98 @@
+"""Drawing pictures and maps of their tokens; the look of every figure. Colours are of Okabe and Ito's palette, or viridis."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+
+from tokenprune.tasks.pictures import Picture
+
+BLUE, ORANGE, GREEN, CYAN, BLACK, GREY, WHITE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#222222", "#8a8a8a", "#ffffff"
+SMALL, NORMAL, LARGE = 8, 10, 12  # points
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure of a size in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=LARGE)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str, numbers: pd.DataFrame) -> list[str]:
+    """Write a figure as name.png and the numbers behind it as name.csv; return both names."""
+    figure.savefig(folder / f"{name}.png", dpi=150)
+    numbers.to_csv(folder / f"{name}.csv", index=False)
+    return [f"{name}.png", f"{name}.csv"]
+
+
+def plain_axis(axis: Axes) -> Axes:
+    """Hide ticks and frame, for pictures."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    return axis
+
+
+def framed(axis: Axes) -> Axes:
+    """Hide ticks, keep a thin frame: pictures painted white end somewhere."""
+    plain_axis(axis).spines[:].set(visible=True, color=GREY, linewidth=0.6)
+    return axis
+
+
+def open_axis(axis: Axes) -> Axes:
+    """Leave the left and lower frame and light grid lines, for curves."""
+    axis.grid(alpha=0.25)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
+def draw_picture(axis: Axes, picture: Picture, score: float | None = None) -> None:
+    """Show a picture, with the boxes predicted at `score` or more unless that is None."""
+    plain_axis(axis).imshow(picture.pixels)
+    if score is not None and picture.predictions is not None:
+        for x1, y1, x2, y2 in picture.predictions.above(score).boxes:
+            for colour, width in ((BLACK, 1.6), (WHITE, 0.7)):  # seen on every ground
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
+
+
+def draw_map(axis: Axes, picture: Picture, values: torch.Tensor, limits: tuple[float, float], colours: str = "viridis") -> AxesImage:
+    """Show one number a cell, (H,W), at the picture's size."""
+    return plain_axis(axis).imshow(over(picture, values.numpy()), cmap=colours, vmin=limits[0], vmax=limits[1])
+
+
+def draw_painted(axis: Axes, picture: Picture, coats: Sequence[tuple[torch.Tensor, str]], opacity: float = 1.0) -> None:
+    """Show a picture whose cells, (H,W) bool, are painted over with a colour."""
+    pixels = picture.pixels / 255
+    for cells, colour in coats:
+        where = over(picture, cells.numpy())[..., None]
+        pixels = np.where(where, (1 - opacity) * pixels + opacity * np.array(to_rgb(colour)), pixels)
+    framed(axis).imshow(pixels)
+
+
+def over(picture: Picture, values: np.ndarray) -> np.ndarray:
+    """Return (h,w): values of cells (H,W) at each pixel of the picture."""
+    height, width = picture.pixels.shape[:2]
+    return values.repeat(picture.patch, 0).repeat(picture.patch, 1)[:height, :width]
+
+
+def cells_table(pictures: Iterable[Picture], values: Iterable[torch.Tensor], name: str) -> pd.DataFrame:
+    """Return one row a cell: picture, row, column and its value (H,W)."""
+    tables = []
+    for picture, map_ in zip(pictures, values, strict=True):
+        rows, columns = np.indices(map_.shape).reshape(2, -1)
+        tables.append(pd.DataFrame({"picture": picture.number, "row": rows, "column": columns, name: map_.flatten().numpy()}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def over_images(values: torch.Tensor) -> pd.DataFrame:
+    """Return mean, standard deviation and number of images of (I,L) values a block, NaN left out."""
+    table = pd.DataFrame(values.numpy())
+    return pd.DataFrame({"mean": table.mean(), "std": table.std(ddof=0), "images": table.count()})

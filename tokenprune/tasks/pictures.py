@@ -1,0 +1,66 @@
+"""One validation picture as a task's model saw it: pixels, the tokens that each block used, predictions where there are any."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tokenprune.measure.usage import Used
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Detected objects of a picture: boxes (n,4) float XYXY in its pixels, scores (n,) in [0,1], masks (n,h,w) bool."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray
+
+    def above(self, score: float) -> "Predictions":
+        """Return the objects of at least this score."""
+        sure = self.scores >= score
+        return Predictions(self.boxes[sure], self.scores[sure], self.masks[sure])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture.
+
+    number: its index in the validation split. pixels (h,w,3) uint8 RGB at the model's input size, without padding. used (L,H,W) bool:
+    the cells whose patch holds a pixel of the picture, padding left out. patch: side of a cell in pixels. predictions: None where
+    the task has none or none were asked for.
+    """
+
+    number: int
+    pixels: np.ndarray
+    used: Tensor
+    patch: int
+    predictions: Predictions | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H,W) of the cells."""
+        return tuple(self.used.shape[1:])
+
+    def foreground(self, score: float = 0.5, cover: float = 0.5) -> Tensor:
+        """Return (H,W) bool: the cells that predicted masks cover (SViT Fig. 11).
+
+        Args:
+            score: masks of objects below it do not count.
+            cover: share of the cell's pixels, from which on it is foreground; at the rim only pixels of the picture count.
+        """
+        masks = self.predictions.above(score).masks
+        inside = torch.from_numpy(masks.any(0)) if len(masks) else torch.zeros(self.pixels.shape[:2], dtype=torch.bool)
+        return _mean_of_cells(inside, self.patch) >= cover
+
+
+def cropped(used: Used, patch: int, height: int, width: int) -> Tensor:
+    """Return (L,H,W) bool without the cells that hold only padding of a picture of height x width pixels."""
+    return used.blocks.unflatten(1, used.grid)[:, : -(-height // patch), : -(-width // patch)]
+
+
+def _mean_of_cells(inside: Tensor, patch: int) -> Tensor:
+    """Mean of (h,w) over each cell's pixels; cells cut off by the rim are averaged over what they have."""
+    return F.avg_pool2d(inside.float()[None], patch, ceil_mode=True, count_include_pad=False)[0]
