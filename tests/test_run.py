@@ -6,7 +6,8 @@ import pytest
 
 from tests.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.checkpoints import read_metadata, read_weights
-from tokenprune.experiment import is_out_of_memory, name_of, treatment_of
+from tokenprune.errors import is_out_of_memory
+from tokenprune.experiment import name_of, treatment_of
 
 
 def test_a_run_makes_its_dense_model_first_and_a_row(cli, fake):  # noqa: F811

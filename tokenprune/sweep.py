@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tokenprune import console
+from tokenprune import console, distributed
 
 BAD_ROW = 3  # exit status of a sweep in which a row is not ok
 
@@ -34,6 +34,8 @@ class SweepTable(Callback):
         with suppress(OSError):
             folder.parent.rmdir()  # unless another sweep has its notes there
             folder.parent.parent.rmdir()  # and the results folder, if it holds nothing
+        if not distributed.is_main():
+            return
         if not notes:
             console.fail("the sweep has no rows: its axes select nothing; check the values given for them (a glob that matches no name?)")
             sys.exit(BAD_ROW)
