@@ -39,7 +39,8 @@ class RunConfig:
     method, scale: names of the chosen presets. init: dense | scratch | pretrained | a file. init_weights: dense weights to use instead of
     training the dense model: demo (shipped with the package) | a file | null. cls: the CLS token of a dense task: learned | random | mean.
     losses: {name: options} that the method adds. treatment_labels: what a table prints for a treatment. export_weights: where the trained
-    weights are also written, in half precision.
+    weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null for a report less. rows: False for
+    an experiment that has reports only.
     """
 
     method: str = "dense"
@@ -62,6 +63,8 @@ class RunConfig:
     dense: DenseConfig = field(default_factory=DenseConfig)
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     export_weights: str | None = None
+    reports: dict[str, Any] = field(default_factory=lambda: {"table": {}, "plot": {}})
+    rows: bool = True
     seed: int = 0
     results_dir: str = "results"
     validate_only: bool = False

@@ -119,14 +119,30 @@ def _judged(
     task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]
 ) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
+    uncalibrated = _calibrate(task, model, config)
     _save(model, config, folder)
     model.eval()
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()}
     evaluated = time.perf_counter()
     timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
-    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": dict(task.cost(model, config)), "timing": timing}
+    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": {**task.cost(model, config), **uncalibrated}, "timing": timing}
     return {**_header(config), **row, "notes": [*notes, *_caveats(model)]}
+
+
+def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Set thresholds of selectors that have some; return what they would have kept without."""
+    from tokenprune.measure.calibration import calibrate, images_wanted, mean_usage
+    from tokenprune.tasks.base import pruned_of
+
+    pruned = pruned_of(model)
+    count = images_wanted(pruned)
+    if count == 0:
+        return {}
+    encode, batches = task.calibration(model, config, count)
+    share = mean_usage(pruned, encode, batches)
+    calibrate(pruned, encode, batches)
+    return {"kept_share_uncalibrated": share}
 
 
 def _caveats(model: Any) -> list[str]:

@@ -11,7 +11,9 @@ from tokenprune.paths import weights_path
 SCHEMA = 1  # of result.json; part of the key, so that a new schema never reads old rows
 STARTS = ("dense", "pretrained", "scratch")
 # What names a run or says where it lies, but does not change its numbers: tables share rows that differ in these alone.
-VOLATILE = ("results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights")
+VOLATILE = (
+    "results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights", "reports", "rows",
+)  # fmt: skip
 NO_EFFECT = ("checkpoint_every", "workers")
 
 

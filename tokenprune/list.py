@@ -7,7 +7,7 @@ from tokenprune import console
 from tokenprune.presets import choices, files, read
 from tokenprune.registry import facts, names
 
-_KINDS = ("selector", "treatment", "schedule", "loss", "task")
+_KINDS = ("selector", "treatment", "schedule", "loss", "task", "report")
 _PLURAL = {"loss": "losses"}
 _LATER = ("summary", "paper", "module")
 _HIDDEN = ("name", "module")

@@ -17,13 +17,14 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "schedule": ("tokenprune.schedules",),
     "loss": ("tokenprune.losses.ratio",),
     "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task"),
+    "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.figures"),
 }
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
 _loaded: set[str] = set()
 
 
 def register(kind: str, name: str) -> Callable[[Any], Any]:
-    """Register a class under `kind` (selector, treatment, schedule, loss, task) and `name`.
+    """Register a class under `kind` (selector, treatment, schedule, loss, task, report) and `name`.
 
     Raises:
         InvalidConfig: another class already has the name, or the kind does not exist.

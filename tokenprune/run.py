@@ -3,10 +3,9 @@
     python -m tokenprune.run method=evit treatment=preserve          one row
     python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
     python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
-
     torchrun --nproc_per_node=4 -m tokenprune.run ...                 any of these on several GPUs
 
-Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row of a sweep did.
+Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row or a report of a sweep did.
 """
 
 import difflib
@@ -66,7 +65,7 @@ def _entry(cfg: DictConfig) -> None:
         except (OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
             distributed.leave(ERROR)  # not raised: Hydra would print it as well
-    else:
+    elif cfg.rows:
         _in_sweep(cfg, int(job.job.num), str(job.sweep.dir))
 
 
@@ -76,6 +75,9 @@ def _single(cfg: DictConfig) -> None:
     from tokenprune.validation import validate
 
     config = resolve(cfg)
+    if not config["rows"]:
+        _only_report(config)
+        return
     with distributed.together():
         words = distributed.of_main(lambda: validate(config, files=not config["validate_only"]))
     if config["validate_only"]:
@@ -85,6 +87,18 @@ def _single(cfg: DictConfig) -> None:
     if row["status"] != "ok":
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")
     console.say(summary(row, config["results_dir"]))
+
+
+def _only_report(config: Mapping[str, Any]) -> None:
+    """Make the reports of an experiment that has no rows."""
+    from tokenprune.report import build_reports
+    from tokenprune.sweep import BAD_ROW, name_of_sweep, report
+
+    chosen = build_reports(config["reports"])
+    if config["validate_only"]:
+        console.say(f"{name_of_sweep(config)} is valid; no rows, reports: {', '.join(chosen)}")
+    elif distributed.is_main() and report(config, []):
+        distributed.leave(BAD_ROW)
 
 
 def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:

@@ -1,8 +1,7 @@
-"""What surrounds the rows of a sweep: a note a row on disk while it runs, and the table when all have ended."""
+"""What surrounds the rows of a sweep: a note a row on disk while it runs, and the reports when all have ended."""
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,21 +11,38 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from tokenprune import console, distributed
+from tokenprune.errors import TokenPruneError
+from tokenprune.settings import plain
 
-BAD_ROW = 3  # exit status of a sweep in which a row is not ok
+BAD_CONFIG = 2  # exit status where nothing could be begun
+BAD_ROW = 3  # exit status of a sweep in which a row is not ok or a report failed
 
 
 class SweepTable(Callback):
-    """Hydra's hook after the last row: collects the notes from disk, prints and writes the table, exits 3 if a row is bad.
+    """Hydra's hooks around a sweep: the reports are checked before it; after it they are made of the notes on disk.
 
     It reads files and not memory, because a launcher may give every row a process of its own.
     """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the reports of `config` before a row is made for them.
+
+        Raises:
+            SystemExit: 2, if a report or an option of one does not exist.
+        """
+        from tokenprune.report import build_reports
+
+        try:
+            build_reports(plain(config.reports))
+        except TokenPruneError as error:
+            console.fail(str(error))
+            distributed.leave(BAD_CONFIG)  # nothing weaker stops Hydra
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close the sweep of `config`.
 
         Raises:
-            SystemExit: 3, if the sweep had no rows or one of them is not ok.
+            SystemExit: 3, if the sweep had no rows, one of them is not ok, or a report failed.
         """
         folder = Path(config.hydra.sweep.dir)
         notes = read_notes(folder)
@@ -36,21 +52,31 @@ class SweepTable(Callback):
             folder.parent.parent.rmdir()  # and the results folder, if it holds nothing
         if not distributed.is_main():
             return
-        if not notes:
+        if not notes and config.rows:
             console.fail("the sweep has no rows: its axes select nothing; check the values given for them (a glob that matches no name?)")
-            sys.exit(BAD_ROW)
-        name = config.experiment or "sweep"
-        bad = [note for note in notes if note["row"]["status"] != "ok"]
+            distributed.leave(BAD_ROW)
+        bad, failed = [note for note in notes if note["row"]["status"] != "ok"], []
         if config.validate_only:
-            console.say(f"{name}: {len(notes) - len(bad)} of {len(notes)} rows are valid")
+            console.say(f"{name_of_sweep(config)}: {len(notes) - len(bad)} of {len(notes)} rows are valid")
         else:
-            from tokenprune.report import write_report
-
-            write_report(name, unique([note["row"] for note in notes]), Path(config.results_dir) / "tables" / name)
+            failed = report(config, unique([note["row"] for note in notes]))
         for note in bad:
             console.fail(f"{note['name']}: {note['row']['status']}: {note['row']['reason']}")
-        if bad:
-            sys.exit(BAD_ROW)
+        if bad or failed:
+            distributed.leave(BAD_ROW)
+
+
+def name_of_sweep(config: Mapping[str, Any]) -> str:
+    """Return what a sweep is called in messages and under results/tables."""
+    return config["experiment"] or "sweep"
+
+
+def report(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Make the reports that `config` chooses of the rows of a sweep; return the names of those that failed."""
+    from tokenprune.report import Sweep, make_reports
+
+    name, results = name_of_sweep(config), Path(config["results_dir"])
+    return make_reports(plain(config["reports"]), Sweep(name, rows, results / "tables" / name, results))
 
 
 def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

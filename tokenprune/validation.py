@@ -14,6 +14,7 @@ from tokenprune.keys import STARTS
 from tokenprune.legality import EXECUTIONS, check_pairing
 from tokenprune.paths import weights_path
 from tokenprune.registry import get
+from tokenprune.report.base import build_reports
 from tokenprune.schedules import Budget
 from tokenprune.settings import read_settings
 from tokenprune.training import TrainingConfig
@@ -34,6 +35,8 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
     problems: list[TokenPruneError] = []
     with _noting(problems):
         get("task", config["task"].get("name", "???"))
+    with _noting(problems):
+        build_reports(config["reports"])
     for section in ("training", *(("dense.training",) if _starts_dense(config) else ())):
         with _noting(problems):
             read_settings(TrainingConfig, _at(config, section), section)

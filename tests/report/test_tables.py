@@ -4,14 +4,19 @@ import pytest
 
 from tests.fakes import row
 from tokenprune.paths import expected_of
-from tokenprune.report import summary, write_report
-from tokenprune.report.tables import build, to_latex, to_markdown, to_text
+from tokenprune.report import Sweep, make_reports, summary
+from tokenprune.report.formats import to_latex, to_markdown, to_text
+from tokenprune.report.tables import build
 
 DENSE = {"config": {"schedule": {"name": "none"}}, "label": "Dense", "method": "dense", "treatment": "none"}
 
 
 def evit(treatment: str, ap: float, **changes):
     return row(treatment=treatment, metrics={"ap_box": ap, "ap_box_se": 0.6}, **changes)
+
+
+def report(name, rows, folder):
+    assert make_reports({"table": {}, "plot": {}}, Sweep(name, rows, folder, folder)) == []
 
 
 @pytest.fixture
@@ -54,10 +59,9 @@ def test_preserve_minus_remove_is_reported_as_found(rows):
     assert "minus" not in to_text(build(rows[:2]))
 
 
-def test_several_seeds_are_summed_up():
-    text = to_text(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]))
-    assert "EViT remove at 0.7: box AP 41.0 ± 1.4" in text and "(2 seeds)" in text
-    assert list(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]).shown["seed"]) == ["0", "1"]
+def test_rows_of_one_seed_each_say_which():
+    table = build([evit("remove", 40.0, seed=0), evit("preserve", 42.0, seed=1)])
+    assert list(table.shown["seed"]) == ["0", "1"] and "minus" not in to_text(table) and table.seeds is None
 
 
 def test_rows_of_two_machines_are_told_apart(rows):
@@ -79,24 +83,24 @@ def test_formats(rows):
     assert r"\toprule" in tex and r"40.0 $\pm$ 0.6" in tex and r"keep\_rate" in tex and "±" not in tex
     assert tex.count(r"\\") == len(rows) + 1
     text = to_text(table)
-    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1 and "ATS remove: diverged: loss is nan" in text
+    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1 and "ATS remove, seed 0: diverged: loss is nan" in text
 
 
 def test_the_report_writes_four_files(rows, tmp_path, capsys):
-    write_report("table2_preserve", rows, tmp_path / "tables")
+    report("table2_preserve", rows, tmp_path / "tables")
     assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["plot.png", "table.csv", "table.md", "table.tex"]
     assert (tmp_path / "tables" / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "Preserve minus remove" in capsys.readouterr().out
 
 
 def test_a_table_without_an_ok_row_has_no_plot(rows, tmp_path):
-    write_report("sweep", rows[3:], tmp_path)
+    report("sweep", rows[3:], tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
 
 
 def test_masked_rows_are_not_timed_and_still_shown(tmp_path):
     untimed = row(execution="masked", cost={"seconds_encoder": None, "seconds_total": None, "speedup_encoder": None})
-    write_report("sweep", [untimed], tmp_path)
+    report("sweep", [untimed], tmp_path)
     assert "speed not measured" in summary(untimed, "results")
 
 

@@ -1,5 +1,6 @@
-"""What people read: one row in words, a sweep as a table and a plot. Imports pandas and matplotlib when it is used, and not before."""
+"""What people read: one row in words, a sweep as reports. Imports pandas and matplotlib when it is used, and not before."""
 
-from tokenprune.report.summary import summary, write_report
+from tokenprune.report.base import Sweep, build_reports, make_reports
+from tokenprune.report.summary import summary
 
-__all__ = ["summary", "write_report"]
+__all__ = ["Sweep", "build_reports", "make_reports", "summary"]

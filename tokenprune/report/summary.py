@@ -1,11 +1,8 @@
-"""One row in a few lines, and the report of a sweep: table.csv, table.md, table.tex, plot.png."""
+"""One row in a few lines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from tokenprune import console
-from tokenprune.paths import expected_of
 
 _METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
 
@@ -22,32 +19,6 @@ def summary(row: Mapping[str, Any], results_dir: str) -> str:
         f"result: {Path(results_dir) / 'rows' / row['key'] / 'result.json'}",
     ]
     return "\n".join(lines)
-
-
-def write_report(name: str, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Print the table of a sweep and write it, with a plot where there is something to plot.
-
-    Args:
-        name: of the experiment, which finds the paper's numbers.
-        rows: result rows in the order of the table.
-        folder: where table.csv, table.md, table.tex and plot.png go.
-    """
-    from tokenprune.report.tables import build, to_latex, to_markdown, to_text
-
-    expected = expected_of(name)
-    table = build(rows, expected)
-    folder.mkdir(parents=True, exist_ok=True)
-    table.data.to_csv(folder / "table.csv", index=False)
-    (folder / "table.md").write_text(to_markdown(table, name))
-    (folder / "table.tex").write_text(to_latex(table, name))
-    console.say(to_text(table))
-    wrote = ["table.csv", "table.md", "table.tex"]
-    if any(row["status"] == "ok" for row in rows):
-        from tokenprune.report.plots import speed_accuracy
-
-        speed_accuracy(table.data, folder / "plot.png", title=name)
-        wrote.append("plot.png")
-    console.say(f"wrote {', '.join(wrote)} in {folder}")
 
 
 def _score(title: str, value: float, error: float | None) -> str:

@@ -52,6 +52,8 @@ class Selector(nn.Module):
     cap: ClassVar[Callable[[int, int], int] | None] = None
     published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
 
+    calibration_images: int = 0  # training images that `calibrate` wants to see, after training
+
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.context = context
@@ -85,6 +87,9 @@ class Selector(nn.Module):
         """Return traits (B,M) to remember for live slots; called at every block if overridden."""
         return {}
 
+    def calibrate(self, scores: Tensor, keep: float) -> None:
+        """Fit what decides at test time to the scores (n,) of all candidates of the calibration images, of which `keep` should stay."""
+
     def macs(self, slots: float) -> float:
         """Return the MACs of one decision over `slots` tokens of one image."""
         return 0.0
@@ -117,3 +122,17 @@ def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, 
     gate = F.gumbel_softmax(log_probs, tau=tau, hard=True)[..., 0]
     keep = at_least_one((gate > 0) & live, log_probs[..., 0], live)
     return keep, gate + (keep.to(gate.dtype) - gate).detach()
+
+
+def cut(scores: Tensor, keep: float) -> float:
+    """Return a threshold t such that the number of scores (n,) above t is as near to `keep` as ties allow.
+
+    It lies halfway between two scores, so that rounding noise does not move tokens over it; -inf where all stay.
+    """
+    values, counts = torch.unique(scores.detach().double(), return_counts=True)
+    values, kept = values.flip(0), counts.flip(0).cumsum(0)  # best first; how many stay if a value is the last that stays
+    last = int((kept - keep).abs().argmin())
+    if last + 1 == len(values):
+        return float("-inf")
+    halfway = ((values[last] + values[last + 1]) / 2).to(scores.dtype)
+    return float(halfway if halfway < values[last] else values[last + 1])  # neighbours in their own precision have nothing between

@@ -1,6 +1,6 @@
 """What a task is: a model around the encoder, batches, losses, a metric and the cost of a forward."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -29,6 +29,10 @@ class Task(Protocol):
 
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Weighted scalar losses by name."""
+        ...
+
+    def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Any], Any], list[Any]]:
+        """One pass of the encoder, and batches for it of `count` training images as the test sees images, without augmentation."""
         ...
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The detection task: Mask R-CNN or Cascade Mask R-CNN on COCO-style data. Detectron2 is imported when a model is built, not before."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -50,6 +50,15 @@ class DetectionTask:
     def losses(self, model: nn.Module, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """RPN, box and mask losses of Detectron2 and the encoder's own."""
         return model(batch)
+
+    def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
+        """The encoder with what feeds it, and `count` training images at test size in batches, normalised and padded."""
+        from tokenprune.tasks.detection.loader import test_input
+
+        data, batch, resize = self._data(cfg, "train"), read_task(cfg["task"]).evaluate.batch_size, _resize(cfg)
+        records = [test_input(data[i], resize) for i in range(min(count, len(data)))]
+        batches = [model.preprocess_image(records[i : i + batch]).tensor for i in range(0, len(records), batch)]
+        return model.backbone.dense, batches
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         """AP in points on the validation split, with bootstrap standard errors: ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ..."""

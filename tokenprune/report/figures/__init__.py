@@ -1,0 +1,7 @@
+"""Figures as reports, one file each; importing this package registers all of them, so they import matplotlib where they draw."""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

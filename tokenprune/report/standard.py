@@ -1,0 +1,48 @@
+"""The reports that every sweep has: its table, and accuracy against cost."""
+
+from dataclasses import dataclass
+
+from tokenprune import console
+from tokenprune.paths import expected_of
+from tokenprune.registry import register
+from tokenprune.report.base import Sweep
+
+
+@register("report", "table")
+@dataclass(frozen=True)
+class TableReport:
+    """Prints the rows beside the paper's numbers, seeds as one line: table.md, table.tex, raw table.csv, table_seeds.csv."""
+
+    def __call__(self, sweep: Sweep) -> list[str]:
+        """Print and write the table; nothing where there are no rows."""
+        from tokenprune.report.formats import to_latex, to_markdown, to_text
+        from tokenprune.report.tables import build
+
+        if not sweep.rows:
+            return []
+        table = build(sweep.rows, expected_of(sweep.name))
+        table.data.to_csv(sweep.folder / "table.csv", index=False)
+        (sweep.folder / "table.md").write_text(to_markdown(table, sweep.name))
+        (sweep.folder / "table.tex").write_text(to_latex(table, sweep.name))
+        console.say(to_text(table))
+        means = sweep.folder / "table_seeds.csv"
+        means.unlink(missing_ok=True)  # of an earlier table with other seeds
+        if table.seeds is not None:
+            table.seeds.to_csv(means, index=False)
+        return ["table.csv", "table.md", "table.tex"] + [means.name] * means.is_file()
+
+
+@register("report", "plot")
+@dataclass(frozen=True)
+class PlotReport:
+    """Draws accuracy against GMAC and against the measured speed-up: plot.png."""
+
+    def __call__(self, sweep: Sweep) -> list[str]:
+        """Draw the rows that are ok; nothing where there are none."""
+        from tokenprune.report.plots import speed_accuracy
+        from tokenprune.report.tables import build
+
+        if not sweep.good:
+            return []
+        speed_accuracy(build(sweep.rows).lines, sweep.folder / "plot.png", title=sweep.name)
+        return ["plot.png"]
