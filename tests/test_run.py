@@ -85,7 +85,7 @@ def test_a_missing_export_is_made_again(cli, fake):  # noqa: F811
     [
         (["method=evit", "selector=evti"], "unknown selector 'evti'. Did you mean 'evit'? Available: ats, cropr,"),
         (["method=evitt"], "unknown method 'evitt'. Did you mean 'evit'?"),
-        (["+experiment=table2"], "unknown experiment 'table2'. Did you mean 'table2_preserve'?"),
+        (["+experiment=table2_preserv"], "unknown experiment 'table2_preserv'. Did you mean 'table2_preserve'?"),
         (["method=evit", "schedule.keep_rate=0"], "schedule.keep_rate is 0; allowed: 0 < keep_rate <= 1"),
         (["method=evit", "schedule.keep_rate=abc"], "schedule.keep_rate is 'abc', which is no number"),
         (["method=evit", "schedule.blocks=[3,6,19]"], "block 19 is outside the model"),

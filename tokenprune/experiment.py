@@ -120,13 +120,16 @@ def _judged(
 ) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
     uncalibrated = _calibrate(task, model, config)
-    _save(model, config, folder)
+    measured = config["measure"]
+    if "accuracy" in measured or config["training"]["iterations"]:  # weights that were neither trained nor judged serve nobody
+        _save(model, config, folder)
     model.eval()
     trained = time.perf_counter()
-    metrics = {k: float(v) for k, v in task.evaluate(model, config).items()}
+    metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()
     timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
-    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": {**task.cost(model, config), **uncalibrated}, "timing": timing}
+    cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}
+    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
     return {**_header(config), **row, "notes": [*notes, *_caveats(model)]}
 
 
