@@ -47,7 +47,8 @@ def explain(error: Exception) -> str:
     """Return an error of composing as one line that says what failed, what exists and what was probably meant."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        close = difflib.get_close_matches(name, error.options, n=1, cutoff=0.5)
+        begun = [option for option in error.options if name and option.startswith(name)]  # table2 means table2_preserve
+        close = begun or difflib.get_close_matches(name, error.options, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"unknown {group} {name!r}.{hint} Available: {', '.join(error.options)}"
     causes, cause = [str(error)], error.__cause__

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.pairings import images, pruned
 from tokenprune.backbones.dense import DenseMap
 from tokenprune.measure.calibration import calibrate, images_wanted, mean_usage
-from tokenprune.selectors.base import cut
+from tokenprune.selectors.gates import cut
 
 EVERY = {"name": "every_block", "start": 1, "span": 2}
 STAGES = {"name": "stages", "blocks": [1, 2, 4]}

@@ -129,4 +129,14 @@ def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
     left, right = speed_accuracy(build(rows).data, tmp_path / "plot.png").axes
     assert [left.get_xlabel(), right.get_xlabel(), left.get_ylabel()] == ["encoder GMAC", "encoder speed-up over dense, batch 1", "box AP"]
     assert len(left.containers) == 3  # three rows are ok
+    assert left.get_legend_handles_labels()[1] == ["Dense", "EViT, remove", "EViT, preserve"]
     assert any(line.get_linestyle() == "--" and set(line.get_ydata()) == {50.0} for line in left.lines)
+
+
+def test_the_plot_tells_class_tokens_apart_where_a_method_has_two(rows, tmp_path):
+    from tokenprune.report.plots import speed_accuracy
+
+    left, _ = speed_accuracy(build([*rows, evit("remove", 38.0, cls="random")]).data, tmp_path / "plot.png").axes
+    handles, labels = left.get_legend_handles_labels()
+    assert labels == ["Dense", "EViT, remove, learned CLS", "EViT, preserve", "EViT, remove, random CLS"]
+    assert [bar.lines[0].get_markerfacecolor() == "white" for bar in handles] == [False, False, False, True]

@@ -11,8 +11,9 @@ from tests.pairings import images, pruned, tiny_vit
 from tokenprune.errors import InvalidConfig
 from tokenprune.losses.ratio import RatioLoss
 from tokenprune.selectors.ats import inverse_transform
-from tokenprune.selectors.base import at_least_one, keep_top
+from tokenprune.selectors.base import keep_top
 from tokenprune.selectors.baselines import image_noise
+from tokenprune.selectors.gates import at_least_one
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
 

@@ -54,7 +54,7 @@ def collapse(data: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
         measured: columns to average. NAME_se becomes the standard deviation over seeds where there are several, else it stays.
 
     Returns:
-        `data` with a column `seeds`: "3", or "2 of 3" where a row is not ok; `status` names what the others are.
+        `data` with columns `n` (how many are ok) and `seeds`: "3", or "2 of 3" where a row is not ok; `status` names what the others are.
     """
     lines = []
     for group, good in _groups(data):
@@ -65,7 +65,7 @@ def collapse(data: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
             if f"{name}_se" in data and len(values) > 1:
                 line[f"{name}_se"] = stdev(values)
         line["seeds"] = str(len(group)) if len(good) == len(group) else f"{len(good)} of {len(group)}"
-        line["status"] = _status(group)
+        line["status"], line["n"] = _status(group), len(good)
         lines.append(line)
     return pd.DataFrame(lines).reset_index(drop=True)
 

@@ -44,5 +44,7 @@ class PlotReport:
 
         if not any(row["metrics"] and row["cost"] for row in sweep.good):
             return []
-        speed_accuracy(build(sweep.rows).lines, sweep.folder / "plot.png", title=sweep.name)
+        table = build(sweep.rows)
+        bars = "bootstrap standard error over images" if table.seeds is None else "standard deviation over seeds"
+        speed_accuracy(table.measured_lines, sweep.folder / "plot.png", title=f"{sweep.name} (bars: {bars})")
         return ["plot.png"]

@@ -42,6 +42,12 @@ class Table:
     blocks: tuple[str, ...]
     seeds: pd.DataFrame | None
 
+    @property
+    def measured_lines(self) -> pd.DataFrame:
+        """Return the lines with at least one row that is ok; their status then is ok."""
+        good = self.lines["status"] == "ok" if self.seeds is None else self.lines["n"] > 0
+        return self.lines[good].assign(status="ok")
+
 
 def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Table:
     """Return the table of result rows.
@@ -85,7 +91,7 @@ def differences(data: pd.DataFrame) -> list[str]:
     """
     single, several = [], []
     good = data[data["status"] == "ok"]
-    for (label, rate, _), group in good.groupby(["label", "keep_rate", "rest"], sort=False, dropna=False):
+    for (label, rate, *_), group in good.groupby(["label", "keep_rate", "rest", "cls"], sort=False, dropna=False):
         kept, gone = (group[group["treatment"] == treatment].set_index("seed") for treatment in ("preserve", "remove"))
         shared = [seed for seed in kept.index if seed in gone.index]
         at = label if pd.isna(rate) else f"{label} at {rate:g}"

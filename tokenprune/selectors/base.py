@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenprune.schedules import Budget
@@ -104,35 +103,3 @@ def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
     ranked = score.detach().float().masked_fill(~live, float("-inf")).sort(dim=1, descending=True, stable=True).indices
     keep = torch.zeros_like(live).scatter_(1, ranked[:, :count], True) & live
     return Decision(keep, score=score)
-
-
-def at_least_one(keep: Tensor, score: Tensor, live: Tensor) -> Tensor:
-    """Return keep (B,M) with the best live slot added where an image would keep nothing (the released SViT turns NaN there)."""
-    best = score.detach().masked_fill(~live, float("-inf")).argmax(1, keepdim=True)
-    empty = ~keep.any(1, keepdim=True)
-    return keep | (empty & torch.zeros_like(keep).scatter_(1, best, True))
-
-
-def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Draw hard keep decisions from log_probs (B,M,2), index 0 = keep, by Gumbel-softmax.
-
-    Returns:
-        keep (B,M) bool among live slots, at least one an image; gate (B,M), the same as 0/1 with a straight-through gradient.
-    """
-    gate = F.gumbel_softmax(log_probs, tau=tau, hard=True)[..., 0]
-    keep = at_least_one((gate > 0) & live, log_probs[..., 0], live)
-    return keep, gate + (keep.to(gate.dtype) - gate).detach()
-
-
-def cut(scores: Tensor, keep: float) -> float:
-    """Return a threshold t such that the number of scores (n,) above t is as near to `keep` as ties allow.
-
-    It lies halfway between two scores, so that rounding noise does not move tokens over it; -inf where all stay.
-    """
-    values, counts = torch.unique(scores.detach().double(), return_counts=True)
-    values, kept = values.flip(0), counts.flip(0).cumsum(0)  # best first; how many stay if a value is the last that stays
-    last = int((kept - keep).abs().argmin())
-    if last + 1 == len(values):
-        return float("-inf")
-    halfway = ((values[last] + values[last + 1]) / 2).to(scores.dtype)
-    return float(halfway if halfway < values[last] else values[last + 1])  # neighbours in their own precision have nothing between

@@ -2,8 +2,8 @@
 
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Selector, keep_top, sampled
-from tokenprune.selectors.gates import PredictorGate
+from tokenprune.selectors.base import Context, Selector, keep_top
+from tokenprune.selectors.gates import PredictorGate, sampled
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 

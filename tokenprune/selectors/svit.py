@@ -6,9 +6,9 @@ from torch import Tensor
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Selector, at_least_one, cut, keep_top, sampled
+from tokenprune.selectors.base import Context, Selector, keep_top
 from tokenprune.selectors.baselines import at_slots, image_noise
-from tokenprune.selectors.gates import GATES
+from tokenprune.selectors.gates import GATES, at_least_one, cut, sampled
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
