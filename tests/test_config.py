@@ -27,6 +27,12 @@ def test_all_seeds_and_methods_share_one_dense_model(evit):
     assert run_key(dense_of(other)) == run_key(dense_of(evit))
 
 
+def test_a_row_of_cost_alone_starts_from_the_dense_model_of_all_rows(evit):
+    speedy = resolve(compose([*SMOKE, "method=evit", "measure=[cost]"]))
+    assert run_key(dense_of(speedy)) == run_key(dense_of(evit)) and run_key(speedy) != run_key(evit)
+    assert resolve(compose([*SMOKE, "measure=[cost]"]))["measure"] == ["cost"]  # a dense row has what it asks for
+
+
 def test_dense_and_pretrained_runs_are_valid_and_apart(evit):
     evit = {**evit, "dense": {**evit["dense"], "init": "pretrained"}}
     dense, pretrained = dense_of(evit), pretrained_of(evit)

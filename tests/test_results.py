@@ -67,6 +67,13 @@ def test_ok_rows_need_cost_and_metrics_and_others_do_not():
     check({**row(), "metrics": {}, "cost": {}, "timing": {}, "status": "failed", "reason": "why"})
 
 
+def test_a_row_needs_only_what_its_configuration_measures():
+    check({**row(config={"measure": ["cost"]}), "metrics": {}})
+    check({**row(config={"measure": ["accuracy"]}), "cost": {}})
+    with pytest.raises(ResultSchemaError, match="missing field cost.gmac_total"):
+        check({**row(config={"measure": ["cost"]}), "cost": {}})
+
+
 def test_speed_may_be_unmeasured():
     check(row(cost={"seconds_encoder": None, "seconds_total": None}))
 

@@ -15,6 +15,7 @@ from tokenprune.report.formats import to_text
 from tokenprune.report.tables import build
 
 TABLES = {"table2_preserve": "table2", "table3_reactivation": "table3", "table4_gating": "table4", "table5_sota": "table5"}
+TABLES["table5_speed"] = "table5"
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper"
 
 
@@ -96,3 +97,8 @@ def test_table5_is_the_transcribed_one():
     numbers = ("treatment", "size", "ap_box", "ap_mask", "fps_whole", "fps_backbone")
     want = [[r["method"].replace("DeiT (dense)", "Dense"), *(r[n].replace("diverge", "diverged") for n in numbers)] for r in paper]
     assert [[r["method"], *(r[n] for n in numbers)] for r in lines] == want
+
+
+def test_the_speed_table_has_the_frames_per_second_of_table5():
+    sota, speed = (Expected(expected_of(name)).lines for name in ("table5_sota", "table5_speed"))
+    assert speed == [{k: v for k, v in line.items() if not k.startswith("ap_")} for line in sota if line["fps_whole"]]

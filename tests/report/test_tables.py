@@ -104,6 +104,20 @@ def test_masked_rows_are_not_timed_and_still_shown(tmp_path):
     assert "speed not measured" in summary(untimed, "results")
 
 
+def test_rows_of_time_alone_show_frames_per_second_and_no_differences(tmp_path, capsys):
+    def timed(treatment):
+        cost = {"seconds_backbone": 0.04, "seconds_total": 0.05}
+        return {**row(treatment=treatment, cost=cost), "metrics": {}}
+
+    rows = [timed("remove"), timed("preserve"), {**row(label="SViT"), "status": "oom", "metrics": {}, "cost": {}}]
+    shown = build(rows).shown
+    assert list(shown["FPS backbone"]) == ["25.00", "25.00", "—"] and list(shown["FPS whole"]) == ["20.00", "20.00", "—"]
+    assert not {"box AP", "top-1"} & set(shown.columns) and "FPS" not in build([row()]).shown
+    report("speed", rows, tmp_path)
+    assert "minus" not in capsys.readouterr().out and not (tmp_path / "plot.png").exists()
+    assert "accuracy not measured" in summary(rows[0], "results") and "backbone 0.04 s/image" in summary(rows[0], "results")
+
+
 def test_classification_rows_show_top1():
     table = build([row(task="classification") | {"metrics": {"top1": 71.24, "top1_se": 1.0}}])
     assert table.shown["top-1"][0] == "71.2 ± 1.0" and "box AP" not in table.shown

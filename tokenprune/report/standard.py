@@ -38,11 +38,11 @@ class PlotReport:
     """Draws accuracy against GMAC and against the measured speed-up: plot.png."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Draw the rows that are ok; nothing where there are none."""
+        """Draw the rows that are ok; nothing where there are none, or none with an accuracy and a cost."""
         from tokenprune.report.plots import speed_accuracy
         from tokenprune.report.tables import build
 
-        if not sweep.good:
+        if not any(row["metrics"] and row["cost"] for row in sweep.good):
             return []
         table = build(sweep.rows)
         bars = "bootstrap standard error over images" if table.seeds is None else "standard deviation over seeds"

@@ -19,6 +19,7 @@ _COSTS = (
     ("kept_share_uncalibrated", "uncalibrated share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
     ("speedup_encoder", "encoder speed-up", "{:.2f}"), ("seconds_total", "total s/img", "{:.4f}"),
 )  # fmt: skip
+_FPS = (("seconds_backbone", "FPS backbone"), ("seconds_total", "FPS whole"))  # 1/s; shown where a backbone was timed
 _WHERE_MEASURED = ("kept_share_uncalibrated",)  # other columns show a dash
 _UNMEASURED = ("kept_per_block", "seconds_note")
 
@@ -94,6 +95,8 @@ def differences(data: pd.DataFrame) -> list[str]:
         kept, gone = (group[group["treatment"] == treatment].set_index("seed") for treatment in ("preserve", "remove"))
         shared = [seed for seed in kept.index if seed in gone.index]
         at = label if pd.isna(rate) else f"{label} at {rate:g}"
+        if not any(name in good and group[name].notna().any() for name, _ in SCORES):
+            continue  # rows of time and cost alone
         if len(shared) == 1:
             single.append(f"- {at}, seed {shared[0]}: {_by_bootstrap(kept.loc[shared[0]], gone.loc[shared[0]])}")
         elif shared:
@@ -130,10 +133,16 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     columns.update({title: _with_errors(data, name) for name, title in SCORES if name in data and data[name].notna().any()})
     costs = [cost for cost in _COSTS if cost[0] not in _WHERE_MEASURED or (cost[0] in data and data[cost[0]].notna().any())]
     columns.update({title: numbers(data, name, style) for name, title, style in costs})
+    if _has_backbone(data):
+        columns.update({title: numbers(1 / data[[name]].astype(float), name, "{:.2f}") for name, title in _FPS})
     columns["status"] = list(data["status"])
     papers = [name for name in NUMBERS if f"paper_{name}" in data]
     columns.update({NUMBERS[name][0]: numbers(data, f"paper_{name}", NUMBERS[name][1]) for name in papers})
     return pd.DataFrame(columns)
+
+
+def _has_backbone(data: pd.DataFrame) -> bool:
+    return "seconds_backbone" in data and data["seconds_backbone"].notna().any()
 
 
 def _with_errors(data: pd.DataFrame, name: str) -> list[str]:
@@ -153,6 +162,8 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
     )
     if "kept_share_uncalibrated" in data and data["kept_share_uncalibrated"].notna().any():
         text += " Uncalibrated share: what gates keep at p > 0.5, before their thresholds are set to meet the target."
+    if _has_backbone(data):
+        text += " FPS: one over the seconds an image; backbone: the encoder with what makes feature maps of it."
     if data["device"].nunique() > 1:
         text += "\n\nThese rows are of several devices: do not compare their seconds."
     return text

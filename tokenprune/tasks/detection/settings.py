@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.settings import plain, read_settings
+from tokenprune.tasks.speed import DTYPES
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class EvaluateConfig:
     """How a detector is judged: COCOeval's detections a picture, the area limits of small | medium | large as square-root pixels.
 
     bootstrap: resamples of the standard error. batch_size: pictures a forward. cost_images: pictures over which MACs and kept shares
-    are averaged. speed_images: pictures whose times give the median (0: no timing).
+    are averaged. speed_images: pictures whose times give the median (0: no timing); speed_warmup, speed_repeats: passes over the first
+    that do not count, and over each that do; speed_dtype: float32, bfloat16 or float16; speed_busy: for the time of the whole, let the
+    box head find as many objects as it may, because untrained heads find none and the mask head would have nothing to do.
     """
 
     max_detections: int = 100
@@ -88,6 +91,10 @@ class EvaluateConfig:
     batch_size: int = 4
     cost_images: int = 64
     speed_images: int = 20
+    speed_warmup: int = 1
+    speed_repeats: int = 1
+    speed_dtype: str = "float32"
+    speed_busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,11 @@ def _check(cfg: DetectionConfig) -> None:
         (cfg.heads.norm not in ("", "LN"), f"task.heads.norm is {cfg.heads.norm!r}, allowed are '' and LN"),
         (not cfg.heads.box_fc, "task.heads.box_fc is empty: the box head needs at least one linear layer"),
         (sizes not in (1, levels), f"task.heads.anchor_sizes has {sizes} entries for {levels} pyramid levels: give one, or one a level"),
+        (cfg.evaluate.speed_dtype not in DTYPES,
+         f"task.evaluate.speed_dtype is {cfg.evaluate.speed_dtype!r}, allowed are {', '.join(DTYPES)}"),
+        (min(cfg.evaluate.speed_repeats, cfg.evaluate.speed_warmup + 1) < 1,
+         f"task.evaluate: speed_repeats is {cfg.evaluate.speed_repeats}, allowed are 1 and more; speed_warmup is"
+         f" {cfg.evaluate.speed_warmup}, allowed are 0 and more"),
         (cfg.evaluate.batch_size < 1, f"task.evaluate.batch_size is {cfg.evaluate.batch_size}, allowed are 1 and more"),
     ]
     problems = [text for wrong, text in bad if wrong]
