@@ -116,9 +116,9 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     recipe = read_settings(TrainingConfig, config["training"], "training")
     report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config))
+    model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
     uncalibrated = _calibrate(task, model, config)
     _save(model, config, folder)
-    model.eval()
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()}
     evaluated = time.perf_counter()

@@ -86,6 +86,7 @@ def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], count:
     training = detector.training
     detector.eval()
     pairs = [(detector.preprocess_image([record]).tensor, record) for record in inputs[:count]]
-    times = seconds_per_image(detector.pruned, lambda record: detector([record]), pairs, detector.device)
+    alone = detector.backbone.dense.encoder_alone
+    times = seconds_per_image(detector.pruned, lambda record: detector([record]), pairs, detector.device, alone)
     detector.train(training)
     return times
