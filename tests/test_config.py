@@ -48,6 +48,11 @@ def test_pretraining_does_not_depend_on_the_seed_of_the_row():
     assert len(keys) == 1
 
 
+def test_a_detector_with_an_adapter_is_pretrained_without():
+    adapted, plain = (pretrained_of(resolve(compose([f"backbone={name}", "init_weights=null"]))) for name in ("vit_adapter", "vit_demo"))
+    assert "adapter" not in adapted["backbone"] and run_key(adapted) == run_key(plain)
+
+
 def test_keep_rate_of_a_dense_row_means_nothing():
     assert run_key(resolve(compose([*SMOKE, "schedule.keep_rate=0.5"]))) == run_key(resolve(compose(SMOKE)))
 
@@ -77,6 +82,8 @@ def test_keep_rate_of_a_dense_row_means_nothing():
         ({"dense": {"init": None, "seed": 0, "training": {"iterations": 1}}}, "dense.init is not set"),
         ({"init_weights": "none.safetensors"}, "none.safetensors is missing"),
         ({"training": {"iterations": 3, "lrr": 1}}, "lrr"),
+        ({"backbone": {"patch_size": 8, "embed_dim": 48, "num_heads": 3, "adapter": {"heads": 7}}}, "adapter.heads 7 does not divide"),
+        ({"task": {"name": "classification"}, "backbone": {"adapter": {}}}, "classification reads no maps; allowed: a plain ViT"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )  # fmt: skip

@@ -125,6 +125,12 @@ def test_names_and_places_are_no_part_of_the_key(config, name):
     assert run_key({**config, name: "something else"}) == run_key(config)
 
 
+@pytest.mark.parametrize("name", ["name", "size"])
+def test_nor_is_what_a_backbone_is_called(config, name):
+    assert run_key({**config, "backbone": {**config["backbone"], name: "something else"}}) == run_key(config)
+    assert run_key({**config, "backbone": {**config["backbone"], "adapter": {}}}) != run_key(config)
+
+
 @given(st.sampled_from(EVERYTHING_ELSE), st.integers(1, 99))
 def test_everything_else_is(config, name, value):
     changed = {**config[name], "new": value} if isinstance(config[name], dict) else value if name == "seed" else f"x{value}"

@@ -117,10 +117,11 @@ def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
 
 
 def pretrained_of(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return the classification run that a dense model starts from: same backbone, from scratch, on the embedded images."""
+    """Return the classification run that a dense model starts from: same ViT (no adapter), from scratch, on the embedded images."""
     run = dense_of({**plain, "export_weights": None})
     size = plain["backbone"].get("img_size", plain["pretrained"]["data"]["side"])
     run.update(init="scratch", export_weights=None, measure=list(MEASURES), task=copy.deepcopy(plain["pretrained"]["task"]))
+    run["backbone"].pop("adapter", None)
     run["data"] = {**plain["pretrained"]["data"], "side": size}
     run["training"] = {**plain["pretrained"]["training"], "seed": run["seed"]}
     return run

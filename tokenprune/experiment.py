@@ -119,11 +119,11 @@ def _judged(
     task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]
 ) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
+    model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
     uncalibrated = _calibrate(task, model, config)
     measured = config["measure"]
     if "accuracy" in measured or config["training"]["iterations"]:  # weights that were neither trained nor judged serve nobody
         _save(model, config, folder)
-    model.eval()
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()

@@ -25,7 +25,7 @@ def run_key(config: Mapping[str, Any]) -> str:
     dense model's recipe, with `init_weights` everything that would make those weights.
     """
     relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
-    relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k != "name"}
+    relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k not in ("name", "size")}
     _start(relevant)
     if sorted(relevant.get("measure", ())) == sorted(MEASURES):
         relevant.pop("measure")  # the key of a row from before there was a choice

@@ -95,6 +95,8 @@ def _sizes(config: Mapping[str, Any]) -> list[str]:
     dim, heads = backbone.get("embed_dim"), backbone.get("num_heads")
     if dim is not None and heads and dim % heads:
         problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
+    if backbone.get("adapter") is not None and config["task"].get("name") == "classification":
+        problems.append("backbone.adapter is set, and classification reads no maps; allowed: a plain ViT, e.g. backbone=vit_tiny")
     return problems
 
 

@@ -40,6 +40,7 @@ def seconds_per_image(
     device: torch.device,
     backbone: Step | None = None,
     plan: SpeedPlan | None = None,
+    alone: Callable[[Any], Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
     """Time encoder, dense encoder, backbone and whole model on each input in turn, so that a slow moment of the machine hits all alike.
 
@@ -47,6 +48,8 @@ def seconds_per_image(
         pruned: the encoder, in eval mode; the dense one is its own backbone with nothing dropped, through the same engine.
         whole: the whole model. inputs: per image what encoder and backbone take, and what the whole model takes.
         backbone: the encoder with what makes feature maps of it, for dense tasks. plan: None is one pass an image after one to warm up.
+        alone: of an image, the call that is the encoder's part of the backbone (an adapter changes the tokens on the way, and so how many
+            are kept); None: the encoder on the image.
 
     Returns:
         seconds_encoder, seconds_backbone (None without one), seconds_total (medians over all passes, batch 1), speedup_encoder (median of
@@ -56,16 +59,17 @@ def seconds_per_image(
     if pruned.execution == "masked":
         return {**dict.fromkeys(_FIELDS), "seconds_note": "masked execution is not timed"}
     plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
+    alone = alone or (lambda image: partial(pruned.encode, image))
 
     def calls(image: Any, record: Any) -> list[Callable[[], Any]]:
         maps = [] if backbone is None else [partial(backbone, image)]
-        return [partial(pruned.encode, image), partial(dense.encode, image), partial(whole, record), *maps]
+        return [alone(image), partial(dense.encode, image), partial(whole, record), *maps]
 
     timer = _cuda_seconds if device.type == "cuda" else _thread_seconds
     with _one_thread(device), _precision(device, plan.dtype):
         for call in calls(*inputs[0]) * plan.warmup:
             call()
-        passes = [[timer(call) for call in calls(*pair)] for pair in inputs for _ in range(plan.repeats)]
+        passes = [[timer(call) for call in these] for these in (calls(*pair) for pair in inputs) for _ in range(plan.repeats)]
     mine, full, total, *maps = zip(*passes, strict=True)
     speedups = [d / p for d, p in zip(full, mine, strict=True)]
     found = (median(mine), median(maps[0]) if maps else None, median(total), median(speedups))

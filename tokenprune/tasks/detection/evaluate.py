@@ -93,8 +93,9 @@ def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], cfg: E
     detector.eval()
     pairs = [(detector.preprocess_image([record]).tensor, record) for record in inputs]
     plan = SpeedPlan(cfg.speed_warmup, cfg.speed_repeats, cfg.speed_dtype)
+    maps, alone = detector.backbone, detector.backbone.dense.encoder_alone
     with busy(detector) if cfg.speed_busy else nullcontext():
-        times = seconds_per_image(detector.pruned, lambda record: detector([record]), pairs, detector.device, detector.backbone, plan)
+        times = seconds_per_image(detector.pruned, lambda record: detector([record]), pairs, detector.device, maps, plan, alone)
     detector.train(training)
     if cfg.speed_busy:
         times["seconds_note"] += ", the box head made to find objects everywhere"

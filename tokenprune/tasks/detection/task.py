@@ -38,7 +38,7 @@ class DetectionTask:
         from tokenprune.tasks.detection.model import build_detector
 
         settings = read_task(cfg["task"])
-        return build_detector(settings, build_pruned(cfg), num_classes=len(self._data(cfg, "val").classes))
+        return build_detector(settings, build_pruned(cfg), len(self._data(cfg, "val").classes), cfg["backbone"])
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[list[dict[str, Any]]]:
         """Endless augmented batches from iteration `start` on."""
@@ -73,7 +73,7 @@ class DetectionTask:
         from tokenprune.tasks.detection.loader import test_input
 
         data, settings, resize = self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg)
-        cost = encoder_cost(model.pruned, measuring.encoder_images(model, data, settings.cost_images, resize))
+        cost = encoder_cost(model.backbone.dense, measuring.encoder_images(model, data, settings.cost_images, resize))
         timed = [test_input(data[i], resize) for i in range(min(settings.speed_images, len(data)))]
         return {**cost, **(measuring.measure_speed(model, timed, settings) if timed else {})}
 
