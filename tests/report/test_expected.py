@@ -25,7 +25,8 @@ def written(folder: Path, text: str) -> Path:
 
 
 def sized(size: str, **changes) -> dict:
-    return row(config={"schedule": {"name": "stages", "keep_rate": 0.7}, "backbone": {"size": size}}, **changes)
+    backbone = {"size": size, "embed_dim": {"small": 384}.get(size, 192)}
+    return row(config={"schedule": {"name": "stages", "keep_rate": 0.7}, "backbone": backbone}, **changes)
 
 
 @pytest.mark.parametrize(
