@@ -27,6 +27,12 @@ def test_all_seeds_and_methods_share_one_dense_model(evit):
     assert run_key(dense_of(other)) == run_key(dense_of(evit))
 
 
+def test_a_row_of_cost_alone_starts_from_the_dense_model_of_all_rows(evit):
+    speedy = resolve(compose([*SMOKE, "method=evit", "measure=[cost]"]))
+    assert run_key(dense_of(speedy)) == run_key(dense_of(evit)) and run_key(speedy) != run_key(evit)
+    assert resolve(compose([*SMOKE, "measure=[cost]"]))["measure"] == ["cost"]  # a dense row has what it asks for
+
+
 def test_dense_and_pretrained_runs_are_valid_and_apart(evit):
     evit = {**evit, "dense": {**evit["dense"], "init": "pretrained"}}
     dense, pretrained = dense_of(evit), pretrained_of(evit)
@@ -40,6 +46,11 @@ def test_dense_and_pretrained_runs_are_valid_and_apart(evit):
 def test_pretraining_does_not_depend_on_the_seed_of_the_row():
     keys = {run_key(pretrained_of(resolve(compose(["method=evit", f"seed={seed}", "init_weights=null"])))) for seed in (0, 1)}
     assert len(keys) == 1
+
+
+def test_a_detector_with_an_adapter_is_pretrained_without():
+    adapted, plain = (pretrained_of(resolve(compose([f"backbone={name}", "init_weights=null"]))) for name in ("vit_adapter", "vit_demo"))
+    assert "adapter" not in adapted["backbone"] and run_key(adapted) == run_key(plain)
 
 
 def test_keep_rate_of_a_dense_row_means_nothing():
@@ -71,6 +82,8 @@ def test_keep_rate_of_a_dense_row_means_nothing():
         ({"dense": {"init": None, "seed": 0, "training": {"iterations": 1}}}, "dense.init is not set"),
         ({"init_weights": "none.safetensors"}, "none.safetensors is missing"),
         ({"training": {"iterations": 3, "lrr": 1}}, "lrr"),
+        ({"backbone": {"patch_size": 8, "embed_dim": 48, "num_heads": 3, "adapter": {"heads": 7}}}, "adapter.heads 7 does not divide"),
+        ({"task": {"name": "classification"}, "backbone": {"adapter": {}}}, "classification reads no maps; allowed: a plain ViT"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )  # fmt: skip

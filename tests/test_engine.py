@@ -172,7 +172,7 @@ def test_a_model_without_class_token_needs_none_for_gates_and_mean_queries():
         ({"selector": "evit", "execution": "fast"}, IncompatiblePairing, "auto, masked, gathered, packed"),
         ({"selector": "ats", "execution": "gathered"}, IncompatiblePairing, "use packed or auto"),
         ({"selector": "evit", "cls": "none"}, IncompatiblePairing, "learned, random, mean"),
-        ({"selector": "svit", "losses": {"ratio": {"form": "token"}}}, InvalidConfig, "batch or image"),
+        ({"selector": "svit", "losses": {"ratio": {"form": "token"}}}, InvalidConfig, "batch and image"),
         ({"selector": "svit", "losses": {"ratoi": {}}}, UnknownPlugin, "Did you mean 'ratio'"),
         ({"selector": "evit", "treatment": {"name": "remove", "candidates": "all"}}, InvalidConfig, "remember"),
         ({"selector": "evit", "treatment": {"memory": "remember"}}, InvalidConfig, "no `name`"),

@@ -8,7 +8,7 @@ from tokenprune.registry import names
 def test_everything_is_listed_with_its_facts(capsys):
     listing.main()
     text = capsys.readouterr().out
-    for kind in ("selector", "treatment", "schedule", "loss", "task"):
+    for kind in ("selector", "treatment", "schedule", "loss", "task", "report"):
         assert all(f"\n  {name} " in text for name in names(kind))
     assert all(f"\n  {path.stem}" in text for group in ("method", "experiment") for path in files(group))
     assert "python -m tokenprune.run +experiment=table2_preserve" in text and "SViT, WACV 2024" in text

@@ -78,6 +78,7 @@ def test_entry_points_add_plugins_and_a_broken_one_only_warns(clean, monkeypatch
 def test_import_stays_light():
     code = (
         "import sys, tokenprune, tokenprune.legality; tokenprune.list_plugins('selector'); tokenprune.list_plugins('task');"
+        "tokenprune.list_plugins('report');"
         "heavy = {'detectron2', 'pandas', 'matplotlib', 'pycocotools', 'hydra'} & set(sys.modules); sys.exit(repr(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

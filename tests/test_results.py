@@ -67,6 +67,13 @@ def test_ok_rows_need_cost_and_metrics_and_others_do_not():
     check({**row(), "metrics": {}, "cost": {}, "timing": {}, "status": "failed", "reason": "why"})
 
 
+def test_a_row_needs_only_what_its_configuration_measures():
+    check({**row(config={"measure": ["cost"]}), "metrics": {}})
+    check({**row(config={"measure": ["accuracy"]}), "cost": {}})
+    with pytest.raises(ResultSchemaError, match="missing field cost.gmac_total"):
+        check({**row(config={"measure": ["cost"]}), "cost": {}})
+
+
 def test_speed_may_be_unmeasured():
     check(row(cost={"seconds_encoder": None, "seconds_total": None}))
 
@@ -116,6 +123,12 @@ def test_key_is_the_same_in_any_order_and_process(config):
 @pytest.mark.parametrize("name", VOLATILE)
 def test_names_and_places_are_no_part_of_the_key(config, name):
     assert run_key({**config, name: "something else"}) == run_key(config)
+
+
+@pytest.mark.parametrize("name", ["name", "size"])
+def test_nor_is_what_a_backbone_is_called(config, name):
+    assert run_key({**config, "backbone": {**config["backbone"], name: "something else"}}) == run_key(config)
+    assert run_key({**config, "backbone": {**config["backbone"], "adapter": {}}}) != run_key(config)
 
 
 @given(st.sampled_from(EVERYTHING_ELSE), st.integers(1, 99))

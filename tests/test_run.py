@@ -6,7 +6,8 @@ import pytest
 
 from tests.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.checkpoints import read_metadata, read_weights
-from tokenprune.experiment import is_out_of_memory, name_of, treatment_of
+from tokenprune.errors import is_out_of_memory
+from tokenprune.experiment import name_of, treatment_of
 
 
 def test_a_run_makes_its_dense_model_first_and_a_row(cli, fake):  # noqa: F811
@@ -84,7 +85,7 @@ def test_a_missing_export_is_made_again(cli, fake):  # noqa: F811
     [
         (["method=evit", "selector=evti"], "unknown selector 'evti'. Did you mean 'evit'? Available: ats, cropr,"),
         (["method=evitt"], "unknown method 'evitt'. Did you mean 'evit'?"),
-        (["+experiment=table2"], "unknown experiment 'table2'. Did you mean 'table2_preserve'?"),
+        (["+experiment=table2_preserv"], "unknown experiment 'table2_preserv'. Did you mean 'table2_preserve'?"),
         (["method=evit", "schedule.keep_rate=0"], "schedule.keep_rate is 0; allowed: 0 < keep_rate <= 1"),
         (["method=evit", "schedule.keep_rate=abc"], "schedule.keep_rate is 'abc', which is no number"),
         (["method=evit", "schedule.blocks=[3,6,19]"], "block 19 is outside the model"),

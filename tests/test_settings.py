@@ -10,6 +10,11 @@ from tokenprune.settings import read_settings
 
 
 @dataclass(frozen=True)
+class Part:
+    size: int = 1
+
+
+@dataclass(frozen=True)
 class Example:
     count: int
     rate: float = 0.5
@@ -17,6 +22,8 @@ class Example:
     pair: tuple[int, int] = (1, 2)
     nested: tuple[tuple[float, ...], ...] = ()
     on: bool = False
+    part: Part = Part()
+    extra: Part | None = None
 
 
 def test_types_are_brought_into_shape():
@@ -42,3 +49,15 @@ def test_every_problem_at_once_with_its_place():
 def test_bool_is_no_number():
     with pytest.raises(InvalidConfig, match="part.count is True"):
         read_settings(Example, {"count": True, "rate": 0.1}, "part")
+
+
+def test_dataclasses_of_fields_are_read_from_mappings():
+    assert read_settings(Example, {"count": 1, "part": {"size": 2}}, "top") == Example(1, part=Part(2))
+    assert read_settings(Example, {"count": 1, "extra": {}}, "top").extra == Part()
+    assert read_settings(Example, OmegaConf.create({"count": 1, "extra": None}), "top").extra is None
+    with pytest.raises(InvalidConfig) as error:
+        read_settings(Example, {"part": {"siz": 2}, "extra": {"size": "big"}}, "top")
+    assert len(error.value.problems) == 3
+    assert "top.part.siz is not a setting, did you mean 'size'" in str(error.value) and "top.extra.size is 'big'" in str(error.value)
+    with pytest.raises(InvalidConfig, match="top.part is 3, allowed is a Part"):
+        read_settings(Example, {"count": 1, "part": 3}, "top")

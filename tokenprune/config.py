@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from tokenprune.keys import MEASURES
 from tokenprune.paths import config_dir
 from tokenprune.presets import complete
 
@@ -40,7 +41,7 @@ class RunConfig:
     training the dense model: demo (shipped with the package) | a file | null. cls: the CLS token of a dense task: learned | random | mean.
     losses: {name: options} that the method adds. treatment_labels: what a table prints for a treatment. export_weights: where the trained
     weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null for a report less. rows: False for
-    an experiment that has reports only.
+    an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares, seconds), or both.
     """
 
     method: str = "dense"
@@ -65,6 +66,7 @@ class RunConfig:
     export_weights: str | None = None
     reports: dict[str, Any] = field(default_factory=lambda: {"table": {}, "plot": {}})
     rows: bool = True
+    measure: list[str] = field(default_factory=lambda: list(MEASURES))
     seed: int = 0
     results_dir: str = "results"
     validate_only: bool = False
@@ -110,15 +112,16 @@ def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     dense.update(none, method="dense", cls="learned", label="Dense", treatment_labels={}, losses={}, execution="auto", init_weights=None)
     dense.update(init=plain["dense"]["init"], training={**plain["dense"]["training"], "seed": seed}, seed=seed)
     if plain["method"] != "dense":
-        dense["export_weights"] = None
+        dense.update(export_weights=None, measure=list(MEASURES))
     return dense
 
 
 def pretrained_of(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return the classification run that a dense model starts from: same backbone, from scratch, on the embedded images."""
+    """Return the classification run that a dense model starts from: same ViT (no adapter), from scratch, on the embedded images."""
     run = dense_of({**plain, "export_weights": None})
     size = plain["backbone"].get("img_size", plain["pretrained"]["data"]["side"])
-    run.update(init="scratch", export_weights=None, task=copy.deepcopy(plain["pretrained"]["task"]))
+    run.update(init="scratch", export_weights=None, measure=list(MEASURES), task=copy.deepcopy(plain["pretrained"]["task"]))
+    run["backbone"].pop("adapter", None)
     run["data"] = {**plain["pretrained"]["data"], "side": size}
     run["training"] = {**plain["pretrained"]["training"], "seed": run["seed"]}
     return run

@@ -57,3 +57,32 @@ class Diverged(TokenPruneError):
     """A loss that is no longer finite: a legitimate row of a table (SViT's Table 5 has one)."""
 
     status = "diverged"
+
+
+class PeerFailed(TokenPruneError):
+    """Another process of this run failed: its number, what a row records for it, and its traceback."""
+
+    def __init__(self, reason: str, number: int, status: str, trace: str) -> None:
+        super().__init__(reason)
+        self.number, self.status, self.trace = number, status, trace
+
+
+def status_of(error: BaseException) -> str:
+    """Return what a result row records for an error: a TokenPruneError's own status, `oom`, or `failed`."""
+    if is_out_of_memory(error):
+        return "oom"
+    return error.status if isinstance(error, TokenPruneError) else "failed"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error in one line, with its type where it is none of ours."""
+    text = str(error) if isinstance(error, TokenPruneError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on a GPU or on the host."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text or "out of memory" in text)
+    )  # fmt: skip

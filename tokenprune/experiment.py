@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenprune import console
+from tokenprune import console, distributed
 from tokenprune.config import dense_of, pretrained_of
 from tokenprune.environment import environment, installed
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
 from tokenprune.keys import SCHEMA, run_key
 from tokenprune.locks import locked
 from tokenprune.paths import weights_path
@@ -22,35 +22,26 @@ _REASON_LENGTH = 500
 def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a resolved, valid configuration: read it if it is finished, else make it; never raises but on interruption.
 
-    One process at a time makes a row, the others wait for it. A killed row goes on from its last checkpoint.
+    One run at a time makes a row, others wait for it. A killed row goes on from its last checkpoint. Where a run has several processes
+    (torchrun), all call this: they train together, the main one decides, evaluates and writes, and all return its row.
     """
     key = run_key(config)
     folder = row_folder(config["results_dir"], key)
-    done = finished(folder)
-    if done is not None and not _lacks_export(config):
-        return relabelled(done, config)
-    with locked(folder / "lock", f"row {name_of(config)} ({key})"):
-        done = finished(folder)
-        if done is None or _lacks_export(config):
-            try:
-                done = _make(config, folder)
-                check(done)
-            except Exception as error:  # a row of a table ends with a status, whatever happened in it
-                (folder / "error.txt").write_text(traceback.format_exc())
-                done = status_row(config, error)
-            write_result(folder, done)
-            if done["status"] == "ok":
-                for left in ("last.pt", "error.txt"):
-                    (folder / left).unlink(missing_ok=True)
+
+    def made() -> dict[str, Any] | None:
+        return None if _lacks_export(config) else finished(folder)
+
+    done = distributed.of_main(made)
+    if done is None:
+        with locked(folder / "lock", f"row {name_of(config)} ({key})"):
+            done = distributed.of_main(made) or _new_row(config, folder)
     return relabelled(done, config)
 
 
 def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
     """Return the row of a run that did not come to a result, with why."""
-    known = isinstance(error, TokenPruneError)
-    status = "oom" if is_out_of_memory(error) else error.status if known else "failed"
-    reason = str(error) if known else f"{type(error).__name__}: {error}"
-    row = {"status": status, "reason": one_line(reason)[:_REASON_LENGTH], "metrics": {}, "cost": {}, "timing": {}, "notes": []}
+    reason = reason_of(error)[:_REASON_LENGTH]
+    row = {"status": status_of(error), "reason": reason, "metrics": {}, "cost": {}, "timing": {}, "notes": []}
     return {**_header(config), **row}
 
 
@@ -84,17 +75,21 @@ def name_of(config: Mapping[str, Any]) -> str:
     return " ".join(p for p in parts if p and p != "none") + f" ({config['task'].get('name')}, seed {config['seed']})"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out, on a GPU or on the host."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text or "out of memory" in text)
-    )  # fmt: skip
-
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks."""
-    return " ".join(text.split())
+def _new_row(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Make a row and write it: a row of a table ends with a status, whatever happened in it."""
+    try:
+        with distributed.together():
+            row = _make(config, folder)
+            check(row)
+    except Exception as error:
+        row, trace = status_row(config, error), traceback.format_exc()
+        if distributed.is_main():
+            (folder / "error.txt").write_text(f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace)
+    if distributed.is_main():
+        write_result(folder, row)
+        for left in ("last.pt", "error.txt") if row["status"] == "ok" else ():
+            (folder / left).unlink(missing_ok=True)
+    return distributed.of_main(lambda: row)
 
 
 def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -116,14 +111,41 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     recipe = read_settings(TrainingConfig, config["training"], "training")
     report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config))
-    _save(model, config, folder)
-    model.eval()
+    notes = [origin, *report.notes]
+    return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
+
+
+def _judged(
+    task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]
+) -> dict[str, Any]:
+    """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
+    model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
+    uncalibrated = _calibrate(task, model, config)
+    measured = config["measure"]
+    if "accuracy" in measured or config["training"]["iterations"]:  # weights that were neither trained nor judged serve nobody
+        _save(model, config, folder)
     trained = time.perf_counter()
-    metrics = {k: float(v) for k, v in task.evaluate(model, config).items()}
+    metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()
-    timing = {"train_s": round(report.seconds, 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - begun, 3)}
-    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": dict(task.cost(model, config)), "timing": timing}
-    return {**_header(config), **row, "notes": [origin, *_caveats(model)]}
+    timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
+    cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}
+    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
+    return {**_header(config), **row, "notes": [*notes, *_caveats(model)]}
+
+
+def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Set thresholds of selectors that have some; return what they would have kept without."""
+    from tokenprune.measure.calibration import calibrate, images_wanted, mean_usage
+    from tokenprune.tasks.base import pruned_of
+
+    pruned = pruned_of(model)
+    count = images_wanted(pruned)
+    if count == 0:
+        return {}
+    encode, batches = task.calibration(model, config, count)
+    share = mean_usage(pruned, encode, batches)
+    calibrate(pruned, encode, batches)
+    return {"kept_share_uncalibrated": share}
 
 
 def _caveats(model: Any) -> list[str]:

@@ -14,6 +14,7 @@ STARTS = ("dense", "pretrained", "scratch")
 VOLATILE = (
     "results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights", "reports", "rows",
 )  # fmt: skip
+MEASURES = ("accuracy", "cost")  # what a row holds by default
 NO_EFFECT = ("checkpoint_every", "workers")
 
 
@@ -24,8 +25,10 @@ def run_key(config: Mapping[str, Any]) -> str:
     dense model's recipe, with `init_weights` everything that would make those weights.
     """
     relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
-    relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k != "name"}
+    relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k not in ("name", "size")}
     _start(relevant)
+    if sorted(relevant.get("measure", ())) == sorted(MEASURES):
+        relevant.pop("measure")  # the key of a row from before there was a choice
     relevant["data"] = _data(relevant.get("data", {}))
     text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

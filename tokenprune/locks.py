@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokenprune import console
+from tokenprune import console, distributed
 
 
 @contextmanager
 def locked(path: Path | str, what: str) -> Iterator[bool]:
-    """Hold the lock file `path` for the body; wait where another process holds it.
+    """Hold the lock file `path` for the body; wait where another run holds it. Of a run's several processes the main one holds it.
 
     Args:
         path: created where missing and left in place (removing it would let two processes hold "the same" lock).
@@ -20,6 +20,9 @@ def locked(path: Path | str, what: str) -> Iterator[bool]:
     Yields:
         True if it had to wait, so that the caller looks again whether the work is done.
     """
+    if not distributed.is_main():
+        yield False
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -17,7 +17,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "schedule": ("tokenprune.schedules",),
     "loss": ("tokenprune.losses.ratio",),
     "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task"),
-    "report": ("tokenprune.report.standard", "tokenprune.report.figures"),
+    "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.insights", "tokenprune.report.figures"),
 }
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
 _loaded: set[str] = set()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenprune.checkpoints import atomic_write
 from tokenprune.errors import ResultSchemaError
-from tokenprune.keys import SCHEMA
+from tokenprune.keys import MEASURES, SCHEMA
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,11 +23,12 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
-    "seconds_total", "speedup_encoder", "seconds_note",
+    "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone",
 )  # fmt: skip
 ENVIRONMENT = ("python", "torch", "timm", "detectron2", "device", "threads", "commit", "dirty", "tokenprune")
-# speed is not measured for masked execution
-_NULLABLE = ("seconds_encoder", "seconds_total", "speedup_encoder", "detectron2", "commit", "dirty")
+_OPTIONAL = ("kept_share_uncalibrated", "seconds_backbone")  # of selectors with thresholds only; younger than the first rows
+# speed is not measured for masked execution, and a classifier has no backbone of its own
+_NULLABLE = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder", "detectron2", "commit", "dirty")
 
 
 def check(row: Mapping[str, Any]) -> None:
@@ -110,7 +111,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _check_values(row: Mapping[str, Any]) -> list[str]:
-    problems = []
+    problems, measured = [], row["config"].get("measure", MEASURES)
     if row["schema"] != SCHEMA:
         problems.append(f"schema is {row['schema']}, this version reads {SCHEMA}")
     if row["status"] not in STATUSES:
@@ -118,9 +119,9 @@ def _check_values(row: Mapping[str, Any]) -> list[str]:
     problems += [f"unknown metric name {k!r}" for k in row["metrics"] if not re.fullmatch(r"[a-z][a-z0-9_]*", str(k))]
     for section, names in (("cost", COST), ("environment", ENVIRONMENT)):
         problems += [f"unknown field {section}.{k}" for k in row[section] if k not in names]
-        if row["status"] == "ok":
-            problems += [f"missing field {section}.{k}" for k in names if k not in row[section]]
-    if row["status"] == "ok" and not row["metrics"]:
+        if row["status"] == "ok" and (section != "cost" or "cost" in measured):
+            problems += [f"missing field {section}.{k}" for k in names if k not in row[section] and k not in _OPTIONAL]
+    if row["status"] == "ok" and "accuracy" in measured and not row["metrics"]:
         problems.append("an `ok` row has no metrics")
     for section in ("metrics", "cost", "timing"):
         problems += [f"{section}.{k} is {v!r}, expected finite numbers" for k, v in row[section].items() if not _finite(k, v)]

@@ -3,13 +3,13 @@
     python -m tokenprune.run method=evit treatment=preserve          one row
     python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
     python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
+    torchrun --nproc_per_node=4 -m tokenprune.run ...                 any of these on several GPUs
 
 Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row or a report of a sweep did.
 """
 
 import difflib
 import os
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tokenprune import console
+from tokenprune import console, distributed
 from tokenprune.config import register_schema, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.paths import config_dir
@@ -31,21 +31,24 @@ ERROR = 2
 def main() -> None:
     """Run the command line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us: they are one line, and Hydra's own report is a page
-    for message in ("`?torch.jit.script", "torch.meshgrid"):  # of Detectron2 0.6 under a new torch; nothing a user could do
+    # Of Detectron2 0.6 under a new torch, and of gradients that DistributedDataParallel copies; nothing a user could do.
+    for message in ("`?torch.jit.script", "torch.meshgrid", "Grad strides do not match bucket view strides"):
         warnings.filterwarnings("ignore", message=message)
-    try:
-        register_schema()
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_entry)()
-    except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
-        console.fail(explain(error))
-        sys.exit(ERROR)
+    with distributed.processes():
+        try:
+            register_schema()
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_entry)()
+        except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
+            console.fail(explain(error))
+            distributed.leave(ERROR)
 
 
 def explain(error: Exception) -> str:
     """Return an error of composing as one line that says what failed, what exists and what was probably meant."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        close = difflib.get_close_matches(name, error.options, n=1, cutoff=0.5)
+        begun = [option for option in error.options if name and option.startswith(name)]  # table2 means table2_preserve
+        close = begun or difflib.get_close_matches(name, error.options, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"unknown {group} {name!r}.{hint} Available: {', '.join(error.options)}"
     causes, cause = [str(error)], error.__cause__
@@ -62,7 +65,7 @@ def _entry(cfg: DictConfig) -> None:
             _single(cfg)
         except (OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
-            sys.exit(ERROR)  # not raised: Hydra would print it as well
+            distributed.leave(ERROR)  # not raised: Hydra would print it as well
     elif cfg.rows:
         _in_sweep(cfg, int(job.job.num), str(job.sweep.dir))
 
@@ -76,7 +79,8 @@ def _single(cfg: DictConfig) -> None:
     if not config["rows"]:
         _only_report(config)
         return
-    words = validate(config, files=not config["validate_only"])
+    with distributed.together():
+        words = distributed.of_main(lambda: validate(config, files=not config["validate_only"]))
     if config["validate_only"]:
         console.say(f"{name_of(config)} is valid; {words}")
         return
@@ -94,8 +98,8 @@ def _only_report(config: Mapping[str, Any]) -> None:
     chosen = build_reports(config["reports"])
     if config["validate_only"]:
         console.say(f"{name_of_sweep(config)} is valid; no rows, reports: {', '.join(chosen)}")
-    elif report(config, []):
-        sys.exit(BAD_ROW)
+    elif distributed.is_main() and report(config, []):
+        distributed.leave(BAD_ROW)
 
 
 def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
@@ -123,14 +127,15 @@ def _row_of_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
     from tokenprune.results import finished, row_folder, write_result
     from tokenprune.validation import validate
 
-    done = finished(row_folder(config["results_dir"], run_key(config)))
+    done = distributed.of_main(lambda: finished(row_folder(config["results_dir"], run_key(config))))
     if done is not None and not config["validate_only"]:
         return run_row(config)
     try:
-        words = validate(config, files=not config["validate_only"])
+        with distributed.together():
+            words = distributed.of_main(lambda: validate(config, files=not config["validate_only"]))
     except Exception as error:
         row = status_row(config, error)
-        if not config["validate_only"]:
+        if distributed.is_main() and not config["validate_only"]:
             write_result(row_folder(config["results_dir"], row["key"]), row)
         return row
     if config["validate_only"]:

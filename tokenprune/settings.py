@@ -3,7 +3,7 @@
 import difflib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tokenprune.errors import InvalidConfig
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
-    """Build the dataclass `cls` from `values` (a mapping or an OmegaConf node); lists become tuples.
+    """Build the dataclass `cls` from `values` (a mapping or an OmegaConf node); lists become tuples, mappings the dataclasses of fields.
 
     Args:
         where: the config path named in errors, for example "training" or "task.heads".
@@ -31,6 +31,13 @@ def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) ->
     ]
     ready = {}
     for key in set(given) & set(allowed):
+        part = _part(hints[key])
+        if part is not None and isinstance(given[key], Mapping):
+            try:
+                ready[key] = read_settings(part, given[key], f"{where}.{key}")
+            except InvalidConfig as error:
+                problems += error.problems
+            continue
         ready[key], fits = _fit(given[key], hints[key])
         if not fits:
             problems.append(f"{where}.{key} is {given[key]!r}, allowed is a {_spell(hints[key])}")
@@ -62,6 +69,11 @@ def plain(node: Any) -> Any:
 
         return OmegaConf.to_container(node, resolve=True)
     return node
+
+
+def _part(hint: Any) -> Any:
+    """The dataclass that a field holds, `Part` or `Part | None`; None where it holds none."""
+    return next((option for option in (hint, *get_args(hint)) if is_dataclass(option)), None)
 
 
 def _unknown(where: str, key: str, allowed: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tokenprune import console
+from tokenprune import console, distributed
 from tokenprune.errors import TokenPruneError
 from tokenprune.settings import plain
 
@@ -37,7 +36,7 @@ class SweepTable(Callback):
             build_reports(plain(config.reports))
         except TokenPruneError as error:
             console.fail(str(error))
-            sys.exit(BAD_CONFIG)  # nothing weaker stops Hydra
+            distributed.leave(BAD_CONFIG)  # nothing weaker stops Hydra
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close the sweep of `config`.
@@ -51,9 +50,11 @@ class SweepTable(Callback):
         with suppress(OSError):
             folder.parent.rmdir()  # unless another sweep has its notes there
             folder.parent.parent.rmdir()  # and the results folder, if it holds nothing
+        if not distributed.is_main():
+            return
         if not notes and config.rows:
             console.fail("the sweep has no rows: its axes select nothing; check the values given for them (a glob that matches no name?)")
-            sys.exit(BAD_ROW)
+            distributed.leave(BAD_ROW)
         bad, failed = [note for note in notes if note["row"]["status"] != "ok"], []
         if config.validate_only:
             console.say(f"{name_of_sweep(config)}: {len(notes) - len(bad)} of {len(notes)} rows are valid")
@@ -62,7 +63,7 @@ class SweepTable(Callback):
         for note in bad:
             console.fail(f"{note['name']}: {note['row']['status']}: {note['row']['reason']}")
         if bad or failed:
-            sys.exit(BAD_ROW)
+            distributed.leave(BAD_ROW)
 
 
 def name_of_sweep(config: Mapping[str, Any]) -> str:

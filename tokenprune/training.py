@@ -1,21 +1,26 @@
-"""The one training loop of every task: AdamW, warm-up, a schedule, clipping, AMP on CUDA, exact resume."""
+"""The one training loop of every task: AdamW, warm-up, a schedule, clipping, AMP on CUDA, exact resume, one process or several."""
 
+import inspect
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from tokenprune import distributed
 from tokenprune.checkpoints import atomic_write
 from tokenprune.console import progress
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
 
+LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
 _SCHEDULES = ("cosine", "steps", "linear_tail", "constant")
 _UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
 _TAIL = 0.2  # share of the run in which linear_tail falls to 0
@@ -23,7 +28,10 @@ _TAIL = 0.2  # share of the run in which linear_tail falls to 0
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A recipe. Learning rates are per AdamW step; warm-up is in iterations; `steps` are shares of the run in (0,1)."""
+    """A recipe. Learning rates are per AdamW step; warm-up is in iterations; `steps` are shares of the run in (0,1).
+
+    batch_size is the whole batch, as papers give it: several processes take equal slices of it.
+    """
 
     iterations: int
     batch_size: int = 4
@@ -44,9 +52,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig with every value that is out of range."""
+        parts = distributed.world()
+        uneven = f"training.batch_size is {self.batch_size}, the whole batch, of which each of {parts} processes takes an equal slice"
         bad = [
             (self.iterations < 0, f"training.iterations is {self.iterations}, allowed are 0 and more"),
             (self.batch_size < 1, f"training.batch_size is {self.batch_size}, allowed are 1 and more"),
+            (self.batch_size % parts != 0, f"{uneven}: give a multiple of {parts}, or start another number of processes"),
             (self.lr < 0, f"training.lr is {self.lr}, allowed are 0 and more"),
             (self.schedule not in _SCHEDULES, f"training.schedule is {self.schedule!r}, allowed are {', '.join(_SCHEDULES)}"),
             (any(not 0 < s < 1 for s in self.steps), f"training.steps is {self.steps}, allowed are shares of the run between 0 and 1"),
@@ -61,11 +72,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a run came to: losses averaged over its last 10 %, wall seconds over all resumed parts, iterations done."""
+    """What a run came to: losses averaged over its last 10 %, wall seconds over all resumed parts, iterations done, notes for a row."""
 
     losses: dict[str, float]
     seconds: float
     iterations: int
+    notes: tuple[str, ...] = ()
 
 
 def lr_factor(cfg: TrainingConfig, iteration: int) -> float:
@@ -104,13 +116,16 @@ def parameter_groups(model: nn.Module, cfg: TrainingConfig) -> list[dict[str, An
 def fit(
     model: nn.Module,
     batches: Callable[[int], Iterator[Any]],
-    loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]],
+    loss_fn: LossFn,
     cfg: TrainingConfig,
     workdir: Path,
     description: str = "training",
     before_step: Callable[[nn.Module, int], None] | None = None,
 ) -> TrainingReport:
     """Train `model` in place and keep `workdir/last.pt`; where that exists, go on from it, bit for bit on a CPU.
+
+    Under several processes (`distributed.processes`) all call this, each with its share of every batch; gradients and reported losses
+    are means over the processes, and `last.pt` is that of a single process, which may go on from it (and the other way round).
 
     Args:
         batches: start iteration -> the batches from there on; batch i must depend on i alone, or resuming is not exact.
@@ -120,28 +135,58 @@ def fit(
     Raises:
         Diverged: a loss is NaN or infinite; names the iteration and every loss.
         CheckpointMismatch: `last.pt` is of another model or another recipe.
+        PeerFailed: another process failed.
     """
-    run = _Run(model, cfg, Path(workdir))
-    model.train()
-    steps = progress(range(run.iteration, cfg.iterations), description, cfg.iterations, run.iteration)
-    for iteration, batch in zip(steps, batches(run.iteration) if run.iteration < cfg.iterations else (), strict=False):
-        if before_step:
-            before_step(model, iteration)
-        losses = run.step(batch, loss_fn, iteration)
-        steps.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
-        if run.iteration == cfg.iterations or (cfg.checkpoint_every and run.iteration % cfg.checkpoint_every == 0):
-            run.save()
+    with distributed.training_group(), closing(_Run(model, loss_fn, cfg, Path(workdir))) as run:
+        model.train()
+        steps = progress(range(run.iteration, cfg.iterations), description, cfg.iterations, run.iteration)
+        for iteration, batch in zip(steps, batches(run.iteration) if run.iteration < cfg.iterations else (), strict=False):
+            if before_step:
+                before_step(model, iteration)
+            losses = run.step(batch, iteration)
+            steps.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+            if run.iteration == cfg.iterations or (cfg.checkpoint_every and run.iteration % cfg.checkpoint_every == 0):
+                run.save()
     if run.iteration < cfg.iterations:
         raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")
     names = run.history[-1] if run.history else {}
-    return TrainingReport({k: sum(h[k] for h in run.history) / len(run.history) for k in names}, run.seconds(), run.iteration)
+    return TrainingReport({k: sum(h[k] for h in run.history) / len(run.history) for k in names}, run.seconds(), run.iteration, run.notes)
+
+
+class _LossesOf(nn.Module):
+    """loss_fn(model, batch) as a forward: DistributedDataParallel sees forwards only, and tasks call a model by several methods."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+        super().__init__()
+        self.model, self.loss_fn = model, loss_fn
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return self.loss_fn(self.model, batch)
+
+
+def _spread(model: nn.Module, loss_fn: LossFn, group: Any) -> tuple[Callable[[Any], dict[str, Tensor]], tuple[str, ...]]:
+    """What computes the losses of a batch, such that gradients become means over the processes of a group; and notes on that."""
+    if group is None:
+        return partial(loss_fn, model), ()
+    notes = [f"trained by {distributed.world()} processes"]
+    if next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
+    elif any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        notes.append("batch norms took each process's own images: SyncBatchNorm needs CUDA")
+    # Static: which parameters get a gradient never changes, only token counts do, which DDP does not see. Some get none (Cropr's scorer
+    # chooses by rank; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them each time.
+    # Buffers start as the main process's and are then its own: nothing reads the others'.
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(_LossesOf(model, loss_fn), process_group=group, static_graph=True, **buffers), tuple(notes)
 
 
 class _Run:
     """The state of one training run and how it is stored."""
 
-    def __init__(self, model: nn.Module, cfg: TrainingConfig, workdir: Path) -> None:
+    def __init__(self, model: nn.Module, loss_fn: LossFn, cfg: TrainingConfig, workdir: Path) -> None:
         self.model, self.cfg, self.path = model, cfg, workdir / "last.pt"
+        self.losses_of, self.notes = _spread(model, loss_fn, distributed.group())
         self.device = next(model.parameters()).device
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=fused)
@@ -151,21 +196,27 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.history: deque[dict[str, float]] = deque(maxlen=max(1, cfg.iterations // 10))
         self.iteration, self.before, self.begun = 0, 0.0, time.perf_counter()
-        if self.path.exists():
+        torch.manual_seed(cfg.seed * distributed.world() + distributed.rank())  # processes draw different noise for their images
+        if distributed.of_main(self.path.exists):
             self._resume()
-        else:
-            torch.manual_seed(cfg.seed)
+
+    def close(self) -> None:
+        """Let go of the processes' group: on gloo its other members wait until nothing refers to it."""
+        self.losses_of = None
+        for module in self.model.modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                module.process_group = None
 
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.begun
 
-    def step(self, batch: Any, loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]], iteration: int) -> dict[str, float]:
+    def step(self, batch: Any, iteration: int) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(self.cfg, iteration)
         with torch.autocast(self.device.type, self.dtype) if self.amp else nullcontext():
-            losses = loss_fn(self.model, batch)
+            losses = self.losses_of(batch)
         total = torch.stack([v.float() for v in losses.values()])
-        values = dict(zip(losses, total.detach().tolist(), strict=True))  # one host sync for all of them
+        values = _means(distributed.gather(dict(zip(losses, total.detach().tolist(), strict=True))))  # one host sync for all of them
         if not all(math.isfinite(v) for v in values.values()):
             raise Diverged(f"loss is not finite at iteration {iteration}: {values}; lower training.lr or lengthen training.warmup")
         self.optimizer.zero_grad(set_to_none=True)
@@ -180,10 +231,13 @@ class _Run:
         return values
 
     def save(self) -> None:
-        rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+        rngs = distributed.gather(_rng_state())
+        if not distributed.is_main():
+            return
         content = {
-            "iteration": self.iteration, "seconds": self.seconds(), "history": list(self.history), "rng": rng, "recipe": _recipe(self.cfg),
+            "iteration": self.iteration, "seconds": self.seconds(), "history": list(self.history), "rng": rngs[0], "peers": rngs[1:],
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+            "recipe": _recipe(self.cfg),
         }
         atomic_write(self.path, lambda part: torch.save(content, part))
 
@@ -201,9 +255,29 @@ class _Run:
         self.scaler.load_state_dict(saved["scaler"])
         self.history.extend(saved["history"])
         self.iteration, self.before = saved["iteration"], saved["seconds"]
-        torch.set_rng_state(saved["rng"]["cpu"])
-        for i, state in enumerate(saved["rng"]["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state, i)
+        rngs = [saved["rng"], *saved.get("peers", ())]
+        if distributed.rank() < len(rngs):  # a process that was not there before keeps its fresh seed
+            _set_rng_state(rngs[distributed.rank()])
+
+
+def _means(values: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each loss; NaN and infinity of one process make it NaN or infinite, so that all judge alike."""
+    return values[0] if len(values) == 1 else {name: sum(v[name] for v in values) / len(values) for name in values[0]}
+
+
+def _rng_state() -> dict[str, Any]:
+    """This process's generators: the CPU's, and those of all devices, or of its own where it is one of several."""
+    if not torch.cuda.is_available():
+        return {"cpu": torch.get_rng_state(), "cuda": []}
+    cuda = torch.cuda.get_rng_state_all() if distributed.world() == 1 else [torch.cuda.get_rng_state()]
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_rng_state(saved: dict[str, Any]) -> None:
+    torch.set_rng_state(saved["cpu"])
+    first = torch.cuda.current_device() if distributed.world() > 1 and torch.cuda.is_available() else 0
+    for i, state in enumerate(saved["cuda"][: torch.cuda.device_count() - first], first):
+        torch.cuda.set_rng_state(state, i)
 
 
 def _recipe(cfg: TrainingConfig) -> dict[str, Any]:

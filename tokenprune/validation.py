@@ -10,7 +10,7 @@ from typing import Any
 from tokenprune.backbones.vit import positions
 from tokenprune.blocks.class_token import SOURCES
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.keys import STARTS
+from tokenprune.keys import MEASURES, STARTS
 from tokenprune.legality import EXECUTIONS, check_pairing
 from tokenprune.paths import weights_path
 from tokenprune.registry import get
@@ -74,6 +74,11 @@ def _fields(config: Mapping[str, Any]) -> list[str]:
     for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
+    measure = config["measure"]
+    if not measure or not set(measure) <= set(MEASURES):
+        problems.append(f"measure is {measure}; allowed: [{', '.join(MEASURES)}] or one of them")
+    elif "accuracy" in measure and config["data"].get("name") == "unlabelled":
+        problems.append("measure holds accuracy, and data=unlabelled has no labels to judge by; use measure=[cost] or another data set")
     dense = [config[axis].get("name") == _NONE for axis in ("selector", "schedule")]
     if dense[0] != dense[1]:
         given = ", ".join(f"{axis} is {config[axis].get('name')!r}" for axis in ("selector", "schedule"))
@@ -90,6 +95,8 @@ def _sizes(config: Mapping[str, Any]) -> list[str]:
     dim, heads = backbone.get("embed_dim"), backbone.get("num_heads")
     if dim is not None and heads and dim % heads:
         problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
+    if backbone.get("adapter") is not None and config["task"].get("name") == "classification":
+        problems.append("backbone.adapter is set, and classification reads no maps; allowed: a plain ViT, e.g. backbone=vit_tiny")
     return problems
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from tokenprune import prune
-from tokenprune.backbones.vit import build_pruned, build_vit, load_backbone
+from tokenprune.backbones.vit import build_pruned, build_vit, load_backbone, positions, read_backbone
 from tokenprune.checkpoints import save_weights
 from tokenprune.errors import CheckpointMismatch, InvalidConfig
 
@@ -38,6 +38,43 @@ def test_every_problem_at_once():
         build_vit({"model": "deit_tinny"})
 
 
+def test_an_adapter_leaves_the_vit_without_a_final_norm():
+    assert isinstance(build_vit({**SMALL, "depth": 4, "adapter": {}}).norm, torch.nn.Identity)
+    assert isinstance(build_vit({**SMALL, "adapter": None}).norm, torch.nn.LayerNorm)
+    assert read_backbone({**SMALL, "adapter": {"ratio": 1}}).adapter.ratio == 1.0 and read_backbone(SMALL).adapter is None
+
+
+def test_an_adapter_that_does_not_fit_is_found_with_the_rest():
+    with pytest.raises(InvalidConfig) as error:
+        build_vit({**SMALL, "patch_size": 4, "num_heads": 5, "size": "large", "adapter": {"heads": 7}})
+    text = str(error.value)
+    assert len(error.value.problems) == 5 and "backbone.size is 'large', allowed are tiny, small, base" in text
+    assert "depth is 2" in text and "patches of 4 px" in text and "adapter.heads 7" in text
+    with pytest.raises(InvalidConfig, match="backbone.adapter.head is not a setting, did you mean 'heads'"):
+        build_vit({**SMALL, "adapter": {"head": 3}})
+
+
+@pytest.mark.parametrize(
+    ("patch", "adapter", "scales", "sides", "expected"),
+    [
+        (16, {}, [4, 2, 1, 0.5], (800, 1333), 50 * 84),
+        (16, None, [4, 2, 1, 0.5], (800, 1333), 50 * 84),
+        (16, None, [4, 2], (800, 1333), 50 * 84),
+        (16, {}, [4], (800, 1320), 50 * 84),  # 1320 -> 1344: two patches, whatever the levels
+        (16, None, [4], (800, 1320), 50 * 83),
+        (8, {}, [2], (100, 128), 14 * 16),
+        (8, None, [2], (100, 128), 13 * 16),
+    ],
+)
+def test_positions_are_those_of_the_padded_image(patch, adapter, scales, sides, expected):
+    config = {"backbone": {"patch_size": patch, "adapter": adapter}, "data": {"short_side": sides[0], "long_side": sides[1]}}
+    assert positions({**config, "task": {"pyramid": {"scales": scales}}}) == expected
+
+
+def test_positions_without_a_pyramid_are_those_of_the_image():
+    assert positions({"backbone": {"patch_size": 16}, "data": {"side": 224}}) == 196
+
+
 def test_sincos_start_makes_neighbours_alike():
     codes = build_vit({**SMALL, "img_size": 64, "pos_init": "sincos"}).pos_embed[0, 1:].detach()
     near, far = (codes[0] - codes[1]).norm(), (codes[0] - codes[36]).norm()
@@ -48,7 +85,7 @@ def test_build_pruned_reads_the_axes():
     cfg = {"backbone": SMALL, "selector": {"name": "evit"}, "treatment": {"name": "preserve"}, "cls": "mean", "execution": "auto",
            "schedule": {"name": "stages", "blocks": [1], "keep_rate": 0.5}, "losses": {}}
     model = build_pruned(cfg)
-    assert list(model.selectors) == ["1"] and model.cls == "mean"
+    assert list(model.selectors) == ["1"] and model.class_token.token is None  # `mean` has no parameter
     none = {axis: {"name": "none"} for axis in ("selector", "treatment", "schedule")}
     assert len(build_pruned({**cfg, **none}).selectors) == 0
 
@@ -65,6 +102,20 @@ def test_backbone_weights_from_timm_keys_and_from_our_own_models(tmp_path):
         load_backbone(target, path)
         assert torch.equal(target.backbone.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
         assert torch.equal(target.backbone.pos_embed, source.pos_embed)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_without_a_final_norm_the_files_is_left_out(tmp_path, norm):
+    """DeiT's files have one, a ViT-Adapter's encoder has none."""
+    cfg = {**SMALL, "depth": 4, "class_token": False, "adapter": {"heads": 4}}
+    source = build_vit({**SMALL, "depth": 4})
+    state = {k: v for k, v in source.state_dict().items() if norm or not k.startswith("norm.")}
+    save_weights(tmp_path / "deit.safetensors", state)
+    target = prune(build_vit({**cfg, "pretrained": str(tmp_path / "deit.safetensors")}))
+    assert torch.equal(target.backbone.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
+    if not norm:  # a plain ViT needs it
+        with pytest.raises(CheckpointMismatch, match="missing norm.weight"):
+            load_backbone(build_vit({**SMALL, "depth": 4}), tmp_path / "deit.safetensors")
 
 
 def test_position_codes_are_resampled_and_a_class_token_left_out(tmp_path):

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from tokenprune.backbones.vit import positions
+from tokenprune.backbones.vit import build_vit, positions
 from tokenprune.config import compose, resolve
 from tokenprune.legality import check_pairing
 from tokenprune.paths import config_dir
@@ -48,6 +49,60 @@ def test_paper_scale_has_the_papers_size_counts_and_recipe():
     assert (recipe["lr"], recipe["weight_decay"], recipe["batch_size"], recipe["warmup"]) == (1e-5, 1e-6, 16, 500)
     assert recipe["iterations"] == 6 * 7330 and recipe["steps"][0] * 6 == pytest.approx(4)
     assert config["data"]["name"] == "coco" and config["cls"] == "random" and config["backbone"]["class_token"] is False
+    assert config["task"]["augment"]["final_crop"] == 1024
+    assert config["backbone"]["name"] == "vit_adapter_tiny" and config["backbone"]["adapter"] is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["scale=paper"], "vit_adapter_tiny"),
+        (["scale=paper", "backbone=vit_tiny"], "vit_tiny"),
+        (["scale=paper", "backbone=vit_adapter_small"], "vit_adapter_small"),
+        (["scale=paper", "task=classification"], "vit_tiny"),
+        (["scale=paper", "task=classification", "backbone=vit_small"], "vit_small"),
+        (["backbone=vit_adapter"], "vit_adapter_demo"),
+        (["backbone=vit_adapter", "scale=smoke"], "vit_adapter_smoke"),
+        (["backbone=vit_adapter", "scale=paper"], "vit_adapter_tiny"),
+        (["scale=smoke"], "vit_smoke"),
+        ([], "vit_demo"),
+    ],
+    ids=str,
+)
+def test_the_backbone_follows_scale_and_task_and_the_command_line(overrides, name):
+    assert compose(overrides).backbone.name == name
+
+
+@pytest.mark.parametrize("path", files("backbone"), ids=lambda p: p.stem)
+def test_every_backbone_builds_and_names_its_size(path):
+    config = resolve(compose([f"backbone={path.stem}"]))["backbone"]
+    with torch.device("meta"):
+        build_vit(config)
+    adapted = "adapter" in path.stem or path.stem in ("paper", "detection_paper")
+    assert (config.get("adapter") is not None) == adapted == ("adapter" in config["name"])
+    size = next((s for s in ("small", "base") if s in path.stem), "tiny")
+    assert config["size"] == size
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_an_adapter_has_the_values_of_the_plain_vit(size):
+    adapted, plain = (resolve(compose(["scale=paper", f"backbone={kind}_{size}"]))["backbone"] for kind in ("vit_adapter", "vit"))
+    assert {k: v for k, v in adapted.items() if k not in ("adapter", "name")} == {k: v for k, v in plain.items() if k != "name"}
+    assert adapted["drop_path"] == {"tiny": 0.1, "small": 0.2, "base": 0.3}[size]
+
+
+@pytest.mark.parametrize(("backbone", "epochs", "step"), [("vit_adapter_tiny", 6, 4), ("vit_adapter_small", 4, 3), ("vit_small", 4, 3)])
+def test_the_small_model_is_fine_tuned_for_fewer_epochs(backbone, epochs, step):
+    recipe = resolve(compose(["scale=paper", "method=svit", f"backbone={backbone}"]))["training"]
+    assert recipe["iterations"] == epochs * 7330 and [s * epochs for s in recipe["steps"]] == pytest.approx([step])
+    demo = resolve(compose(["method=svit", f"backbone={backbone}"]))["training"]
+    assert demo["iterations"] == resolve(compose(["method=svit"]))["training"]["iterations"]
+
+
+def test_a_demo_detector_with_an_adapter_starts_from_classification():
+    for name in ("vit_adapter", "vit_adapter_demo"):
+        config = resolve(compose(["method=svit", f"backbone={name}"]))
+        assert config["init_weights"] is None and config["dense"]["init"] == "pretrained"
 
 
 def test_the_dense_row_is_trained_further_at_demo_scale_only():

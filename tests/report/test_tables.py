@@ -5,7 +5,8 @@ import pytest
 from tests.fakes import row
 from tokenprune.paths import expected_of
 from tokenprune.report import Sweep, make_reports, summary
-from tokenprune.report.tables import build, to_latex, to_markdown, to_text
+from tokenprune.report.formats import to_latex, to_markdown, to_text
+from tokenprune.report.tables import build
 
 DENSE = {"config": {"schedule": {"name": "none"}}, "label": "Dense", "method": "dense", "treatment": "none"}
 
@@ -58,10 +59,9 @@ def test_preserve_minus_remove_is_reported_as_found(rows):
     assert "minus" not in to_text(build(rows[:2]))
 
 
-def test_several_seeds_are_summed_up():
-    text = to_text(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]))
-    assert "EViT remove at 0.7: box AP 41.0 ± 1.4" in text and "(2 seeds)" in text
-    assert list(build([evit("remove", 40.0, seed=0), evit("remove", 42.0, seed=1)]).shown["seed"]) == ["0", "1"]
+def test_rows_of_one_seed_each_say_which():
+    table = build([evit("remove", 40.0, seed=0), evit("preserve", 42.0, seed=1)])
+    assert list(table.shown["seed"]) == ["0", "1"] and "minus" not in to_text(table) and table.seeds is None
 
 
 def test_rows_of_two_machines_are_told_apart(rows):
@@ -83,7 +83,7 @@ def test_formats(rows):
     assert r"\toprule" in tex and r"40.0 $\pm$ 0.6" in tex and r"keep\_rate" in tex and "±" not in tex
     assert tex.count(r"\\") == len(rows) + 1
     text = to_text(table)
-    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1 and "ATS remove: diverged: loss is nan" in text
+    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1 and "ATS remove, seed 0: diverged: loss is nan" in text
 
 
 def test_the_report_writes_four_files(rows, tmp_path, capsys):
@@ -104,6 +104,20 @@ def test_masked_rows_are_not_timed_and_still_shown(tmp_path):
     assert "speed not measured" in summary(untimed, "results")
 
 
+def test_rows_of_time_alone_show_frames_per_second_and_no_differences(tmp_path, capsys):
+    def timed(treatment):
+        cost = {"seconds_backbone": 0.04, "seconds_total": 0.05}
+        return {**row(treatment=treatment, cost=cost), "metrics": {}}
+
+    rows = [timed("remove"), timed("preserve"), {**row(label="SViT"), "status": "oom", "metrics": {}, "cost": {}}]
+    shown = build(rows).shown
+    assert list(shown["FPS backbone"]) == ["25.00", "25.00", "—"] and list(shown["FPS whole"]) == ["20.00", "20.00", "—"]
+    assert not {"box AP", "top-1"} & set(shown.columns) and "FPS" not in build([row()]).shown
+    report("speed", rows, tmp_path)
+    assert "minus" not in capsys.readouterr().out and not (tmp_path / "plot.png").exists()
+    assert "accuracy not measured" in summary(rows[0], "results") and "backbone 0.04 s/image" in summary(rows[0], "results")
+
+
 def test_classification_rows_show_top1():
     table = build([row(task="classification") | {"metrics": {"top1": 71.24, "top1_se": 1.0}}])
     assert table.shown["top-1"][0] == "71.2 ± 1.0" and "box AP" not in table.shown
@@ -115,4 +129,14 @@ def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
     left, right = speed_accuracy(build(rows).data, tmp_path / "plot.png").axes
     assert [left.get_xlabel(), right.get_xlabel(), left.get_ylabel()] == ["encoder GMAC", "encoder speed-up over dense, batch 1", "box AP"]
     assert len(left.containers) == 3  # three rows are ok
+    assert left.get_legend_handles_labels()[1] == ["Dense", "EViT, remove", "EViT, preserve"]
     assert any(line.get_linestyle() == "--" and set(line.get_ydata()) == {50.0} for line in left.lines)
+
+
+def test_the_plot_tells_class_tokens_apart_where_a_method_has_two(rows, tmp_path):
+    from tokenprune.report.plots import speed_accuracy
+
+    left, _ = speed_accuracy(build([*rows, evit("remove", 38.0, cls="random")]).data, tmp_path / "plot.png").axes
+    handles, labels = left.get_legend_handles_labels()
+    assert labels == ["Dense", "EViT, remove, learned CLS", "EViT, preserve", "EViT, remove, random CLS"]
+    assert [bar.lines[0].get_markerfacecolor() == "white" for bar in handles] == [False, False, False, True]

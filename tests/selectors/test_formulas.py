@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 import tokenprune
 from tests.pairings import images, pruned, tiny_vit
+from tokenprune.errors import InvalidConfig
 from tokenprune.losses.ratio import RatioLoss
 from tokenprune.selectors.ats import inverse_transform
-from tokenprune.selectors.base import at_least_one, keep_top
+from tokenprune.selectors.base import keep_top
 from tokenprune.selectors.baselines import image_noise
+from tokenprune.selectors.gates import at_least_one
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
 
@@ -123,14 +125,43 @@ def test_dynamicvit_predictor_by_hand_and_parameter_counts():
     assert sum(p.numel() for p in gates.selectors.parameters()) == 341_298
     tiny = tokenprune.prune(timm.create_model("deit_tiny_patch16_224"), "svit")
     assert sum(p.numel() for p in tiny.selectors.parameters()) == 87_714
-    predictor, x = model.selectors["3"], torch.randn(1, 5, 384)
+    predictor, x = model.selectors["3"].gate, torch.randn(1, 5, 384)
     policy = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0]])
     with torch.no_grad():
         hidden = predictor.into(x)
         mean = (hidden[0, 0, 192:] + hidden[0, 2, 192:] + hidden[0, 3, 192:]) / 3
-        expected = predictor.out(torch.cat([hidden[0, 1, :192], mean]))
-        torch.testing.assert_close(predictor.log_probabilities(x, policy)[0, 1], expected)
-        assert torch.isfinite(predictor.log_probabilities(x, torch.zeros(1, 5))).all()  # nothing kept: no 0/0
+        expected = predictor.out(torch.cat([hidden[0, 1, :192], mean])).log_softmax(-1)
+        torch.testing.assert_close(predictor(x, policy)[0, 1], expected)
+        assert torch.isfinite(predictor(x, torch.zeros(1, 5))).all()  # nothing kept: no 0/0
+
+
+def test_the_complex_gate_of_table_4_is_dynamicvits_predictor_at_svits_blocks():
+    import timm
+
+    model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), {"name": "svit", "gate": "complex"})
+    assert sorted(map(int, model.selectors)) == list(range(3, 12))
+    assert sum(p.numel() for p in model.selectors.parameters()) == 9 * 723_750 // 3
+    assert model.selectors["3"].macs(10) == 10 * (384**2 + 384**2 / 2 + 384**2 / 8 + 192)
+    assert model.selectors["3"].visibility != "soft"  # SViT's training, hard masks and one blend a block
+
+
+@pytest.mark.parametrize("options", [{"gate": "mpl"}, {"eval_mode": "thresh"}, {"calibration_images": -1}])
+def test_svit_refuses_options_that_do_not_exist(options):
+    with pytest.raises(InvalidConfig, match="allowed"):
+        pruned({"name": "svit", **options}, "reactivate")
+
+
+def test_sampling_at_test_time_repeats_and_keeps_each_token_with_its_probability():
+    x = images(8)
+    model = pruned({"name": "svit", "eval_mode": "sample"}, "reactivate", {"name": "explicit", "keep": {2: 0.7}}, "masked")
+    other = pruned({"name": "svit", "eval_mode": "sample", "seed": 1}, "reactivate", {"name": "explicit", "keep": {2: 0.7}}, "masked")
+    with torch.no_grad():
+        first, again, changed = model.encode(x), model.encode(x), other.encode(x)
+        state, _ = model.run(model.start(x), 0, 2)
+        p = model.selectors["2"].gate(state.tokens, state.live.float())[..., 0].exp()
+    assert torch.equal(first.map, again.map) and not torch.equal(first.state.live, changed.state.live)
+    spread = (p * (1 - p)).sum().sqrt()
+    assert abs(first.state.live.sum() - p.sum()) < 4 * spread
 
 
 def test_dynamicvit_training_masks_are_nested_and_follow_the_policy():
@@ -292,6 +323,20 @@ def test_svit_blends_once_per_block():
     y = x + block.attn(block.norm1(x), attn_mask=bias.expand(1, 1, 65, 65))
     y = y + block.mlp(block.norm2(y))
     torch.testing.assert_close(grad, (y - x)[:, 1:].sum(-1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gate", ["mlp", "complex"])
+@pytest.mark.parametrize("mode", ["threshold", "sample"])
+def test_gates_that_want_nothing_keep_one_token_and_stay_finite(gate, mode):
+    """The released SViT softmaxes over no key there, and one NaN spoils the batch."""
+    options = {"gate": gate, "eval_mode": mode, "init_keep_bias": -60.0}
+    model = pruned({"name": "svit", **options}, "reactivate", {"name": "explicit", "keep": {2: 0.5}})
+    with torch.no_grad():
+        outputs = model.encode(images(3))
+    assert outputs.map.isfinite().all() and (outputs.usage[2].fed == model.prefix_tokens + 1).all()
+    trained = model.train().encode(images(3))
+    trained.map.square().mean().backward()
+    assert trained.map.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_no_selector_keeps_nothing():

@@ -41,15 +41,10 @@ class FeaturePyramid(nn.Module):
             InvalidConfig: a scale that is not one of these, one given twice, or a stride that is no power of two.
         """
         super().__init__()
-        _check(patch_size, scales)
+        self.strides = level_strides(patch_size, scales, top_level)
         ordered = sorted(scales, reverse=True)
-        self.strides = {level_name(patch_size / s): round(patch_size / s) for s in ordered}
         self.levels = nn.ModuleDict({level_name(patch_size / s): _level(dim, s, channels) for s in ordered})
-        self.channels, self.top = channels, None
-        if top_level:
-            stride = 2 * max(self.strides.values())
-            self.top = level_name(stride)
-            self.strides[self.top] = stride
+        self.channels, self.top = channels, list(self.strides)[-1] if top_level else None
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Levels from fine to coarse."""
@@ -62,6 +57,17 @@ class FeaturePyramid(nn.Module):
 def level_name(stride: float) -> str:
     """The usual name of a level: p2 has stride 4, p3 stride 8, and so on."""
     return f"p{round(math.log2(stride))}"
+
+
+def level_strides(patch_size: int, scales: Sequence[float], top_level: bool = False) -> dict[str, int]:
+    """Return {name: stride} of the levels, fine to coarse, the extra one last.
+
+    Raises:
+        InvalidConfig: a scale that is not of {4, 2, 1, 0.5}, one given twice, or a stride that is no power of two.
+    """
+    _check(patch_size, scales)
+    strides = sorted(round(patch_size / s) for s in scales)
+    return {level_name(s): s for s in (*strides, *([2 * strides[-1]] if top_level else []))}
 
 
 def _check(patch_size: int, scales: Sequence[float]) -> None:

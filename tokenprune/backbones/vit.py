@@ -11,11 +11,14 @@ from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tokenprune.backbones.pyramid import SCALES
+from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
 from tokenprune.checkpoints import load_weights
 from tokenprune.engine import PrunedViT, prune
 from tokenprune.errors import InvalidConfig
 from tokenprune.settings import plain, read_settings
 
+SIZES = ("", "tiny", "small", "base")
 _INIT_SCALE = 0.3  # sin-cos codes have an rms of .7; at full size they drown the patches of a narrow model at the start
 
 
@@ -23,11 +26,14 @@ _INIT_SCALE = 0.3  # sin-cos codes have an rms of .7; at full size they drown th
 class VitConfig:
     """A ViT by its timm name (`model`) or by its sizes. Sizes in pixels, widths in channels.
 
-    name: what the configuration group is called (for people). drop_path: stochastic depth of the last block, linear from 0.
-    pos_init: "normal" (timm's) or "sincos" (2-D sin-cos codes as a start, trained on). pretrained: a local file of timm or DeiT weights.
+    name: what the configuration group is called (for people). size: tiny, small or base, the rows of a paper that the model stands for.
+    drop_path: stochastic depth of the last block, linear from 0. pos_init: "normal" (timm's) or "sincos" (2-D sin-cos codes as a start,
+    trained on). pretrained: a local file of timm or DeiT weights. adapter: of a ViT-Adapter around the model, which has no final norm
+    then; None: the plain ViT.
     """
 
     name: str = ""
+    size: str = ""
     model: str | None = None
     img_size: int = 224
     patch_size: int = 16
@@ -39,6 +45,12 @@ class VitConfig:
     drop_path: float = 0.0
     pos_init: str = "normal"
     pretrained: str | None = None
+    adapter: AdapterConfig | None = None
+
+
+def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
+    """Read the `backbone` group of the configuration; raises InvalidConfig."""
+    return cfg if isinstance(cfg, VitConfig) else read_settings(VitConfig, cfg, "backbone")
 
 
 def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> VisionTransformer:
@@ -51,9 +63,11 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> Visio
     Raises:
         InvalidConfig: a size that does not fit, an unknown timm model. CheckpointMismatch: `pretrained` is of another model.
     """
-    cfg = cfg if isinstance(cfg, VitConfig) else read_settings(VitConfig, cfg, "backbone")
+    cfg = read_backbone(cfg)
     _check(cfg)
     vit = _named(cfg, num_classes) if cfg.model else _sized(cfg, num_classes)
+    if cfg.adapter is not None:
+        vit.norm = nn.Identity()  # the adapter normalises its maps itself
     if cfg.pos_init == "sincos":
         _sincos_start(vit)
     if cfg.pretrained:
@@ -73,16 +87,20 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0) -> PrunedViT:
 
 
 def positions(config: Mapping[str, Any]) -> int:
-    """Return N, the grid positions of an image of the data's full size (COCO: short_side x long_side, padded to whole patches)."""
-    data, patch = config["data"], config["backbone"].get("patch_size", 16)
+    """Return N, the grid positions of an image of the data's full size (COCO: short_side x long_side), padded as the detector pads it."""
+    data, backbone, pyramid = config["data"], config["backbone"], config.get("task", {}).get("pyramid", {})
+    patch = backbone.get("patch_size", 16)
+    own = patch if backbone.get("adapter") is None else 2 * patch
+    step = max(own, *(int(patch / s) for s in pyramid.get("scales", (1,)) if s in SCALES), patch)
     height, width = data.get("short_side", data.get("side", 224)), data.get("long_side", data.get("side", 224))
-    return -(-height // patch) * -(-width // patch)
+    return (-(-height // step) * step // patch) * (-(-width // step) * step // patch)
 
 
 def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
     """Load encoder weights into a ViT or a PrunedViT: timm's or DeiT's keys, or a model of this project.
 
-    The file's head and selectors are left out, the module's stay as they are; position embeddings are resampled to the module's grid.
+    The file's head and selectors are left out, the module's stay as they are; so is the final norm where the module has none (with an
+    adapter). Position embeddings are resampled to the module's grid.
 
     Returns:
         The file's metadata.
@@ -101,6 +119,8 @@ def _encoder_state(state: dict[str, Tensor], vit: VisionTransformer, leave_out: 
     prefix = anchor.removesuffix("patch_embed.proj.weight")
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     leave_out += ("dist_token", "cls_token") if vit.cls_token is None else ("dist_token",)
+    if isinstance(vit.norm, nn.Identity) and isinstance(vit.fc_norm, nn.Identity):
+        leave_out += ("norm.",)
     state = {k: v for k, v in state.items() if not k.startswith(leave_out)}
     pos = state.get("pos_embed")
     if pos is None or vit.pos_embed is None or pos.shape == vit.pos_embed.shape or pos.shape[-1] != vit.pos_embed.shape[-1]:
@@ -124,6 +144,10 @@ def _check(cfg: VitConfig) -> None:
         problems.append(f"backbone.pos_init is {cfg.pos_init!r}, allowed are normal, sincos")
     if cfg.model and not timm.is_model(cfg.model):
         problems.append(f"backbone.model {cfg.model!r} is not a timm model; `timm.list_models('*vit*')` lists them")
+    if cfg.size not in SIZES:
+        problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(filter(None, SIZES))} and ''")
+    if cfg.adapter is not None and not cfg.model:  # the sizes of a timm model are known once it is built
+        problems += [f"backbone: {p}" for p in adapter_problems(cfg.adapter, cfg.patch_size, cfg.embed_dim, cfg.depth)]
     if problems:
         raise InvalidConfig(problems)
 

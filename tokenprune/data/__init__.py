@@ -1,4 +1,4 @@
-"""Data sets by name: the embedded `shapes` and any COCO-format root."""
+"""Data sets by name: the embedded `shapes`, any COCO-format root, and pictures without labels of any size."""
 
 import difflib
 from collections.abc import Mapping
@@ -17,10 +17,16 @@ def build_detection(cfg: Mapping[str, Any], split: str) -> DetectionData:
 
     Raises UnknownPlugin for a name that is no data set, DatasetError for a missing field, a missing root or malformed data.
     """
-    if _known(cfg, split, ("shapes", "coco")) == "shapes":
+    name = _known(cfg, split, ("shapes", "coco", "unlabelled"))
+    if name == "shapes":
         from tokenprune.data.shapes import ShapesDetection
 
         return ShapesDetection(_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"), split)
+    if name == "unlabelled":
+        from tokenprune.data.unlabelled import Unlabelled
+
+        sides = (_field(cfg, "short_side"), _field(cfg, "long_side"))
+        return Unlabelled(_field(cfg, f"{split}_size"), sides, _field(cfg, "classes"), _field(cfg, "seed"))
     from tokenprune.data.coco import CocoDetection
 
     root = _field(cfg, "root", "set data.root=DIR, a folder with annotations/instances_*.json and the image folders")

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenprune.distributed import average
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 
 FORMS = ("batch", "image")
+SCOPES = ("global", "per_device")
 
 
 @register("loss", "ratio")
@@ -20,16 +22,31 @@ class RatioLoss:
     Args:
         weight: lambda, 4 in SViT, 2 in DynamicViT.
         form: batch or image. Eq. 3 - Eq. 2 is the variance of usage over the images of a batch.
+        scope: of Eq. 2's mean where several processes train: `global` takes it over the images of all, so that the loss and its gradient
+            are those of one process with the whole batch; `per_device` over a process's own images, as SViT's released code does.
+            Eq. 3 is a mean over images either way.
     """
 
     weight: float = 4.0
     form: str = "batch"
+    scope: str = "global"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS or not self.weight >= 0:
-            raise InvalidConfig(f"ratio loss: weight {self.weight}, form {self.form!r}; allowed: weight >= 0, form {' or '.join(FORMS)}")
+        bad = [
+            (not self.weight >= 0, f"losses.ratio.weight is {self.weight}, allowed are 0 and more"),
+            (self.form not in FORMS, f"losses.ratio.form is {self.form!r}, allowed are {' and '.join(FORMS)}"),
+            (self.scope not in SCOPES, f"losses.ratio.scope is {self.scope!r}, allowed are {' and '.join(SCOPES)}"),
+        ]
+        problems = [text for wrong, text in bad if wrong]
+        if problems:
+            raise InvalidConfig(problems)
 
     def __call__(self, usages: Sequence[tuple[Tensor, float]]) -> Tensor:
         """Return lambda times the mean over gates of the squared distance of usage (B,) from its target."""
-        terms = [(usage.mean() - target) ** 2 if self.form == "batch" else ((usage - target) ** 2).mean() for usage, target in usages]
+        if self.form == "image":
+            terms = [((usage - target) ** 2).mean() for usage, target in usages]
+        else:
+            means = [usage.mean() for usage, _ in usages]
+            means = average(means) if self.scope == "global" else means
+            terms = [(mean - target) ** 2 for mean, (_, target) in zip(means, usages, strict=True)]
         return self.weight * torch.stack(terms).mean()

@@ -22,8 +22,8 @@ def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str |
     Returns:
         The figure, for notebooks.
     """
-    good = data[data["status"] == "ok"]
-    score = score or next(name for name in (*_SCORES, good.columns[-1]) if name in good)
+    good = _named(data[data["status"] == "ok"])
+    score = score or next((name for name in _SCORES if name in good), data.columns[-1])
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(dict.fromkeys(good["label"]))}
@@ -40,14 +40,27 @@ def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str |
     return figure
 
 
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add what the legend says of each row; class token and size only where rows of one name differ in them, hollow from the second on."""
+    name = rows["label"].where(rows["treatment"] == "none", rows["label"] + ", " + rows["treatment"])
+    full, hollow = name, pd.Series(False, index=rows.index)
+    for column, word in (("cls", " CLS"), ("size", "")):
+        if column in rows:
+            of = rows[column].groupby(name)
+            several = of.transform("nunique") > 1
+            full = full.where(~several, full + ", " + rows[column] + word)
+            hollow |= several & (rows[column] != of.transform("first"))
+    return rows.assign(legend=full, hollow=hollow)
+
+
 def _panel(axis: Axes, rows: pd.DataFrame, column: str, score: str, colours: dict[str, str]) -> None:
     errors = rows[f"{score}_se"] if f"{score}_se" in rows else pd.Series(0.0, index=rows.index)
     for index, row in rows.iterrows():
         if pd.isna(row[column]):
             continue  # masked execution is not timed
         style = {"color": colours[row["label"]], "marker": _MARKERS.get(row["treatment"], "X"), "linestyle": "none", "capsize": 2}
-        name = row["label"] if row["treatment"] == "none" else f"{row['label']}, {row['treatment']}"
-        axis.errorbar(row[column], row[score], yerr=errors[index], markersize=11 if row["treatment"] == "none" else 7, label=name, **style)
+        style |= {"markersize": 11 if row["treatment"] == "none" else 7} | ({"markerfacecolor": "white"} if row["hollow"] else {})
+        axis.errorbar(row[column], row[score], yerr=errors[index], label=row["legend"], **style)
         if not pd.isna(row["keep_rate"]) and rows["keep_rate"].nunique() > 1:
             axis.annotate(f"{row['keep_rate']:g}", (row[column], row[score]), xytext=(5, 4), textcoords="offset points", fontsize=7)
     for value in rows.loc[rows["method"] == "dense", score][:1]:

@@ -11,11 +11,12 @@ from tokenprune.report.base import Sweep
 @register("report", "table")
 @dataclass(frozen=True)
 class TableReport:
-    """Prints the rows beside the paper's numbers: table.csv (raw), table.md, table.tex."""
+    """Prints the rows beside the paper's numbers, seeds as one line: table.md, table.tex, raw table.csv, table_seeds.csv."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Print and write the table; nothing where there are no rows."""
-        from tokenprune.report.tables import build, to_latex, to_markdown, to_text
+        from tokenprune.report.formats import to_latex, to_markdown, to_text
+        from tokenprune.report.tables import build
 
         if not sweep.rows:
             return []
@@ -24,7 +25,11 @@ class TableReport:
         (sweep.folder / "table.md").write_text(to_markdown(table, sweep.name))
         (sweep.folder / "table.tex").write_text(to_latex(table, sweep.name))
         console.say(to_text(table))
-        return ["table.csv", "table.md", "table.tex"]
+        means = sweep.folder / "table_seeds.csv"
+        means.unlink(missing_ok=True)  # of an earlier table with other seeds
+        if table.seeds is not None:
+            table.seeds.to_csv(means, index=False)
+        return ["table.csv", "table.md", "table.tex"] + [means.name] * means.is_file()
 
 
 @register("report", "plot")
@@ -33,11 +38,13 @@ class PlotReport:
     """Draws accuracy against GMAC and against the measured speed-up: plot.png."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Draw the rows that are ok; nothing where there are none."""
+        """Draw the rows that are ok; nothing where there are none, or none with an accuracy and a cost."""
         from tokenprune.report.plots import speed_accuracy
-        from tokenprune.results import frame
+        from tokenprune.report.tables import build
 
-        if not sweep.good:
+        if not any(row["metrics"] and row["cost"] for row in sweep.good):
             return []
-        speed_accuracy(frame(sweep.rows), sweep.folder / "plot.png", title=sweep.name)
+        table = build(sweep.rows)
+        bars = "bootstrap standard error over images" if table.seeds is None else "standard deviation over seeds"
+        speed_accuracy(table.measured_lines, sweep.folder / "plot.png", title=f"{sweep.name} (bars: {bars})")
         return ["plot.png"]

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any
 
 _METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
+_SPEEDS = (("seconds_encoder", "encoder"), ("seconds_backbone", "backbone"), ("seconds_total", "whole"))
 
 
 def summary(row: Mapping[str, Any], results_dir: str) -> str:
     """Return a finished row in words, with where it lies."""
     metrics, cost = row["metrics"], row["cost"]
     scores = [_score(title, metrics[name], metrics.get(f"{name}_se")) for name, title in _METRICS if name in metrics]
-    speed = [f"{title} {cost[n]:.4g} s/image" for n, title in (("seconds_encoder", "encoder"), ("seconds_total", "whole")) if cost.get(n)]
+    speed = [f"{title} {cost[n]:.4g} s/image" for n, title in _SPEEDS if cost.get(n)]
+    kept = [f"encoder {cost['gmac_total']:.4g} GMAC, {cost['kept_share']:.1%} of the tokens kept"] if cost else ["cost not measured"]
     lines = [
-        f"{row['label']}, {row['treatment']}: " + ", ".join(scores),
-        f"encoder {cost['gmac_total']:.4g} GMAC, {cost['kept_share']:.1%} of the tokens kept; "
-        + (", ".join(speed) or "speed not measured"),
+        f"{row['label']}, {row['treatment']}: " + (", ".join(scores) or "accuracy not measured"),
+        "; ".join([*kept, ", ".join(speed) or "speed not measured"]),
         f"result: {Path(results_dir) / 'rows' / row['key'] / 'result.json'}",
     ]
     return "\n".join(lines)

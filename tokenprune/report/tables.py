@@ -1,4 +1,4 @@
-"""Rows -> one table: measured numbers with their standard errors, the paper's beside them, and what preserving brought."""
+"""Rows -> one table: measured numbers with their spread, the paper's beside them, and what preserving brought."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,45 @@ from typing import Any
 
 import pandas as pd
 
+from tokenprune.report.expected import NUMBERS, Expected, size_of
+from tokenprune.report.formats import numbers
+from tokenprune.report.seeds import collapse, configuration, paired, repeated, summarise
 from tokenprune.results import frame
 
-_PAPER = ("ap_box", "ap_mask", "fps")
-_SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
-_LATEX = {"±": r"$\pm$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "—": "--", "−": "$-$"}
+SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
+_COSTS = (
+    ("gmac_total", "GMAC encoder", "{:.3g}"), ("kept_share", "kept share", "{:.3f}"),
+    ("kept_share_uncalibrated", "uncalibrated share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
+    ("speedup_encoder", "encoder speed-up", "{:.2f}"), ("seconds_total", "total s/img", "{:.4f}"),
+)  # fmt: skip
+_FPS = (("seconds_backbone", "FPS backbone"), ("seconds_total", "FPS whole"))  # 1/s; shown where a backbone was timed
+_WHERE_MEASURED = ("kept_share_uncalibrated",)  # other columns show a dash
+_UNMEASURED = ("kept_per_block", "seconds_note")
 
 
 @dataclass(frozen=True)
 class Table:
-    """`data`: raw numbers, a row a run. `shown`: the same as text with the titles people read. `blocks`: text below it, in paragraphs."""
+    """A table of rows.
+
+    Args:
+        data: raw numbers, a row a run.
+        lines: numbers as shown, a row a configuration.
+        shown: the same as text with the titles people read.
+        blocks: text below it, in paragraphs.
+        seeds: means and standard deviations where configurations were run with several seeds, else None.
+    """
 
     data: pd.DataFrame
+    lines: pd.DataFrame
     shown: pd.DataFrame
     blocks: tuple[str, ...]
+    seeds: pd.DataFrame | None
+
+    @property
+    def measured_lines(self) -> pd.DataFrame:
+        """Return the lines with at least one row that is ok; their status then is ok."""
+        good = self.lines["status"] == "ok" if self.seeds is None else self.lines["n"] > 0
+        return self.lines[good].assign(status="ok")
 
 
 def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Table:
@@ -29,145 +54,130 @@ def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Ta
 
     Args:
         rows: rows of any status, in the order of the table.
-        expected: a CSV with method, treatment, keep_rate (empty: any), ap_box, ap_mask, fps, source.
+        expected: the paper's numbers, see `report.expected`.
+
+    Raises:
+        DatasetError: `expected` is not of that form.
     """
-    data = frame(rows)
-    if expected is not None:
-        data = _with_paper(data, pd.read_csv(expected))
-    return Table(data, _shown(data), tuple(block for block in (differences(data), over_seeds(data), _legend(data, expected)) if block))
+    paper = None if expected is None else Expected(expected)
+    data = rows_frame(rows) if paper is None else paper.beside(rows_frame(rows))
+    several, names = repeated(data), measured(rows)
+    lines = collapse(data, names) if several else data
+    legend = "" if paper is None else paper.legend(data)
+    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _failures(data))
+    seeds = summarise(data, names) if several else None
+    raw = data.drop(columns=["configuration", "rest"])
+    return Table(raw, lines, _shown(lines, several), tuple(block for block in blocks if block), seeds)
 
 
-def differences(data: pd.DataFrame) -> str:
-    """Return "preserve minus remove" a method, keep rate and seed, with the combined standard error; "" where there is no such pair.
+def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as `results.frame` does, with `size`, `configuration` (without seeds) and `rest` (also without treatment)."""
+    digests = {"configuration": (), "rest": ("treatment",)}
+    columns = {name: [configuration(row["config"], without) for row in rows] for name, without in digests.items()}
+    return frame(rows).assign(size=[size_of(row["config"]) for row in rows], **columns)
 
-    The rows share their images, so the error of a difference is smaller than the combined one, which is printed: a cautious reading.
+
+def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of measured numbers: metrics without their bootstrap errors, and costs."""
+    names = dict.fromkeys(name for row in rows for section in ("metrics", "cost") for name in row[section])
+    return [name for name in names if name not in _UNMEASURED and not (name.endswith("_se") and name[:-3] in names)]
+
+
+def differences(data: pd.DataFrame) -> list[str]:
+    """Return paragraphs "preserve minus remove" of rows that differ in nothing else; none where there is no such pair.
+
+    One seed: with the combined bootstrap error; the rows share their images, so the error of their difference is smaller: a cautious
+    reading. Several seeds: the mean of the differences by seed, with its standard error.
     """
-    lines = []
+    single, several = [], []
     good = data[data["status"] == "ok"]
-    for (label, rate, seed), group in good.groupby(["label", "keep_rate", "seed"], sort=False, dropna=False):
-        pair = {t: group[group["treatment"] == t] for t in ("preserve", "remove")}
-        if all(len(found) == 1 for found in pair.values()):
-            kept, gone = (pair[t].iloc[0] for t in ("preserve", "remove"))
-            parts = [_difference(title, kept, gone, name) for name, title in _SCORES if _has(kept, name) and _has(gone, name)]
-            lines.append(f"- {label} at {rate:g}, seed {seed}: " + ", ".join(parts))
-    return "\n".join(["Preserve minus remove (± combined standard error):", *lines]) if lines else ""
+    for (label, rate, *_), group in good.groupby(["label", "keep_rate", "rest", "cls"], sort=False, dropna=False):
+        kept, gone = (group[group["treatment"] == treatment].set_index("seed") for treatment in ("preserve", "remove"))
+        shared = [seed for seed in kept.index if seed in gone.index]
+        at = label if pd.isna(rate) else f"{label} at {rate:g}"
+        if not any(name in good and group[name].notna().any() for name, _ in SCORES):
+            continue  # rows of time and cost alone
+        if len(shared) == 1:
+            single.append(f"- {at}, seed {shared[0]}: {_by_bootstrap(kept.loc[shared[0]], gone.loc[shared[0]])}")
+        elif shared:
+            several.append(f"- {at}, {len(shared)} seeds: {_by_seed(kept, gone)}")
+    heads = {"combined bootstrap standard error": single, "standard error over seeds, paired by seed": several}
+    return ["\n".join([f"Preserve minus remove (± {head}):", *lines]) for head, lines in heads.items() if lines]
 
 
-def over_seeds(data: pd.DataFrame) -> str:
-    """Return mean and standard deviation over seeds for rows that have several; "" where none has."""
-    lines = []
-    good = data[data["status"] == "ok"]
-    for (label, treatment, rate), group in good.groupby(["label", "treatment", "keep_rate"], sort=False, dropna=False):
-        if group["seed"].nunique() > 1:
-            parts = [
-                f"{title} {group[n].mean():.1f} ± {group[n].std():.1f}" for n, title in _SCORES if n in group and group[n].notna().all()
-            ]
-            at = "" if pd.isna(rate) else f" at {rate:g}"
-            lines.append(f"- {label} {treatment}{at}: {', '.join(parts)} ({group['seed'].nunique()} seeds)")
-    return "\n".join(["Over seeds (mean ± standard deviation):", *lines]) if lines else ""
+def _by_bootstrap(kept: pd.Series, gone: pd.Series) -> str:
+    parts = []
+    for name, title in SCORES:
+        change = kept.get(name, math.nan) - gone.get(name, math.nan)
+        error = math.hypot(kept.get(f"{name}_se", math.nan), gone.get(f"{name}_se", math.nan))
+        if not math.isnan(change):
+            parts.append(f"{title} {change:+.1f}" + ("" if math.isnan(error) else f" ± {error:.1f}"))
+    return ", ".join(parts)
 
 
-def to_text(table: Table) -> str:
-    """Return the table for a terminal, aligned, with what is below it."""
-    return "\n\n".join([_aligned(table.shown, " ", " | "), *table.blocks])
+def _by_seed(kept: pd.DataFrame, gone: pd.DataFrame) -> str:
+    found = {title: paired(kept[name].dropna().to_dict(), gone[name].dropna().to_dict()) for name, title in SCORES if name in kept}
+    return ", ".join(f"{title} {gap.mean:+.1f} ± {gap.error:.1f}" for title, gap in found.items() if gap is not None)
 
 
-def to_markdown(table: Table, title: str) -> str:
-    """Return the table as Markdown."""
-    shown = table.shown
-    lines = ["| " + " | ".join(cells) + " |" for cells in [list(shown.columns), *shown.values.tolist()]]
-    lines.insert(1, "|" + "---|" * len(shown.columns))
-    return f"# {title}\n\n" + "\n\n".join(["\n".join(lines), *table.blocks]) + "\n"
-
-
-def to_latex(table: Table, title: str) -> str:
-    """Return the table as LaTeX; needs the booktabs package."""
-    rows = [" & ".join(map(_latex, cells)) + r" \\" for cells in table.shown.values.tolist()]
-    head = " & ".join(map(_latex, table.shown.columns)) + r" \\"
-    columns = "ll" + "r" * (len(table.shown.columns) - 2)
-    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([f"% {title}; needs \\usepackage{{booktabs}}", *body]) + "\n"
-
-
-def _with_paper(data: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
-    """Add the paper's numbers to rows of its keep rate."""
-    for name in _PAPER:
-        data[f"paper_{name}"] = [_paper(expected, row, name) for _, row in data.iterrows()]
-    return data
-
-
-def _paper(expected: pd.DataFrame, row: pd.Series, name: str) -> float:
-    found = expected[(expected["method"] == row["label"]) & (expected["treatment"] == row["treatment"])]
-    found = found[found["keep_rate"].isna() | (found["keep_rate"] == row["keep_rate"])]
-    return float(found[name].iloc[0]) if len(found) else math.nan
-
-
-def _shown(data: pd.DataFrame) -> pd.DataFrame:
+def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"Method": list(data["label"]), "Treatment": list(data["treatment"])}
+    if data["size"].nunique() > 1:
+        columns["size"] = list(data["size"])
     columns["CLS"] = list(data["cls"])
-    columns["keep_rate"] = _numbers(data, "keep_rate", "{:g}")
-    if data["seed"].nunique() > 1:
+    columns["keep_rate"] = numbers(data, "keep_rate", "{:g}")
+    if several:
+        columns["seeds"] = list(data["seeds"])
+    elif data["seed"].nunique() > 1:
         columns["seed"] = [str(s) for s in data["seed"]]
-    for name, title in _SCORES:
-        if name in data and data[name].notna().any():
-            columns[title] = _with_errors(data, name)
-    formats = [
-        ("gmac_total", "GMAC encoder", "{:.3g}"), ("kept_share", "kept share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
-        ("speedup_encoder", "encoder speed-up", "{:.2f}"), ("seconds_total", "total s/img", "{:.4f}"),
-    ]  # fmt: skip
-    columns.update({title: _numbers(data, name, style) for name, title, style in formats})
+    columns.update({title: _with_errors(data, name) for name, title in SCORES if name in data and data[name].notna().any()})
+    costs = [cost for cost in _COSTS if cost[0] not in _WHERE_MEASURED or (cost[0] in data and data[cost[0]].notna().any())]
+    columns.update({title: numbers(data, name, style) for name, title, style in costs})
+    if _has_backbone(data):
+        columns.update({title: numbers(1 / data[[name]].astype(float), name, "{:.2f}") for name, title in _FPS})
     columns["status"] = list(data["status"])
-    paper = [("paper_ap_box", "paper box AP", "{:.1f}"), ("paper_ap_mask", "paper mask AP", "{:.1f}"), ("paper_fps", "paper FPS", "{:.2f}")]
-    columns.update({title: _numbers(data, name, style) for name, title, style in paper if name in data})
+    papers = [name for name in NUMBERS if f"paper_{name}" in data]
+    columns.update({NUMBERS[name][0]: numbers(data, f"paper_{name}", NUMBERS[name][1]) for name in papers})
     return pd.DataFrame(columns)
 
 
-def _numbers(data: pd.DataFrame, name: str, style: str) -> list[str]:
-    if name not in data:
-        return ["—"] * len(data)
-    return ["—" if pd.isna(v) else style.format(v) for v in data[name]]
+def _has_backbone(data: pd.DataFrame) -> bool:
+    return "seconds_backbone" in data and data["seconds_backbone"].notna().any()
 
 
 def _with_errors(data: pd.DataFrame, name: str) -> list[str]:
-    values, errors = _numbers(data, name, "{:.1f}"), _numbers(data, f"{name}_se", "{:.1f}")
+    values, errors = numbers(data, name, "{:.1f}"), numbers(data, f"{name}_se", "{:.1f}")
     return [v if "—" in (v, e) else f"{v} ± {e}" for v, e in zip(values, errors, strict=True)]
 
 
-def _difference(title: str, kept: pd.Series, gone: pd.Series, name: str) -> str:
-    change = kept[name] - gone[name]
-    errors = [kept.get(f"{name}_se", math.nan), gone.get(f"{name}_se", math.nan)]
-    spread = "" if any(pd.isna(e) for e in errors) else f" ± {math.hypot(*errors):.1f}"
-    return f"{title} {change:+.1f}{spread}"
-
-
-def _has(row: pd.Series, name: str) -> bool:
-    return name in row and not pd.isna(row[name])
-
-
-def _legend(data: pd.DataFrame, expected: Path | None) -> str:
-    lines = [
+def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
+    spread = "bootstrap standard error over images"
+    if several:
+        alone = f"; of a line with one seed, {spread}" if lines["seeds"].str.fullmatch("1|1 of .*").any() else ""
+        spread = "standard deviation over seeds (`seeds`: how many), not over images; the other numbers are means over seeds" + alone
+    text = (
         "GMAC: multiply-adds of the encoder (linear, attention and selector; norms have a column of their own in the CSV), the mean over"
-        " validation images. Kept share: mean over blocks of kept / all tokens. ±: bootstrap standard error over images. Speed-up:"
-        " over the dense encoder, run in turn with the pruned one on each image; masked execution is never timed."
-    ]
-    if expected is not None:
-        lines.append("Paper: SViT, COCO val2017, ViT-Adapter with DeiT-T, keep rate 0.7, FPS on an A100; another data set and model than"
-                     " these rows unless they are of scale=paper on COCO.")  # fmt: skip
+        f" validation images. Kept share: mean over blocks of kept / all tokens. ±: {spread}. Speed-up: over the dense encoder, run in turn"
+        " with the pruned one on each image; masked execution is never timed."
+    )
+    if "kept_share_uncalibrated" in data and data["kept_share_uncalibrated"].notna().any():
+        text += " Uncalibrated share: what gates keep at p > 0.5, before their thresholds are set to meet the target."
+    if _has_backbone(data):
+        text += " FPS: one over the seconds an image; backbone: the encoder with what makes feature maps of it."
     if data["device"].nunique() > 1:
-        lines.append("These rows are of several devices: do not compare their seconds.")
-    lines += [f"{r['label']} {r['treatment']}: {r['status']}: {r['reason']}" for _, r in data[data["status"] != "ok"].iterrows()]
-    return "\n\n".join(lines)
+        text += "\n\nThese rows are of several devices: do not compare their seconds."
+    return text
 
 
-def _aligned(shown: pd.DataFrame, pad: str, between: str) -> str:
-    cells = [list(shown.columns), *shown.values.tolist()]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(shown.columns))]
-    lines = [
-        between.join(c.ljust(w, pad) if i < 2 else c.rjust(w, pad) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+def _caution(data: pd.DataFrame) -> str:
+    if ((data["scale"] == "paper") & (data["data"] == "coco")).all():
+        return ""
+    return (
+        "The paper's numbers are of another data set and model than these rows, which are of"
+        f" scale={' and '.join(data['scale'].unique())} on {' and '.join(data['data'].unique())}: compare rows with rows."
+    )
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
+def _failures(data: pd.DataFrame) -> str:
+    bad = data[data["status"] != "ok"]
+    return "\n\n".join(f"{r['label']} {r['treatment']}, seed {r['seed']}: {r['status']}: {r['reason']}" for _, r in bad.iterrows())

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Selector, at_least_one
+from tokenprune.selectors.base import Selector
+from tokenprune.selectors.gates import at_least_one
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 

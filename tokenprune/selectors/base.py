@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenprune.schedules import Budget
@@ -52,6 +51,8 @@ class Selector(nn.Module):
     cap: ClassVar[Callable[[int, int], int] | None] = None
     published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
 
+    calibration_images: int = 0  # training images that `calibrate` wants to see, after training
+
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.context = context
@@ -85,6 +86,9 @@ class Selector(nn.Module):
         """Return traits (B,M) to remember for live slots; called at every block if overridden."""
         return {}
 
+    def calibrate(self, scores: Tensor, keep: float) -> None:
+        """Fit what decides at test time to the scores (n,) of all candidates of the calibration images, of which `keep` should stay."""
+
     def macs(self, slots: float) -> float:
         """Return the MACs of one decision over `slots` tokens of one image."""
         return 0.0
@@ -99,21 +103,3 @@ def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
     ranked = score.detach().float().masked_fill(~live, float("-inf")).sort(dim=1, descending=True, stable=True).indices
     keep = torch.zeros_like(live).scatter_(1, ranked[:, :count], True) & live
     return Decision(keep, score=score)
-
-
-def at_least_one(keep: Tensor, score: Tensor, live: Tensor) -> Tensor:
-    """Return keep (B,M) with the best live slot added where an image would keep nothing (the released SViT turns NaN there)."""
-    best = score.detach().masked_fill(~live, float("-inf")).argmax(1, keepdim=True)
-    empty = ~keep.any(1, keepdim=True)
-    return keep | (empty & torch.zeros_like(keep).scatter_(1, best, True))
-
-
-def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Draw hard keep decisions from log_probs (B,M,2), index 0 = keep, by Gumbel-softmax.
-
-    Returns:
-        keep (B,M) bool among live slots, at least one an image; gate (B,M), the same as 0/1 with a straight-through gradient.
-    """
-    gate = F.gumbel_softmax(log_probs, tau=tau, hard=True)[..., 0]
-    keep = at_least_one((gate > 0) & live, log_probs[..., 0], live)
-    return keep, gate + (keep.to(gate.dtype) - gate).detach()

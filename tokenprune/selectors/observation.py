@@ -59,6 +59,10 @@ class Observation:
         size = (images.shape[2] // H, images.shape[3] // W)
         return F.unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1)).permute(0, 3, 1, 2)
 
+    def policy(self) -> Tensor:
+        """Return how far each slot counts, (B,M): the gate of the last decision, or 1 for live slots (all of them under reactivation)."""
+        return self.live.to(self.tokens.dtype) if self.state.gate is None else self.state.gate
+
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a stored trait per slot (B,M,...)."""
         return self.state.trait(name, missing)

@@ -1,6 +1,6 @@
 """What a task is: a model around the encoder, batches, losses, a metric and the cost of a forward."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -30,6 +30,10 @@ class Task(Protocol):
 
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Weighted scalar losses by name."""
+        ...
+
+    def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Any], Any], list[Any]]:
+        """One pass of the encoder, and batches for it of `count` training images as the test sees images, without augmentation."""
         ...
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
@@ -74,10 +78,11 @@ def normalised(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encoder_cost(pruned: "PrunedViT", batches: Iterable[Tensor]) -> dict[str, Any]:
+def encoder_cost(encoder: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
     """Average the encoder's MACs and kept shares over images that pass through it one by one.
 
     Args:
+        encoder: a PrunedViT or the EncoderMaps that it works in: an adapter changes what its selectors see, its own MACs do not count.
         batches: normalised images (1,3,H,W); one at a time, because a method's token count may depend on its image.
 
     Returns:
@@ -86,12 +91,12 @@ def encoder_cost(pruned: "PrunedViT", batches: Iterable[Tensor]) -> dict[str, An
     """
     from tokenprune.measure.macs import encoder_macs
 
-    training, rows = pruned.training, []
-    pruned.eval()
+    training, pruned, rows = encoder.training, pruned_of(encoder), []
+    encoder.eval()
     for images in batches:
-        macs = encoder_macs(pruned, pruned.encode(images))
+        macs = encoder_macs(pruned, encoder.encode(images))
         rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
-    pruned.train(training)
+    encoder.train(training)
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     names = ("linear", "attention", "norm", "selector", "total")
     kept = mean[len(names) :]

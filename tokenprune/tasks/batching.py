@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from tokenprune.distributed import rank, world
+
 
 class BatchPlan:
     """Shuffled epochs cut into batches; an epoch's last incomplete batch is dropped, a set smaller than a batch repeats.
@@ -37,10 +39,12 @@ class BatchPlan:
 
 
 class _Batches(Dataset):
-    """Item i is the whole batch of iteration `start + i`."""
+    """Item i is this process's share of the batch of iteration `start + i`: all of it, or an equal slice where there are several."""
 
     def __init__(self, plan: BatchPlan, make: Callable[[int, int], Any], collate: Callable[[list[Any]], Any], start: int) -> None:
         self.plan, self.make, self.collate, self.start = plan, make, collate, start
+        share = plan.batch // world()  # TrainingConfig refuses what does not divide
+        self.mine = slice(rank() * share, (rank() + 1) * share)
 
     def __len__(self) -> int:
         return 2**31  # endless for every purpose; a training loop stops by itself
@@ -48,13 +52,14 @@ class _Batches(Dataset):
     def __getitem__(self, i: int) -> Any:
         iteration = self.start + i
         positions = range(iteration * self.plan.batch, (iteration + 1) * self.plan.batch)
-        return self.collate([self.make(index, place) for index, place in zip(self.plan[iteration], positions, strict=True)])
+        mine = zip(self.plan[iteration][self.mine], positions[self.mine], strict=True)
+        return self.collate([self.make(index, place) for index, place in mine])
 
 
 def batches_from(
     plan: BatchPlan, make: Callable[[int, int], Any], collate: Callable[[list[Any]], Any], start: int, workers: int = 0
 ) -> Iterator[Any]:
-    """Batches from iteration `start` on, without end.
+    """Batches from iteration `start` on, without end; of several processes each gets its slice of every batch.
 
     Args:
         make: (sample index, place in the whole run) -> one prepared sample; random choices in it are seeded by the place.

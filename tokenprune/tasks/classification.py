@@ -1,7 +1,7 @@
 """Image classification: the ViT's own head, cross-entropy, top-1. What pre-trains the encoder of a dense task, as ImageNet does."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,15 @@ class ClassificationTask:
             targets = patch_labels(maps[0], labels, model.patch_size, none=logits.shape[-1] - 1)
             losses["loss_tokens"] = self.token_weight * F.cross_entropy(logits.flatten(0, 1), targets)
         return losses
+
+    def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
+        """The encoder, and `count` training images in batches, normalised."""
+        data, batch = self._data(cfg, "train"), _settings(cfg).batch_size
+        count = min(count, len(data))
+        return model.encode, [
+            normalised(_collate([data[i] for i in range(start, min(start + batch, count))])[0].to(device_of(model)))
+            for start in range(0, count, batch)
+        ]
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:

@@ -1,8 +1,10 @@
-"""Seconds an image of the encoder and of the whole model, and the encoder's gain over the dense one, measured side by side."""
+"""Seconds an image of the encoder, of the backbone and of the whole model, and the encoder's gain over the dense one, side by side."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -11,52 +13,94 @@ import torch
 from tokenprune.engine import PrunedViT, prune
 
 Step = Callable[[Any], Any]
+DTYPES = ("float32", "bfloat16", "float16")
+_FIELDS = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder")
+
+
+@dataclass(frozen=True)
+class SpeedPlan:
+    """How often and in which precision speed is measured.
+
+    Args:
+        warmup: passes over the first image that do not count.
+        repeats: passes over each image that do.
+        dtype: of `DTYPES`; other than float32 by autocast.
+    """
+
+    warmup: int = 1
+    repeats: int = 1
+    dtype: str = "float32"
 
 
 @torch.inference_mode()
-def seconds_per_image(pruned: PrunedViT, whole: Step, inputs: Sequence[tuple[Any, Any]], device: torch.device) -> dict[str, Any]:
-    """Time encoder, dense encoder and whole model on each input in turn, so that a slow moment of the machine hits all alike.
+def seconds_per_image(
+    pruned: PrunedViT,
+    whole: Step,
+    inputs: Sequence[tuple[Any, Any]],
+    device: torch.device,
+    backbone: Step | None = None,
+    plan: SpeedPlan | None = None,
+    alone: Callable[[Any], Callable[[], Any]] | None = None,
+) -> dict[str, Any]:
+    """Time encoder, dense encoder, backbone and whole model on each input in turn, so that a slow moment of the machine hits all alike.
 
     Args:
         pruned: the encoder, in eval mode; the dense one is its own backbone with nothing dropped, through the same engine.
-        whole: the whole model. inputs: per image what encoder and whole model take; the first is also the warm-up.
+        whole: the whole model. inputs: per image what encoder and backbone take, and what the whole model takes.
+        backbone: the encoder with what makes feature maps of it, for dense tasks. plan: None is one pass an image after one to warm up.
+        alone: of an image, the call that is the encoder's part of the backbone (an adapter changes the tokens on the way, and so how many
+            are kept); None: the encoder on the image.
 
     Returns:
-        seconds_encoder, seconds_total (medians over the images, batch 1), speedup_encoder (median of the images' own ratios of dense to
-        pruned) and seconds_note, which says how they were taken. All None under masked execution, which computes what it drops.
+        seconds_encoder, seconds_backbone (None without one), seconds_total (medians over all passes, batch 1), speedup_encoder (median of
+        the passes' own ratios of dense to pruned) and seconds_note, which says how they were taken. All None under masked execution, which
+        computes what it drops.
     """
     if pruned.execution == "masked":
-        return {"seconds_encoder": None, "seconds_total": None, "speedup_encoder": None, "seconds_note": "masked execution is not timed"}
+        return {**dict.fromkeys(_FIELDS), "seconds_note": "masked execution is not timed"}
+    plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
+    alone = alone or (lambda image: partial(pruned.encode, image))
+
+    def calls(image: Any, record: Any) -> list[Callable[[], Any]]:
+        maps = [] if backbone is None else [partial(backbone, image)]
+        return [alone(image), partial(dense.encode, image), partial(whole, record), *maps]
+
     timer = _cuda_seconds if device.type == "cuda" else _thread_seconds
-    dense = prune(pruned.backbone)
-    with _one_thread(device):
-        rounds = [
-            (timer(pruned.encode, image), timer(dense.encode, image), timer(whole, record)) for image, record in (inputs[0], *inputs)
-        ][1:]
+    with _one_thread(device), _precision(device, plan.dtype):
+        for call in calls(*inputs[0]) * plan.warmup:
+            call()
+        passes = [[timer(call) for call in these] for these in (calls(*pair) for pair in inputs) for _ in range(plan.repeats)]
+    mine, full, total, *maps = zip(*passes, strict=True)
+    speedups = [d / p for d, p in zip(full, mine, strict=True)]
+    found = (median(mine), median(maps[0]) if maps else None, median(total), median(speedups))
+    return {**dict(zip(_FIELDS, found, strict=True)), "seconds_note": _note(device, len(inputs), plan)}
+
+
+def _note(device: torch.device, images: int, plan: SpeedPlan) -> str:
     how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
-    return {
-        "seconds_encoder": median(mine for mine, _, _ in rounds),
-        "seconds_total": median(total for _, _, total in rounds),
-        "speedup_encoder": median(full / mine for mine, full, _ in rounds),
-        "seconds_note": f"{how}, batch 1, median of {len(inputs)} images, dense and pruned in turn",
-    }
+    times = f" x {plan.repeats} passes after {plan.warmup} to warm up" if plan.repeats > 1 else ""
+    return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}, dense and pruned in turn"
 
 
-def _thread_seconds(step: Step, value: Any) -> float:
+def _thread_seconds(call: Callable[[], Any]) -> float:
     """CPU seconds of this thread: wall clocks swing with whatever else the machine does."""
     begin = time.thread_time()
-    step(value)
+    call()
     return time.thread_time() - begin
 
 
-def _cuda_seconds(step: Step, value: Any) -> float:
+def _cuda_seconds(call: Callable[[], Any]) -> float:
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     begin.record()
-    step(value)
+    call()
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1000
+
+
+def _precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Samples as Detectron2 inputs: geometry, determinism, both augmentation policies."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -53,6 +54,27 @@ def test_detr_augmentation_moves_image_mask_and_box_together(place):
     record = loader.train_input(marked(), DETR, loader.Resize(), (0, place))
     assert min(record["height"], record["width"]) in (64, 80) or max(record["height"], record["width"]) == 200
     assert_consistent(record, 6)
+
+
+@pytest.mark.parametrize("place", range(12))
+@pytest.mark.parametrize("policy", ["light", "detr"])
+def test_the_last_crop_holds_image_mask_and_box_together(policy, place):
+    augment = replace(DETR, policy=policy, final_crop=35)
+    record = loader.train_input(marked(), augment, loader.Resize(), (0, place))
+    assert max(record["height"], record["width"]) == 35
+    assert_consistent(record, 0 if policy == "light" else 6)
+
+
+def test_the_last_crop_may_leave_no_object_and_leaves_small_pictures_alone():
+    small = [loader.train_input(marked(), replace(AugmentConfig(), final_crop=crop), loader.Resize(), (0, 3)) for crop in (None, 60)]
+    assert torch.equal(small[0]["image"], small[1]["image"])
+    assert torch.equal(small[0]["instances"].gt_boxes.tensor, small[1]["instances"].gt_boxes.tensor)
+    augment, counts = replace(AugmentConfig(), final_crop=6), set()
+    for place in range(30):
+        record = loader.train_input(marked(), augment, loader.Resize(), (0, place))
+        assert record["image"].shape == (3, 6, 6) and record["instances"].gt_masks.tensor.shape[1:] == (6, 6)
+        counts.add(len(record["instances"]))
+    assert {0, 1} <= counts
 
 
 def test_all_light_views_occur_and_pixels_only_move():

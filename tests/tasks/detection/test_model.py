@@ -3,10 +3,17 @@
 import pytest
 import torch
 
+from tests.adapters import awake
+from tests.tasks.detection.conftest import SVIT
+from tokenprune.backbones.vit import build_pruned, positions
+from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
+from tokenprune.measure.macs import planned_macs
 from tokenprune.registry import get
+from tokenprune.tasks.base import encoder_cost
 from tokenprune.tasks.detection.settings import read_task
 
+EVIT = {"selector": {"name": "evit"}, "treatment": {"name": "remove"}, "schedule": SVIT["schedule"]}
 BASIC = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
 
 
@@ -88,6 +95,90 @@ def test_the_paper_heads_have_the_papers_sizes(config):
     convolutions = [m for n, m in model.roi_heads.mask_head.named_children() if n.startswith("mask_fcn")]
     assert len(convolutions) == 4 and type(convolutions[0].norm).__name__ == "ChannelNorm"
     assert model.roi_heads.box_in_features == ["p2", "p3", "p4", "p5"]
+
+
+ATS = {"selector": {"name": "ats"}, "treatment": {"name": "preserve"}, "schedule": SVIT["schedule"]}
+ADAPTER = {"adapter": {"conv_dim": 8, "heads": 3, "points": 2}}
+ALL_LEVELS = {"pyramid": {"scales": [4, 2, 1, 0.5], "channels": 16, "top_level": True}}
+
+
+def sharpen(model):
+    """Attention that is not flat, so that ATS keeps other counts in other images."""
+    with torch.no_grad():
+        for block in model.pruned.backbone.blocks:
+            block.attn.qkv.weight.mul_(12.0)
+
+
+@pytest.mark.parametrize("axes", [{}, SVIT, EVIT], ids=["dense", "svit", "evit"])
+def test_with_an_adapter_every_parameter_learns(config, axes):
+    """All levels: from the first convolutions to the heads, gates included."""
+    task, model, batch = first_batch(config(backbone=ADAPTER, task=ALL_LEVELS, **axes))
+    awake(model.backbone.dense)
+    losses = task.losses(model, batch)
+    assert set(losses) == BASIC | ({"loss_ratio"} if axes.get("losses") else set())
+    sum(losses.values()).backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    # not the pyramid's: which levels the few samples of the heads come from is chance
+    silent = [n for n, p in model.backbone.dense.named_parameters() if not p.grad.abs().sum() > 0]
+    assert all("cls_token" in n for n in silent), silent
+
+
+def test_with_an_adapter_pictures_of_uneven_counts_share_a_batch(config):
+    _, model, _ = first_batch(config(backbone=ADAPTER, task=ALL_LEVELS, **ATS))
+    sharpen(model)
+    images = [torch.randint(0, 255, (3, h, w), dtype=torch.uint8) for h, w in ((61, 47), (40, 90))]
+    with torch.no_grad():
+        outputs = model.eval()([{"image": x, "height": x.shape[1], "width": x.shape[2]} for x in images])
+    assert [o["instances"].image_size for o in outputs] == [(61, 47), (40, 90)]
+    inside = model.backbone.dense.last_outputs
+    assert inside.grid == (8, 12) and len(set(inside.usage[-1].fed.tolist())) == 2, inside.usage
+
+
+def test_with_an_adapter_the_keys_of_the_encoder_stay(config):
+    plain, adapted = (set(first_batch(config(backbone=b))[1].state_dict()) for b in ({}, ADAPTER))
+    encoder = {k for k in plain if k.startswith("backbone.dense.pruned.") and ".backbone.norm." not in k}
+    assert encoder and encoder <= adapted and not any(".backbone.norm." in k for k in adapted)
+
+
+def test_cost_is_that_of_the_encoder_inside_the_adapter(config):
+    """Selectors decide on injected tokens, so that the encoder by itself would keep others."""
+    cfg = config(backbone=ADAPTER, **ATS)
+    task, model, _ = first_batch(cfg)
+    sharpen(model)
+    awake(model.backbone.dense, strength=3.0)
+    from tokenprune.tasks.detection.evaluate import encoder_images
+    from tokenprune.tasks.detection.loader import Resize
+
+    kept = task.cost(model, cfg)["kept_per_block"]
+    alone = encoder_cost(model.pruned, encoder_images(model, task._data(cfg, "val"), 2, Resize()))["kept_per_block"]
+    assert kept != alone and model.training
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+@pytest.mark.parametrize("adapter", [{}, ADAPTER], ids=["plain", "adapter"])
+@pytest.mark.parametrize("scales", [[4, 2, 1, 0.5], [2]], ids=str)
+def test_positions_of_a_configuration_are_those_of_the_detector(config, patch, adapter, scales):
+    cfg = config(backbone={"patch_size": patch, **adapter}, task={"pyramid": {"scales": scales}})
+    with torch.device("meta"):
+        divisor = get("task", "detection")().build_model(cfg).backbone.size_divisibility
+    for height, width in ((64, 72), (100, 131), (800, 1333)):
+        padded = [-(-side // divisor) * divisor // patch for side in (height, width)]
+        assert positions({**cfg, "data": {"short_side": height, "long_side": width}}) == padded[0] * padded[1]
+
+
+@pytest.mark.parametrize(("size", "millions", "vit", "gated"), [("tiny", 28, 103.6, 52.0), ("small", 48, 251.8, 133.0)])
+def test_the_paper_models_have_the_papers_parameters_and_macs(config, size, millions, vit, gated):
+    """SViT Table 5: 28 M and 48 M parameters with 80 classes; GMACs of the blocks at 4200 tokens."""
+    from tokenprune.tasks.detection.model import build_detector
+
+    for method, expected in (("dense", vit), ("svit", gated)):
+        cfg = resolve(compose(["scale=paper", f"backbone=vit_adapter_{size}", f"method={method}"]))
+        with torch.device("meta"):
+            model = build_detector(read_task(cfg["task"]), build_pruned(cfg), 80, cfg["backbone"])
+        macs = planned_macs(model.pruned, positions(cfg))
+        assert round((macs.total - macs.embedding) / 1e9, 1) == expected
+        assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
+    assert model.backbone.size_divisibility == 32 and list(model.backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
 
 
 def test_a_callers_event_storage_is_left_in_charge(config):

@@ -1,12 +1,15 @@
 """A detector on a data set: detections as COCO records, box and mask AP, the encoder's cost, seconds an image."""
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances as D2Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune.console import progress
 from tokenprune.data.base import DetectionData
@@ -14,7 +17,9 @@ from tokenprune.tasks.detection.coco_ap import score
 from tokenprune.tasks.detection.loader import Resize, test_input
 from tokenprune.tasks.detection.model import PrunedRCNN
 from tokenprune.tasks.detection.settings import EvaluateConfig
-from tokenprune.tasks.speed import seconds_per_image
+from tokenprune.tasks.speed import SpeedPlan, seconds_per_image
+
+_SURE = 5.0  # logits by which `busy` prefers its class: p > 0.99
 
 
 def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, resize: Resize) -> dict[str, float]:
@@ -74,18 +79,40 @@ def encoder_images(detector: PrunedRCNN, data: DetectionData, count: int, resize
         yield detector.preprocess_image([test_input(data[i], resize)]).tensor
 
 
-def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
-    """Seconds an image of the encoder and of the whole detector, masks pasted at full size included.
+def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, Any]:
+    """Seconds an image of the encoder, of the backbone (feature pyramid included) and of the whole detector, masks pasted at full size.
 
     Args:
-        inputs: Detectron2 inputs as `test_input` makes them; the first `count` are used, batch 1.
+        inputs: Detectron2 inputs as `test_input` makes them, each a batch of its own.
+        cfg: its speed_warmup, speed_repeats, speed_dtype and speed_busy are used.
 
     Returns:
-        seconds_encoder, seconds_total, speedup_encoder, seconds_note.
+        seconds_encoder, seconds_backbone, seconds_total, speedup_encoder, seconds_note.
     """
     training = detector.training
     detector.eval()
-    pairs = [(detector.preprocess_image([record]).tensor, record) for record in inputs[:count]]
-    times = seconds_per_image(detector.pruned, lambda record: detector([record]), pairs, detector.device)
+    pairs = [(detector.preprocess_image([record]).tensor, record) for record in inputs]
+    plan = SpeedPlan(cfg.speed_warmup, cfg.speed_repeats, cfg.speed_dtype)
+    maps, alone = detector.backbone, detector.backbone.dense.encoder_alone
+    with busy(detector) if cfg.speed_busy else nullcontext():
+        times = seconds_per_image(detector.pruned, lambda record: detector([record]), pairs, detector.device, maps, plan, alone)
     detector.train(training)
+    if cfg.speed_busy:
+        times["seconds_note"] += ", the box head made to find objects everywhere"
     return times
+
+
+@contextmanager
+def busy(detector: nn.Module) -> Iterator[None]:
+    """Let every proposal be an object of the first class for the body, whatever the weights say: the mask head has its full number."""
+    layers = [m.cls_score for m in detector.modules() if isinstance(m, FastRCNNOutputLayers)]
+    before = [layer.bias.detach().clone() for layer in layers]
+    with torch.no_grad():
+        for layer in layers:
+            layer.bias[0] += math.log(len(layer.bias)) + _SURE
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, bias in zip(layers, before, strict=True):
+                layer.bias.copy_(bias)

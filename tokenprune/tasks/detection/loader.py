@@ -45,6 +45,8 @@ def train_input(sample: Sample, augment: AugmentConfig, resize: Resize, seed: tu
         else:
             image, gt = _transformed(image, gt, _to_size(resize))
             image, gt = _light(image, gt, augment)
+        if augment.final_crop is not None and max(image.shape[:2]) > augment.final_crop:
+            image, gt = _transformed(image, gt, [T.RandomCrop("absolute", (augment.final_crop, augment.final_crop))])
     height, width = image.shape[:2]
     record = {"image": _tensor(image), "height": height, "width": width, "image_id": sample.image_id}
     return {**record, "instances": _d2_instances(gt, height, width)}

@@ -1,6 +1,6 @@
 """Detectron2's Mask R-CNN and Cascade Mask R-CNN over a pruned ViT (works on Detectron2 0.6 and on its main branch)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,8 +21,9 @@ from detectron2.modeling.roi_heads import (
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from tokenprune.backbones.dense import DenseMap
-from tokenprune.backbones.pyramid import ChannelNorm, FeaturePyramid
+from tokenprune.backbones.dense import EncoderMaps
+from tokenprune.backbones.features import build_features
+from tokenprune.backbones.pyramid import ChannelNorm
 from tokenprune.tasks.base import IMAGE_MEAN, IMAGE_STD
 from tokenprune.tasks.detection.settings import DetectionConfig, HeadsConfig
 
@@ -33,7 +34,8 @@ _STAGE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0,
 class PrunedBackbone(Backbone):
     """Detectron2's backbone contract over a pruned encoder: images (B,3,H,W) -> {"p2": (B,C,H/4,W/4), ...}."""
 
-    def __init__(self, dense: DenseMap, pyramid: FeaturePyramid) -> None:
+    def __init__(self, dense: EncoderMaps, pyramid: nn.Module) -> None:
+        """The two modules of `build_features`: images -> maps, maps -> levels (with `strides`, `channels` and `top`)."""
         super().__init__()
         self.dense, self.pyramid = dense, pyramid
 
@@ -43,9 +45,9 @@ class PrunedBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Multiple of the patch size and of every stride but the subsampled top level's."""
+        """Multiple of what the encoder's maps need and of every stride but the subsampled top level's."""
         strides = [s for name, s in self.pyramid.strides.items() if name != self.pyramid.top]
-        return max(self.dense.pruned.patch_size, *strides)
+        return max(self.dense.divisor, *strides)
 
     @property
     def padding_constraints(self) -> dict[str, int]:
@@ -75,24 +77,25 @@ class PrunedRCNN(GeneralizedRCNN):
         return result
 
 
-def build_detector(cfg: DetectionConfig, pruned: nn.Module, num_classes: int) -> PrunedRCNN:
+def build_detector(cfg: DetectionConfig, pruned: nn.Module, num_classes: int, backbone: Mapping[str, Any]) -> PrunedRCNN:
     """Assemble the detector.
 
     Args:
         cfg: the task's settings; `detector` is "mask" or "cascade".
         pruned: the PrunedViT; its parameters appear under `backbone.dense.pruned.`.
         num_classes: object classes, background not counted.
+        backbone: the `backbone` group, which says whether the encoder has an adapter.
 
     Raises:
-        InvalidConfig: pyramid scales that the patch size does not allow.
+        InvalidConfig: pyramid scales or an adapter that the encoder's patch size or depth do not allow.
     """
-    pyramid = FeaturePyramid(pruned.embed_dim, pruned.patch_size, cfg.pyramid.scales, cfg.pyramid.channels, cfg.pyramid.top_level)
-    backbone = PrunedBackbone(DenseMap(pruned), pyramid)
-    shapes = backbone.output_shape()
+    levels = cfg.pyramid
+    features = PrunedBackbone(*build_features(pruned, backbone, levels.scales, levels.channels, levels.top_level))
+    shapes = features.output_shape()
     # RoIs come from the pyramid proper; the top level only serves the RPN, as in FPN.
-    pooled = [name for name in shapes if name != pyramid.top]
+    pooled = [name for name in shapes if name != features.pyramid.top]
     return PrunedRCNN(
-        backbone=backbone,
+        backbone=features,
         proposal_generator=_rpn(cfg.heads, shapes),
         roi_heads=_roi_heads(cfg, {name: shapes[name] for name in pooled}, num_classes),
         pixel_mean=list(IMAGE_MEAN),

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenprune.errors import InvalidConfig
-from tokenprune.settings import plain, read_settings
+from tokenprune.settings import read_settings
+from tokenprune.tasks.speed import DTYPES
 
 
 @dataclass(frozen=True)
 class PyramidConfig:
-    """The levels made from the encoder's map (backbones/pyramid.py): scales of {4, 2, 1, 0.5}, channels, an extra coarse level."""
+    """The levels that the heads read (backbones/features.py): scales of {4, 2, 1, 0.5}, channels, an extra coarse level."""
 
     scales: tuple[float, ...] = (2.0,)
     channels: int = 64
@@ -61,6 +62,7 @@ class AugmentConfig:
 
     policy "light": flips, transposes, channel permutations at the test size. policy "detr": horizontal flip, then half of the pictures
     resized to a short side of `sides`, the others resized to `crop_sides`, cropped to a range of `crop_range` and resized to `sides`.
+    final_crop: pixels; a picture with a longer side is cropped to it at random in the end, also where no object is left.
     """
 
     policy: str = "light"
@@ -72,6 +74,7 @@ class AugmentConfig:
     crop_sides: tuple[int, ...] = (400, 500, 600)
     crop_range: tuple[int, int] = (384, 600)
     long_side: int = 1333
+    final_crop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class EvaluateConfig:
     """How a detector is judged: COCOeval's detections a picture, the area limits of small | medium | large as square-root pixels.
 
     bootstrap: resamples of the standard error. batch_size: pictures a forward. cost_images: pictures over which MACs and kept shares
-    are averaged. speed_images: pictures whose times give the median (0: no timing).
+    are averaged. speed_images: pictures whose times give the median (0: no timing); speed_warmup, speed_repeats: passes over the first
+    that do not count, and over each that do; speed_dtype: float32, bfloat16 or float16; speed_busy: for the time of the whole, let the
+    box head find as many objects as it may, because untrained heads find none and the mask head would have nothing to do.
     """
 
     max_detections: int = 100
@@ -88,6 +93,10 @@ class EvaluateConfig:
     batch_size: int = 4
     cost_images: int = 64
     speed_images: int = 20
+    speed_warmup: int = 1
+    speed_repeats: int = 1
+    speed_dtype: str = "float32"
+    speed_busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,36 +111,15 @@ class DetectionConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-_PARTS = {"pyramid": PyramidConfig, "heads": HeadsConfig, "augment": AugmentConfig, "evaluate": EvaluateConfig}
-
-
 def read_task(values: Mapping[str, Any]) -> DetectionConfig:
     """Read the `task` group.
 
     Raises:
         InvalidConfig: unknown settings, wrong types and values that do not fit together, all at once.
     """
-    given, parts, problems = dict(plain(values)), {}, []
-    for name, cls in _PARTS.items():
-        try:
-            parts[name] = read_settings(cls, given.pop(name, None), f"task.{name}")
-        except InvalidConfig as error:
-            problems += error.problems
-    try:
-        top = read_settings(_Top, given, "task")
-    except InvalidConfig as error:
-        raise InvalidConfig(problems + error.problems) from error
-    if problems:
-        raise InvalidConfig(problems)
-    cfg = DetectionConfig(top.name, top.detector, **parts)
+    cfg = read_settings(DetectionConfig, values, "task")
     _check(cfg)
     return cfg
-
-
-@dataclass(frozen=True)
-class _Top:
-    name: str = "detection"
-    detector: str = "mask"
 
 
 def _check(cfg: DetectionConfig) -> None:
@@ -140,8 +128,15 @@ def _check(cfg: DetectionConfig) -> None:
         (cfg.detector not in ("mask", "cascade"), f"task.detector is {cfg.detector!r}, allowed are mask, cascade"),
         (cfg.augment.policy not in ("light", "detr"), f"task.augment.policy is {cfg.augment.policy!r}, allowed are light, detr"),
         (cfg.heads.norm not in ("", "LN"), f"task.heads.norm is {cfg.heads.norm!r}, allowed are '' and LN"),
+        (cfg.augment.final_crop is not None and cfg.augment.final_crop < 1,
+         f"task.augment.final_crop is {cfg.augment.final_crop}, allowed are null and 1 and more (pixels)"),
         (not cfg.heads.box_fc, "task.heads.box_fc is empty: the box head needs at least one linear layer"),
         (sizes not in (1, levels), f"task.heads.anchor_sizes has {sizes} entries for {levels} pyramid levels: give one, or one a level"),
+        (cfg.evaluate.speed_dtype not in DTYPES,
+         f"task.evaluate.speed_dtype is {cfg.evaluate.speed_dtype!r}, allowed are {', '.join(DTYPES)}"),
+        (min(cfg.evaluate.speed_repeats, cfg.evaluate.speed_warmup + 1) < 1,
+         f"task.evaluate: speed_repeats is {cfg.evaluate.speed_repeats}, allowed are 1 and more; speed_warmup is"
+         f" {cfg.evaluate.speed_warmup}, allowed are 0 and more"),
         (cfg.evaluate.batch_size < 1, f"task.evaluate.batch_size is {cfg.evaluate.batch_size}, allowed are 1 and more"),
     ]
     problems = [text for wrong, text in bad if wrong]

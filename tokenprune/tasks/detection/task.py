@@ -1,7 +1,7 @@
 """The detection task: Mask R-CNN or Cascade Mask R-CNN on COCO-style data. Detectron2 is imported when a model is built, not before."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class DetectionTask:
         from tokenprune.tasks.detection.model import build_detector
 
         settings = read_task(cfg["task"])
-        return build_detector(settings, build_pruned(cfg), num_classes=len(self._data(cfg, "val").classes))
+        return build_detector(settings, build_pruned(cfg), len(self._data(cfg, "val").classes), cfg["backbone"])
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[list[dict[str, Any]]]:
         """Endless augmented batches from iteration `start` on."""
@@ -52,6 +52,15 @@ class DetectionTask:
         """RPN, box and mask losses of Detectron2 and the encoder's own."""
         return model(batch)
 
+    def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
+        """The encoder with what feeds it, and `count` training images at test size in batches, normalised and padded."""
+        from tokenprune.tasks.detection.loader import test_input
+
+        data, batch, resize = self._data(cfg, "train"), read_task(cfg["task"]).evaluate.batch_size, _resize(cfg)
+        records = [test_input(data[i], resize) for i in range(min(count, len(data)))]
+        batches = [model.preprocess_image(records[i : i + batch]).tensor for i in range(0, len(records), batch)]
+        return model.backbone.dense, batches
+
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         """AP in points on the validation split, with bootstrap standard errors: ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ..."""
         from tokenprune.tasks.detection.evaluate import evaluate
@@ -64,9 +73,9 @@ class DetectionTask:
         from tokenprune.tasks.detection.loader import test_input
 
         data, settings, resize = self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg)
-        cost = encoder_cost(model.pruned, measuring.encoder_images(model, data, settings.cost_images, resize))
+        cost = encoder_cost(model.backbone.dense, measuring.encoder_images(model, data, settings.cost_images, resize))
         timed = [test_input(data[i], resize) for i in range(min(settings.speed_images, len(data)))]
-        return {**cost, **(measuring.measure_speed(model, timed, len(timed)) if timed else {})}
+        return {**cost, **(measuring.measure_speed(model, timed, settings) if timed else {})}
 
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True

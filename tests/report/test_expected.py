@@ -1,0 +1,106 @@
+"""The paper's numbers: which row they stand beside, words in their place, sources and notes below the table."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import row
+from tokenprune.errors import DatasetError
+from tokenprune.paths import expected_of
+from tokenprune.presets import files, read
+from tokenprune.report.expected import Expected, size_of
+from tokenprune.report.formats import to_text
+from tokenprune.report.tables import build
+
+TABLES = {"table2_preserve": "table2", "table3_reactivation": "table3", "table4_gating": "table4", "table5_sota": "table5"}
+TABLES["table5_speed"] = "table5"
+PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper"
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "expected.csv").write_text(text)
+    return folder / "expected.csv"
+
+
+def sized(size: str, **changes) -> dict:
+    backbone = {"size": size, "embed_dim": {"small": 384}.get(size, 192)}
+    return row(config={"schedule": {"name": "stages", "keep_rate": 0.7}, "backbone": backbone}, **changes)
+
+
+@pytest.mark.parametrize(
+    "backbone, size",
+    [({"size": "small", "name": "x"}, "small"), ({"name": "vit_small"}, "small"), ({"name": "vit_demo"}, "tiny"), ({"size": ""}, "tiny")],
+)
+def test_the_size_of_a_backbone(backbone, size):
+    assert size_of({"backbone": backbone}) == size and size_of({}) == "tiny"
+
+
+def test_rows_are_matched_by_what_the_file_names(tmp_path):
+    path = written(tmp_path, "method,treatment,keep_rate,cls,size,ap_box\nA,,,,,1\nA,,0.5,,,2\nA,,,random,small,3\nB,remove,,,,4\n")
+    paper = Expected(path)
+    assert paper.number("ap_box", method="A", treatment="x", keep_rate=math.nan, cls="learned", size="tiny") == 1
+    assert paper.number("ap_box", method="A", keep_rate=0.5, size="tiny") == 2
+    assert paper.number("ap_box", method="A", keep_rate=0.7, cls="random", size="small") == 3
+    assert math.isnan(paper.number("ap_box", method="B", treatment="preserve")) and paper.of(method="C") == {}
+
+
+@pytest.mark.parametrize("size, ap", [("tiny", "45.5"), ("small", "48.2"), ("", "45.5")])
+def test_rows_get_the_numbers_of_their_size(size, ap):
+    shown = build([sized(size, label="SViT", treatment="reactivate")], expected_of("table5_sota")).shown
+    assert shown["paper box AP"][0] == ap
+
+
+def test_sizes_are_a_column_where_there_are_several():
+    rows = [sized(size, label="DynamicViT", treatment="remove") for size in ("tiny", "small")]
+    table = build(rows, expected_of("table5_sota"))
+    assert list(table.shown["size"]) == ["tiny", "small"] and list(table.shown["paper box AP"]) == ["41.2", "diverged"]
+    assert list(table.shown["paper FPS whole"]) == ["23.10", "—"] and list(table.shown["paper FPS backbone"]) == ["36.45", "—"]
+
+
+def test_sources_notes_and_a_caution_are_below_the_table():
+    table = build([sized("tiny", label="SViT 2-layer MLP", treatment="reactivate")], expected_of("table4_gating"))
+    text = to_text(table)
+    assert "Paper: SViT Table 5: COCO" in text and "columns of the printed Table 4 are mixed up" in text
+    assert text.count("mixed up") == 1 and "scale=demo on shapes: compare rows with rows" in text
+    assert "Table 2" not in text
+    ours = build([sized("tiny", label="SViT 2-layer MLP", scale="paper", data="coco")], expected_of("table4_gating"))
+    assert "compare rows with rows" not in to_text(ours)
+    assert "Paper" not in to_text(build([row(label="Mine")], expected_of("table4_gating")))
+
+
+def test_a_file_of_another_form_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="unknown column AP; allowed: method, treatment"):
+        build([row()], written(tmp_path, "method,AP\nA,1\n"))
+    with pytest.raises(DatasetError, match="no column method"):
+        build([row()], written(tmp_path, "treatment,ap_box\nA,1\n"))
+    with pytest.raises(DatasetError, match="no readable table"):
+        build([row()], tmp_path / "missing.csv")
+
+
+@pytest.mark.parametrize("experiment", TABLES)
+def test_every_label_of_a_file_is_the_label_of_a_row(experiment):
+    labels = set()
+    for path in files(TABLES[experiment]):
+        preset = read(path)
+        (method,) = [value for entry in preset["defaults"] for key, value in entry.items() if key.endswith("method")]
+        labels.add(preset.get("label", read(path.parents[1] / "method" / f"{method}.yaml")["label"]))
+    expected = Expected(expected_of(experiment)).lines
+    assert {line["method"] for line in expected} <= labels and all(line["source"].startswith("SViT Table") for line in expected)
+
+
+@pytest.mark.skipif(not PAPER.is_dir(), reason="the transcribed tables of the paper are not here")
+def test_table5_is_the_transcribed_one():
+    lines = Expected(expected_of("table5_sota")).lines
+    with (PAPER / "svit_table5_sota.csv").open() as file:
+        paper = list(csv.DictReader(file))
+    numbers = ("treatment", "size", "ap_box", "ap_mask", "fps_whole", "fps_backbone")
+    want = [[r["method"].replace("DeiT (dense)", "Dense"), *(r[n].replace("diverge", "diverged") for n in numbers)] for r in paper]
+    assert [[r["method"], *(r[n] for n in numbers)] for r in lines] == want
+
+
+def test_the_speed_table_has_the_frames_per_second_of_table5():
+    sota, speed = (Expected(expected_of(name)).lines for name in ("table5_sota", "table5_speed"))
+    columns = ("method", "treatment", "keep_rate", "size", "fps_whole", "fps_backbone")
+    assert [[line[k] for k in columns] for line in speed] == [[line[k] for k in columns] for line in sota if line["fps_whole"]]

@@ -1,0 +1,82 @@
+"""Thresholds of dynamic gates, set after training so that usage meets its target (SViT constrains the mean probability only)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.engine import PrunedViT
+from tokenprune.selectors.base import Selector
+from tokenprune.selectors.observation import Observation
+from tokenprune.state import Decision
+
+
+class _Seen(Exception):
+    """Ends a forward pass once the selector in question has been asked."""
+
+
+def images_wanted(pruned: PrunedViT) -> int:
+    """Return how many training images the selectors want for calibration; 0: none."""
+    return max((selector.calibration_images for selector in pruned.selectors.values()), default=0)
+
+
+@torch.no_grad()
+def mean_usage(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence[Any]) -> float:
+    """Return the mean share of positions that a block's attention uses, over blocks and images, in evaluation mode."""
+    shares: list[Tensor] = []
+    with _evaluating(pruned):
+        pruned.watch = lambda block, state: shares.append((state.live & (state.index >= 0)).sum(1) / state.positions)
+        try:
+            for batch in batches:
+                encode(batch)
+        finally:
+            pruned.watch = None
+    return float(torch.cat(shares).mean())
+
+
+@torch.no_grad()
+def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence[Any]) -> None:
+    """Calibrate the selectors block by block: each one sees the tokens that the calibrated ones before it leave.
+
+    Args:
+        pruned: the encoder, anywhere inside the model; its mode is put back afterwards.
+        encode: one forward pass of a batch up to the encoder's last block, heads are not needed.
+        batches: training images, as `encode` takes them.
+    """
+    for selector in pruned.selectors.values():
+        if selector.calibration_images:
+            scores: list[tuple[Tensor, float]] = []
+            with _evaluating(pruned), _listening(selector, scores):
+                for batch in batches:
+                    with suppress(_Seen):
+                        encode(batch)
+            selector.calibrate(torch.cat([values for values, _ in scores]), keep=sum(share for _, share in scores))
+
+
+@contextmanager
+def _evaluating(pruned: PrunedViT) -> Iterator[None]:
+    training = pruned.training
+    pruned.eval()
+    try:
+        yield
+    finally:
+        pruned.train(training)
+
+
+@contextmanager
+def _listening(selector: Selector, scores: list[tuple[Tensor, float]]) -> Iterator[None]:
+    """Note each batch's candidate scores and how many tokens should stay in it, and end the pass there."""
+    original = selector.score
+
+    def listen(seen: Observation, budget: Any) -> Decision:
+        decision = original(seen, budget)
+        scores.append((decision.score[seen.live], float(budget.rate) * seen.live.shape[0] * seen.state.positions))
+        raise _Seen
+
+    selector.score = listen  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del selector.score

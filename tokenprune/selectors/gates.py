@@ -1,0 +1,93 @@
+"""Gates: SViT's 2-layer MLP and DynamicViT's predictor turn tokens into log-probabilities of keeping, from which decisions are drawn."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLPGate(nn.Module):
+    """SViT section 3.2: LN, Linear(C, C/4), GELU, Linear(C/4, 2) on every token by itself (the paper omits the LN, its code has it)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.layers = nn.Sequential(nn.LayerNorm(dim, eps=1e-5), nn.Linear(dim, dim // 4), nn.GELU(), nn.Linear(dim // 4, 2))
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the two logits, keep first."""
+        return self.layers[-1]
+
+    def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
+        """Return (B,M,2), index 0 = keep, of tokens (B,M,C); `policy` (B,M) is not looked at."""
+        return self.layers(tokens).log_softmax(-1)
+
+    def macs(self, slots: float) -> float:
+        """Return N (C^2/4 + C/2)."""
+        return slots * (self.dim * (self.dim // 4) + 2 * (self.dim // 4))
+
+
+class PredictorGate(nn.Module):
+    """DynamicViT Eq. 1-6: half of the channels stay local, half become a mean over kept tokens; then a 3-layer MLP."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.into = nn.Sequential(nn.LayerNorm(dim, eps=1e-5), nn.Linear(dim, dim), nn.GELU())
+        self.out = nn.Sequential(nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim // 4), nn.GELU(), nn.Linear(dim // 4, 2))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the two logits, keep first."""
+        return self.out[-1]
+
+    def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
+        """Return (B,M,2), index 0 = keep, of tokens (B,M,C); the global half averages over `policy` (B,M), clamped against 0/0."""
+        local, shared = self.into(tokens).chunk(2, -1)
+        weight = policy.unsqueeze(-1)
+        mean = (shared * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        return self.out(torch.cat([local, mean.expand_as(shared)], -1)).log_softmax(-1)
+
+    def macs(self, slots: float) -> float:
+        """Return N (C^2 + C^2/2 + C^2/8 + C/2)."""
+        C = self.dim
+        return slots * (C * C + C * (C // 2) + (C // 2) * (C // 4) + 2 * (C // 4))
+
+
+GATES = {"mlp": MLPGate, "complex": PredictorGate}
+
+
+def at_least_one(keep: Tensor, score: Tensor, live: Tensor) -> Tensor:
+    """Return keep (B,M) with the best live slot added where an image would keep nothing (the released SViT turns NaN there)."""
+    best = score.detach().masked_fill(~live, float("-inf")).argmax(1, keepdim=True)
+    empty = ~keep.any(1, keepdim=True)
+    return keep | (empty & torch.zeros_like(keep).scatter_(1, best, True))
+
+
+def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Draw hard keep decisions from log_probs (B,M,2), index 0 = keep, by Gumbel-softmax.
+
+    Returns:
+        keep (B,M) bool among live slots, at least one an image; gate (B,M), the same as 0/1 with a straight-through gradient.
+    """
+    gate = F.gumbel_softmax(log_probs, tau=tau, hard=True)[..., 0]
+    keep = at_least_one((gate > 0) & live, log_probs[..., 0], live)
+    return keep, gate + (keep.to(gate.dtype) - gate).detach()
+
+
+def cut(scores: Tensor, keep: float) -> float:
+    """Return a threshold t such that the number of scores (n,) above t is as near to `keep` as ties allow.
+
+    It lies halfway between two scores, so that rounding noise does not move tokens over it; -inf where all stay.
+    """
+    values, counts = torch.unique(scores.detach().double(), return_counts=True)
+    values, kept = values.flip(0), counts.flip(0).cumsum(0)  # best first; how many stay if a value is the last that stays
+    last = int((kept - keep).abs().argmin())
+    if last + 1 == len(values):
+        return float("-inf")
+    halfway = ((values[last] + values[last + 1]) / 2).to(scores.dtype)
+    return float(halfway if halfway < values[last] else values[last + 1])  # neighbours in their own precision have nothing between
