@@ -143,6 +143,12 @@ def test_numbers_of_foreground(results, tmp_path):
         assert table[name][8] == pytest.approx(float(np.mean(shares))) and table[f"{name}_std"][8] == pytest.approx(float(np.std(shares)))
 
 
+def test_without_any_foreground_the_figure_says_so(results, tmp_path, capsys):
+    table = report("foreground", results, tmp_path / "t", images=2, score=1.0)
+    assert table["foreground"].isna().all() and table["background"].notna().all()
+    assert "no picture has a foreground token" in capsys.readouterr().out
+
+
 def test_foreground_needs_predicted_masks(tmp_path):
     result = made(tmp_path, "method=svit", "task=classification")
     with pytest.raises(TokenPruneError, match="predicts no masks.*use task=detection"):

@@ -25,11 +25,16 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, folder: Path, name: str, numbers: pd.DataFrame) -> list[str]:
+def save(figure: Figure, folder: Path, name: str, numbers: pd.DataFrame, dpi: int = 130) -> list[str]:
     """Write a figure as name.png and the numbers behind it as name.csv; return both names."""
-    figure.savefig(folder / f"{name}.png", dpi=150)
+    figure.savefig(folder / f"{name}.png", dpi=dpi)
     numbers.to_csv(folder / f"{name}.csv", index=False)
     return [f"{name}.png", f"{name}.csv"]
+
+
+def tallest(pictures: Iterable[Picture]) -> float:
+    """Return the greatest height / width of pictures, for the height of their line; extremes count as 0.5 and 1.5."""
+    return max(min(max(p.pixels.shape[0] / p.pixels.shape[1], 0.5), 1.5) for p in pictures)
 
 
 def plain_axis(axis: Axes) -> Axes:

@@ -47,7 +47,7 @@ class EvoVsSvit(FigureReport):
         numbers = overlaps(seen)
         console.say(words(numbers))
         title = "Tokens that each block uses, their share below; the others are painted white\n" + "; ".join(map(name_of, rows))
-        return save(draw(seen, title), sweep.folder, "evo_vs_svit", numbers)
+        return save(draw(seen, title), sweep.folder, "evo_vs_svit", numbers, dpi=100)  # many small pictures: megabytes at more
 
 
 def overlaps(seen: Seen) -> "pd.DataFrame":
@@ -81,11 +81,12 @@ def words(numbers: "pd.DataFrame") -> str:
 
 def draw(seen: Seen, title: str) -> "Figure":
     """Return the figure: a picture and, beside it, a line of maps a method."""
-    from tokenprune.report.panels import NORMAL, SMALL, WHITE, draw_painted, draw_picture, new_figure
+    from tokenprune.report.panels import NORMAL, SMALL, WHITE, draw_painted, draw_picture, new_figure, tallest
 
     series = [list(pictures) for pictures in seen.values()]
     depth, lines = max(len(p[0].used) for p in series), len(series)
-    figure = new_figure(1.1 * (depth + 2) + 0.4, 1.2 * lines * len(series[0]) + 0.9, title)
+    height = (0.98 * tallest(series[0]) + 0.22) * lines * len(series[0])
+    figure = new_figure(1.1 * (depth + 2) + 0.4, height + 0.9, title)
     grid = figure.add_gridspec(lines * len(series[0]), depth + 2)
     for place, picture in enumerate(series[0]):
         whole = figure.add_subplot(grid[place * lines : (place + 1) * lines, :2])

@@ -84,9 +84,9 @@ class ForegroundFigure(FigureReport):
 
     def draw(self, split: _Split, examples: "Sequence[Picture]", title: str) -> "Figure":
         """Return the figure: curves on the left, example pictures with their masks and usage on the right."""
-        from tokenprune.report.panels import NORMAL, draw_map, new_figure
+        from tokenprune.report.panels import NORMAL, draw_map, new_figure, tallest
 
-        figure = new_figure(13, 1.2 + max(4.2, 1.95 * len(examples)), title)
+        figure = new_figure(13, 1.2 + max(4.2, (1.75 * tallest(examples) + 0.2) * len(examples)), title)
         left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
         _curves(left.subplots(), split)
         depth = examples[0].used.shape[0]
@@ -115,6 +115,8 @@ class ForegroundFigure(FigureReport):
 
 def words(split: _Split) -> str:
     """Return the figure in a sentence."""
+    if not split.with_foreground:
+        return "foreground: no picture has a foreground token; the model finds nothing, or reports.foreground.score is too high"
     means = split.table[["foreground", "background"]].mean()
     return f"foreground: a block uses {means['foreground']:.1%} of foreground tokens and {means['background']:.1%} of background tokens"
 

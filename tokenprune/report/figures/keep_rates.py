@@ -99,14 +99,15 @@ def draw(points: "pd.DataFrame", time: str, title: str) -> "Figure":
 def _panel(axis: "Axes", points: "pd.DataFrame", cost: str, score: str) -> None:
     from tokenprune.report.panels import BLACK, BLUE, CYAN, GREEN, NORMAL, ORANGE, open_axis
 
-    open_axis(axis)
+    open_axis(axis).margins(x=0.09)
     colours = iter((ORANGE, BLUE, GREEN, CYAN) * len(points))
     curves = points.groupby(["label", "treatment"], sort=False)
     for (label, treatment), group in curves:
         name = label if points.loc[points["label"] == label, "treatment"].nunique() == 1 else f"{label}, {treatment}"
         curve = group.sort_values("keep_rate")
         dense = treatment == "none"
-        style = {"color": BLACK, "marker": "*", "markersize": 15} if dense else {"color": next(colours), "marker": "o", "markersize": 6}
+        star = {"color": BLACK, "marker": "*", "markersize": 15, "linestyle": "none"}
+        style = star if dense else {"color": next(colours), "marker": "o", "markersize": 6}
         axis.errorbar(curve[cost], curve[score], yerr=curve[f"{score}_error"], capsize=3, label=name, elinewidth=1, **style)
         if dense:
             axis.axhline(curve[score].iloc[0], color=BLACK, linewidth=0.8, linestyle="--", zorder=0)

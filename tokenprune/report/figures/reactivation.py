@@ -117,10 +117,11 @@ def middle(table: "pd.DataFrame", number: int = 4) -> tuple[int, ...]:
 
 def draw(counts: _Counts, picture: "Picture", blocks: "Sequence[int]", title: str) -> "Figure":
     """Return the figure: bars a block above, the picture and its maps at `blocks` below."""
-    from tokenprune.report.panels import LARGE, SMALL, draw_painted, draw_picture, new_figure
+    from tokenprune.report.panels import LARGE, SMALL, draw_painted, draw_picture, new_figure, tallest
 
-    figure = new_figure(11, 7.4, title)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    maps = 11 / (1 + len(blocks)) * tallest([picture]) + 0.9
+    figure = new_figure(11, 4.4 + maps, title)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(4.0, maps))
     about = f"(a) mean over {counts.pictures} validation pictures; error bars: standard deviation over pictures"
     upper.suptitle(about, fontsize=LARGE - 1, x=0.01, ha="left")
     left, right = upper.subplots(1, 2)

@@ -47,13 +47,13 @@ class UsageMaps(FigureReport):
 
 def draw(pictures: "list[Picture]", maps: "list[Tensor]", title: str, score: float | None = None) -> "Figure":
     """Return the figure: each picture, boxes of at least `score` on it, beside its map (H,W) of numbers of blocks."""
-    from tokenprune.report.panels import NORMAL, SMALL, draw_map, draw_picture, new_figure, plain_axis
+    from tokenprune.report.panels import NORMAL, SMALL, draw_map, draw_picture, new_figure, plain_axis, tallest
 
     depth, least = pictures[0].used.shape[0], min(int(m.min()) for m in maps)
     limits = (min(least, depth - 1), depth)
     pairs = min(_PAIRS, len(pictures))
     lines = -(-len(pictures) // pairs)
-    figure = new_figure(3.2 * pairs + 1.2, 1.8 * lines + 0.9, title)
+    figure = new_figure(3.2 * pairs + 1.2, (1.55 * tallest(pictures) + 0.25) * lines + 0.9, title)
     axes = figure.subplots(lines, 2 * pairs, squeeze=False).reshape(-1, 2)
     for axis in axes.flat:
         plain_axis(axis)
