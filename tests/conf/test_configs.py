@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from tokenprune.backbones.vit import build_vit, positions
 from tokenprune.config import compose, resolve
+from tokenprune.keys import run_key
 from tokenprune.legality import check_pairing
 from tokenprune.paths import config_dir
 from tokenprune.presets import files
@@ -17,6 +18,11 @@ from tokenprune.validation import validate
 SCALES = ("smoke", "demo", "paper")
 METHODS = [path.stem for path in files("method")]
 ROWS = [path.stem for path in files("table2")]
+TABLES = {
+    "table2_preserve": "table2", "table3_reactivation": "table3", "table4_gating": "table4", "table5_sota": "table5",
+    "insights": "insights",
+}  # fmt: skip
+TABLE_ROWS = [(name, group, path.stem) for name, group in TABLES.items() for path in files(group)]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -26,12 +32,26 @@ def test_every_method_validates_at_every_scale(method, scale):
     assert words.startswith("dense" if method == "dense" else "4200 positions" if scale == "paper" else "")
 
 
-@pytest.mark.parametrize("scale", ("smoke", "demo"))  # paper: tests/faults/test_sweeps.py, through the command line
-@pytest.mark.parametrize("row", ROWS)
-def test_every_row_of_table2_validates_at_every_scale(row, scale):
-    config = resolve(compose(["+experiment=table2_preserve", f"+table2={row}", f"scale={scale}"]))
+@pytest.mark.parametrize("scale", ("demo", "paper"))  # smoke rows really run, in tests of their own
+@pytest.mark.parametrize(("experiment", "group", "row"), TABLE_ROWS)
+def test_every_row_of_every_table_validates(experiment, group, row, scale):
+    config = resolve(compose([f"+experiment={experiment}", f"+{group}={row}", f"scale={scale}"]))
     validate(config, files=False)
-    assert config["task"]["name"] == "detection"
+    assert config["task"]["name"] == "detection" and config["scale"] == scale
+    assert ("adapter" in config["backbone"]) == (scale == "paper")
+
+
+def test_tables_share_rows_and_differ_where_their_names_say():
+    """A shared row is computed once: its key does not depend on the table that asks for it."""
+    keys = {f"{group}/{row}": run_key(resolve(compose([f"+experiment={name}", f"+{group}={row}"]))) for name, group, row in TABLE_ROWS}
+    svit = [keys[k] for k in ("table3/00_dynamic_reactivation", "table4/00_mlp", "table5/06_svit")]
+    assert len(set(svit)) == 1 and keys["table2/03_evit_remove"] == keys["table5/01_evit_remove"]
+    for group in TABLES.values():
+        own = [key for name, key in keys.items() if name.startswith(f"{group}/")]
+        assert len(set(own)) == len(own)
+    assert set(key for name, key in keys.items() if name.startswith("insights/")) <= set(
+        key for name, key in keys.items() if not name.startswith("insights/")
+    )
 
 
 def test_table2_has_the_rows_of_the_paper_in_its_order():
