@@ -59,6 +59,20 @@ class FakeTask:
         return {**parts, "kept_share": 0.7, "kept_per_block": [4.0] * 12, **speed}
 
 
+class Killed(Exception):
+    """What `kill_at` raises."""
+
+
+def kill_at(iteration: int) -> Callable[[nn.Module, int], None]:
+    """A `before_step` that ends a training before an iteration."""
+
+    def hook(model: nn.Module, i: int) -> None:
+        if i == iteration:
+            raise Killed
+
+    return hook
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeTask]]:
     """Make `task.name=fake` known for one test; one thread, because threads cost more than they bring at this size."""

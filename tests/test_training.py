@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.fakes import Killed, kill_at
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
 from tokenprune.training import TrainingConfig, fit, lr_factor, parameter_groups
 
@@ -43,18 +44,6 @@ def recipe(**changes):
 def new_net():
     torch.manual_seed(3)
     return Net()
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_at(iteration):
-    def hook(model, i):
-        if i == iteration:
-            raise Killed
-
-    return hook
 
 
 def test_loss_falls_and_is_reported(tmp_path):

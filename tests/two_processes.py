@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tests.fakes import TINY, FakeTask
+from tests.fakes import TINY, FakeTask, Killed, kill_at
 from tokenprune import distributed, registry
 from tokenprune.config import compose, resolve
 from tokenprune.experiment import run_row
@@ -96,18 +96,6 @@ def trained(folder):
         losses = fit(gates, batches, ratio_loss(**options), recipe(iterations=1), folder / name).losses
         ratios[name] = (losses["loss_ratio"], gates.weights.grad.clone())
     return {"net": net.state_dict(), "vit": gradients(vit), "losses": report.losses, "ratios": ratios}
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_at(iteration):
-    def hook(model, i):
-        if i == iteration:
-            raise Killed
-
-    return hook
 
 
 def resumed(folder):

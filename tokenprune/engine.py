@@ -112,7 +112,9 @@ class PrunedViT(nn.Module):
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""
         map_, present = self.view(state)
-        return Outputs(state, usage, self.family.norm(map_) * present.unsqueeze(-1), present, self.family.norm(state.prefix))
+        map_ = self.family.norm(map_)
+        map_ = map_ if self.treatment.remembers else map_ * present.unsqueeze(-1)
+        return Outputs(state, usage, map_, present, self.family.norm(state.prefix))
 
     def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
         """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.engine import PrunedViT
+from tokenprune.measure.usage import record
 from tokenprune.selectors.base import Selector
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
@@ -25,15 +26,10 @@ def images_wanted(pruned: PrunedViT) -> int:
 @torch.no_grad()
 def mean_usage(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence[Any]) -> float:
     """Return the mean share of positions that a block's attention uses, over blocks and images, in evaluation mode."""
-    shares: list[Tensor] = []
-    with _evaluating(pruned):
-        pruned.watch = lambda block, state: shares.append((state.live & (state.index >= 0)).sum(1) / state.positions)
-        try:
-            for batch in batches:
-                encode(batch)
-        finally:
-            pruned.watch = None
-    return float(torch.cat(shares).mean())
+    with _evaluating(pruned), record(pruned) as seen:
+        for batch in batches:
+            encode(batch)
+    return float(torch.stack([image.blocks.float().mean() for image in seen.images]).mean())
 
 
 @torch.no_grad()
@@ -45,14 +41,15 @@ def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence
         encode: one forward pass of a batch up to the encoder's last block, heads are not needed.
         batches: training images, as `encode` takes them.
     """
-    for selector in pruned.selectors.values():
-        if selector.calibration_images:
-            scores: list[tuple[Tensor, float]] = []
-            with _evaluating(pruned), _listening(selector, scores):
-                for batch in batches:
-                    with suppress(_Seen):
-                        encode(batch)
-            selector.calibrate(torch.cat([values for values, _ in scores]), keep=sum(share for _, share in scores))
+    with _evaluating(pruned):
+        for selector in pruned.selectors.values():
+            if selector.calibration_images:
+                scores: list[tuple[Tensor, float]] = []
+                with _listening(selector, scores):
+                    for batch in batches:
+                        with suppress(_Seen):
+                            encode(batch)
+                selector.calibrate(torch.cat([values for values, _ in scores]), keep=sum(share for _, share in scores))
 
 
 @contextmanager

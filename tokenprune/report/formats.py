@@ -1,18 +1,32 @@
 """A table of strings as text, Markdown and LaTeX, with the paragraphs that belong below it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+
+from tokenprune import console
 
 _LATEX = {"±": r"$\pm$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "—": "--", "−": "$-$", "≠": r"$\neq$"}
 
 
 class Shown(Protocol):
-    """What can be printed: `shown` a frame of strings with the titles people read, `blocks` text below it, in paragraphs."""
+    """What can be printed: raw `data`, `shown` as strings with the titles people read, `blocks` text below it, in paragraphs."""
 
+    data: pd.DataFrame
     shown: pd.DataFrame
     blocks: Sequence[str]
+
+
+def publish(table: Shown, folder: Path, stem: str, title: str, latex: bool = True) -> list[str]:
+    """Print a table and write it as stem.csv (raw), stem.md and, with `latex`, stem.tex; return the names of these files."""
+    table.data.to_csv(folder / f"{stem}.csv", index=False)
+    texts = {f"{stem}.md": to_markdown(table, title), **({f"{stem}.tex": to_latex(table, title)} if latex else {})}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    console.say(to_text(table))
+    return [f"{stem}.csv", *texts]
 
 
 def to_text(table: Shown) -> str:

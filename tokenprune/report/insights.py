@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
 from tokenprune.registry import register
 from tokenprune.report.base import Sweep
 
@@ -22,18 +21,16 @@ class InsightsReport:
     def __call__(self, sweep: Sweep) -> list[str]:
         """Print and write what the rows say; nothing where no pair of them bears on a claim."""
         from tokenprune.report.claims import compare
-        from tokenprune.report.formats import to_markdown, to_text
+        from tokenprune.report.formats import publish
         from tokenprune.report.insights_plot import draw
 
         comparisons = compare(sweep.rows)
         if not comparisons:
             return []
         findings = Findings.of(comparisons, _where(sweep.rows))
-        findings.data.to_csv(sweep.folder / "insights.csv", index=False)
-        (sweep.folder / "insights.md").write_text(to_markdown(findings, f"{sweep.name}: SViT's four insights"))
-        console.say(to_text(findings))
+        wrote = publish(findings, sweep.folder, "insights", f"{sweep.name}: SViT's four insights", latex=False)
         draw(comparisons, sweep.folder / "insights.png", _where(sweep.rows))
-        return ["insights.csv", "insights.md", "insights.png"]
+        return [*wrote, "insights.png"]
 
 
 @dataclass(frozen=True)

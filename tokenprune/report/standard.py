@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from tokenprune import console
 from tokenprune.paths import expected_of
 from tokenprune.registry import register
 from tokenprune.report.base import Sweep
@@ -15,21 +14,18 @@ class TableReport:
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Print and write the table; nothing where there are no rows."""
-        from tokenprune.report.formats import to_latex, to_markdown, to_text
+        from tokenprune.report.formats import publish
         from tokenprune.report.tables import build
 
         if not sweep.rows:
             return []
         table = build(sweep.rows, expected_of(sweep.name))
-        table.data.to_csv(sweep.folder / "table.csv", index=False)
-        (sweep.folder / "table.md").write_text(to_markdown(table, sweep.name))
-        (sweep.folder / "table.tex").write_text(to_latex(table, sweep.name))
-        console.say(to_text(table))
+        wrote = publish(table, sweep.folder, "table", sweep.name)
         means = sweep.folder / "table_seeds.csv"
         means.unlink(missing_ok=True)  # of an earlier table with other seeds
         if table.seeds is not None:
             table.seeds.to_csv(means, index=False)
-        return ["table.csv", "table.md", "table.tex"] + [means.name] * means.is_file()
+        return wrote + [means.name] * means.is_file()
 
 
 @register("report", "plot")

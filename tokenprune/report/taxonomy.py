@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
 from tokenprune.paths import expected_of
 from tokenprune.presets import choices, files, read
 from tokenprune.registry import build, get, register
@@ -41,14 +40,10 @@ class TaxonomyReport:
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Print and write the table; the rows of the sweep do not matter."""
-        from tokenprune.report.formats import to_latex, to_markdown, to_text
+        from tokenprune.report.formats import publish
 
         taxonomy = Taxonomy.of(expected_of(sweep.name), self.others)
-        taxonomy.data.to_csv(sweep.folder / "taxonomy.csv", index=False)
-        (sweep.folder / "taxonomy.md").write_text(to_markdown(taxonomy, sweep.name))
-        (sweep.folder / "taxonomy.tex").write_text(to_latex(taxonomy, sweep.name))
-        console.say(to_text(taxonomy))
-        return ["taxonomy.csv", "taxonomy.md", "taxonomy.tex"]
+        return publish(taxonomy, sweep.folder, "taxonomy", sweep.name)
 
 
 @dataclass(frozen=True)

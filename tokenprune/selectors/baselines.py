@@ -84,10 +84,14 @@ class RandomSelector(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep `budget.keep` slots drawn without replacement."""
-        B, N = seen.live.shape[0], seen.state.positions
-        fresh = self.training or seen.state.pixels is None
-        noise = torch.rand(B, N, device=seen.live.device) if fresh else image_noise(seen.state.pixels, N, self.seed, seen.block)
-        return keep_top(at_slots(noise, seen.state), seen.live, budget.keep)
+        return keep_top(uniform(seen, None if self.training else self.seed), seen.live, budget.keep)
+
+
+def uniform(seen: Observation, seed: int | None) -> Tensor:
+    """Return uniform numbers in [0,1) at the slots (B,M), infinite without a position: `image_noise` of a seed, fresh ones for None."""
+    B, N, pixels = seen.live.shape[0], seen.state.positions, seen.state.pixels
+    fresh = seed is None or pixels is None
+    return at_slots(torch.rand(B, N, device=seen.live.device) if fresh else image_noise(pixels, N, seed, seen.block), seen.state)
 
 
 def at_slots(values: Tensor, state: TokenState) -> Tensor:

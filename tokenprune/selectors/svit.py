@@ -7,7 +7,7 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
 from tokenprune.selectors.base import Context, Selector, keep_top
-from tokenprune.selectors.baselines import at_slots, image_noise
+from tokenprune.selectors.baselines import uniform
 from tokenprune.selectors.gates import GATES, at_least_one, cut, sampled
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
@@ -84,7 +84,8 @@ class SViTGate(Selector):
             return Decision(keep, score=p_keep, gate=gate, log_prob=log_probs[..., 0])
         if self.eval_mode == "topk":
             return keep_top(p_keep, seen.live, budget.keep)
-        bar = self.threshold if self.eval_mode == "threshold" else self._draw(seen)
+        # keep iff p exceeds a uniform number: the hard Gumbel draw, which has P(keep) = p for any tau
+        bar = self.threshold if self.eval_mode == "threshold" else uniform(seen, self.seed)
         return Decision(at_least_one((p_keep > bar) & seen.live, p_keep, seen.live), score=p_keep, log_prob=log_probs[..., 0])
 
     def calibrate(self, scores: Tensor, keep: float) -> None:
@@ -94,9 +95,3 @@ class SViTGate(Selector):
     def macs(self, slots: float) -> float:
         """Return the gate's MACs: N (C^2/4 + C/2) for the MLP."""
         return self.gate.macs(slots)
-
-    def _draw(self, seen: Observation) -> Tensor:
-        """Uniform numbers (B,M): keep iff p exceeds them is the hard Gumbel draw, P(keep) = p for any tau."""
-        pixels, N = seen.state.pixels, seen.state.positions
-        noise = torch.rand(len(seen.live), N, device=seen.live.device) if pixels is None else image_noise(pixels, N, self.seed, seen.block)
-        return at_slots(noise, seen.state).clamp(max=1.0)

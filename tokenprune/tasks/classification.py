@@ -85,12 +85,8 @@ class ClassificationTask:
 
     def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
         """The encoder, and `count` training images in batches, normalised."""
-        data, batch = self._data(cfg, "train"), _settings(cfg).batch_size
-        count = min(count, len(data))
-        return model.encode, [
-            normalised(_collate([data[i] for i in range(start, min(start + batch, count))])[0].to(device_of(model)))
-            for start in range(0, count, batch)
-        ]
+        batches = _batches(self._data(cfg, "train"), count, _settings(cfg).batch_size, device_of(model))
+        return model.encode, [images for images, _ in batches]
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
@@ -98,10 +94,8 @@ class ClassificationTask:
         data, settings, training = self._data(cfg, "val"), _settings(cfg), model.training
         model.eval()
         right = 0
-        for start in range(0, len(data), settings.batch_size):
-            images, labels = _collate([data[i] for i in range(start, min(start + settings.batch_size, len(data)))])
-            logits = model(normalised(images.to(device_of(model))))
-            right += int((logits.argmax(1).cpu() == labels).sum())
+        for images, labels in _batches(data, len(data), settings.batch_size, device_of(model)):
+            right += int((model(images).argmax(1).cpu() == labels).sum())
         model.train(training)
         share = right / len(data)
         return {"top1": 100 * share, "top1_se": 100 * math.sqrt(share * (1 - share) / len(data))}
@@ -110,8 +104,8 @@ class ClassificationTask:
         """GMACs (without the head) and kept shares over validation images, seconds an image of the encoder and of the whole model."""
         data, settings, training = self._data(cfg, "val"), _settings(cfg), model.training
         model.eval()
-        count = min(len(data), max(settings.cost_images, settings.speed_images, 1))
-        images = [normalised(_collate([data[i]])[0].to(device_of(model))) for i in range(count)]
+        count = max(settings.cost_images, settings.speed_images, 1)
+        images = [image for image, _ in _batches(data, count, 1, device_of(model))]
         cost = encoder_cost(model, images[: max(1, settings.cost_images)])
         timed = [(image, image) for image in images[: settings.speed_images]]
         times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
@@ -156,6 +150,14 @@ def patch_labels(maps: Tensor, labels: Tensor, patch: int, none: int) -> Tensor:
 
 def _settings(cfg: Mapping[str, Any]) -> ClassificationConfig:
     return read_settings(ClassificationConfig, cfg["task"], "task")
+
+
+def _batches(data: Any, count: int, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `count` samples in order: images (batch,3,H,W), normalised and on the device, and labels (batch,) on the CPU."""
+    count = min(count, len(data))
+    for start in range(0, count, batch):
+        images, labels = _collate([data[i] for i in range(start, min(start + batch, count))])
+        yield normalised(images.to(device)), labels
 
 
 def _collate(samples: list[tuple[Any, ...]]) -> Batch:

@@ -73,10 +73,11 @@ def coco_records(instances: D2Instances, image_id: int, category_ids: Sequence[i
     return records
 
 
-def encoder_images(detector: PrunedRCNN, data: DetectionData, count: int, resize: Resize) -> Iterator[Tensor]:
-    """The first `count` images as the encoder sees them: normalised, padded (1,3,H,W)."""
-    for i in range(min(count, len(data))):
-        yield detector.preprocess_image([test_input(data[i], resize)]).tensor
+def encoder_images(detector: PrunedRCNN, data: DetectionData, count: int, resize: Resize, batch: int = 1) -> Iterator[Tensor]:
+    """The first `count` images as the encoder sees them: normalised, padded (batch,3,H,W)."""
+    count = min(count, len(data))
+    for start in range(0, count, batch):
+        yield detector.preprocess_image([test_input(data[i], resize) for i in range(start, min(start + batch, count))]).tensor
 
 
 def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, Any]:

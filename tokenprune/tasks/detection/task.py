@@ -54,12 +54,10 @@ class DetectionTask:
 
     def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
         """The encoder with what feeds it, and `count` training images at test size in batches, normalised and padded."""
-        from tokenprune.tasks.detection.loader import test_input
+        from tokenprune.tasks.detection.evaluate import encoder_images
 
-        data, batch, resize = self._data(cfg, "train"), read_task(cfg["task"]).evaluate.batch_size, _resize(cfg)
-        records = [test_input(data[i], resize) for i in range(min(count, len(data)))]
-        batches = [model.preprocess_image(records[i : i + batch]).tensor for i in range(0, len(records), batch)]
-        return model.backbone.dense, batches
+        batch = read_task(cfg["task"]).evaluate.batch_size
+        return model.backbone.dense, list(encoder_images(model, self._data(cfg, "train"), count, _resize(cfg), batch))
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         """AP in points on the validation split, with bootstrap standard errors: ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ..."""
