@@ -119,6 +119,9 @@ def training_group() -> Iterator[None]:
     _training.append(dist.new_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=TRAINING_WAIT))
     try:
         yield
+    except Exception as error:
+        _raised_at(error)  # before the others lose their connection to this process
+        raise
     finally:
         dist.destroy_process_group(_training.pop())
 
@@ -165,7 +168,13 @@ def _exchange(value: Any, failure: tuple[Any, ...] | None) -> list[Any]:
 def _report(error: Exception) -> None:
     """Tell all processes of an error; raises PeerFailed if another process failed before, and in another way."""
     try:
-        _exchange(None, (time.time(), rank(), status_of(error), reason_of(error), traceback.format_exc()))
+        _exchange(None, (_raised_at(error), rank(), status_of(error), reason_of(error), traceback.format_exc()))
     except PeerFailed as first:
         if str(first) != f"process {first.number}: {reason_of(error)}":
             raise first from error
+
+
+def _raised_at(error: Exception) -> float:
+    """The time at which an error was first seen here, kept on the error itself."""
+    error.__dict__.setdefault("raised_at", time.time())
+    return float(error.__dict__["raised_at"])
