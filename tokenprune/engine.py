@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
+from tokenprune.blocks.base import Projection
 from tokenprune.blocks.class_token import SOURCES, class_token
-from tokenprune.blocks.timm_vit import Projection
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.execution import BlockUsage, Policy, run_block, settle
 from tokenprune.legality import EXECUTIONS, layout_for, refuse
@@ -96,10 +96,10 @@ class PrunedViT(nn.Module):
 
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
-        prefix, tokens = self.family.embed(images)
+        prefix, tokens, rope = self.family.embed(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).but(rope=rope)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""

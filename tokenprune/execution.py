@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.blocks.timm_vit import Projection, TimmBlock
+from tokenprune.blocks.base import BaseBlock, Projection
+from tokenprune.blocks.rotary import rotary_rows
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.state import TokenState
 
@@ -53,7 +54,7 @@ def settle(state: TokenState, policy: Policy) -> TokenState:
 
 
 def run_block(
-    block: TimmBlock, state: TokenState, policy: Policy, rows: Decide | None = None, inside: Decide | None = None, see: Decide | None = None
+    block: BaseBlock, state: TokenState, policy: Policy, rows: Decide | None = None, inside: Decide | None = None, see: Decide | None = None
 ) -> tuple[TokenState, BlockUsage]:
     """Run one block; return the state after it and how many tokens of each image were really used.
 
@@ -69,7 +70,7 @@ def run_block(
         return run_packed(block, state, policy), BlockUsage(entering, entering, entering)
     bias, weights = visibility(state, policy)
     x = state.sequence()
-    p = block.project(x)
+    p = block.project(x, rotary_rows(state, block.number))
     if see is not None:
         state = see(state, p, bias)
     if rows is not None:
@@ -86,7 +87,7 @@ def run_block(
 
 
 def attend_rows(
-    block: TimmBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: Policy, decide: Decide
+    block: BaseBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: Policy, decide: Decide
 ) -> tuple[TokenState, Tensor]:
     """Decide first, then compute the attention of kept queries only; a token fused just now has no query and gets nothing yet."""
     P, M = state.prefix.shape[1], state.tokens.shape[1]
@@ -101,7 +102,7 @@ def attend_rows(
     return state.compact(slots, real, policy.remember), delta * asked.unsqueeze(-1)
 
 
-def run_packed(block: TimmBlock, state: TokenState, policy: Policy) -> TokenState:
+def run_packed(block: BaseBlock, state: TokenState, policy: Policy) -> TokenState:
     """Run a block over live rows only, all images in one row (1,T,C): weight layers at once, attention image by image."""
     B, P = state.prefix.shape[:2]
     alive = torch.cat([state.live.new_ones(B, P), state.live], 1)
@@ -113,7 +114,7 @@ def run_packed(block: TimmBlock, state: TokenState, policy: Policy) -> TokenStat
     bias = None
     if mass is not None:
         bias = torch.cat([mass.new_zeros(B, P), mass], 1).flatten().index_select(0, rows).unsqueeze(0)
-    x = x + block.attend_ragged(block.project(x), lengths, bias)
+    x = x + block.attend_ragged(block.project(x, rotary_rows(state, block.number, rows)), lengths, bias)
     x = x + block.feed(x)
     return state.with_sequence(sequence.flatten(0, 1).index_copy(0, rows, x.squeeze(0)).view_as(sequence))
 

@@ -35,9 +35,9 @@ class TokenState:
     """Everything a forward pass knows; immutable, so that the engine can stop and resume between blocks.
 
     prefix (B,P,C); tokens (B,M,C); index (B,M) grid position of each slot, -1 for fused tokens and padding; live (B,M) bool;
-    grid (H,W); canvas (B,N,C) last values of positions that left the sequence; mass (B,M) tokens merged into each slot; owner
-    (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
-    pixels (B,3,h,w) the input; complete: every slot is known to be live; raster: slot n is position n; aux ((name, block, payload), ...).
+    grid (H,W); canvas (B,N,C) last values of positions that left; mass (B,M) tokens merged into each slot; owner (B,N) position that
+    speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)}; pixels (B,3,h,w) the input; rope
+    rotary codes (N,2d) or (depth,h,N,2d); complete: every slot is live; raster: slot n is position n; aux ((name, block, payload), ...).
     """
 
     prefix: Tensor
@@ -51,6 +51,7 @@ class TokenState:
     gate: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
+    rope: Tensor | None = None
     complete: bool = True
     raster: bool = True
     aux: tuple[tuple[str, int, Any], ...] = ()
@@ -129,7 +130,7 @@ class TokenState:
         if self.raster and self.complete and self.owner is None:
             return self
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
-        return fresh.but(traits=self.traits, aux=self.aux)
+        return fresh.but(traits=self.traits, aux=self.aux, rope=self.rope)
 
     def kept_slots(self) -> tuple[Tensor, Tensor | None]:
         """Return live slots in slot order, (B,K), and which are real (B,K), None if all: uneven counts leave padding at the end."""
