@@ -19,7 +19,8 @@ class Decision:
     """What a selector says about M slots.
 
     keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
-    straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store.
+    straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
+    notes: {name: payload} that losses and analytics read (see TokenState.aux).
     """
 
     keep: Tensor
@@ -28,6 +29,7 @@ class Decision:
     gate: Tensor | None = None
     log_prob: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
