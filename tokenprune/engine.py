@@ -13,7 +13,7 @@ from tokenprune.blocks import adapt
 from tokenprune.blocks.class_token import SOURCES, class_token
 from tokenprune.blocks.timm_vit import Projection
 from tokenprune.errors import IncompatiblePairing
-from tokenprune.execution import BlockUsage, Policy, run_block, settle
+from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import EXECUTIONS, layout_for, refuse
 from tokenprune.outputs import Outputs
 from tokenprune.registry import build, get
@@ -22,6 +22,7 @@ from tokenprune.selectors.base import Context, Selector
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
 from tokenprune.treatments.base import Treatment
+from tokenprune.visibility import Policy, settle
 
 Spec = str | Mapping[str, Any]
 
@@ -199,7 +200,7 @@ class PrunedViT(nn.Module):
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade)
+        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade, self.treatment.reconsiders)
 
 
 def prune(
