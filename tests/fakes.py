@@ -28,6 +28,7 @@ class FakeTask:
     """Trains the encoder to be small. The selector decides what goes wrong: `random` raises, `variance` is NaN, `topk` is out of memory."""
 
     name = "fake"
+    gives = ()
     built: list[str] = []
     on_batch: Callable[[torch.Tensor], None] = staticmethod(lambda batch: None)
 
@@ -41,6 +42,9 @@ class FakeTask:
         model = nn.Module()
         model.pruned, model.poison = build_pruned(cfg), selector == "variance"
         return model
+
+    def begin(self, model: nn.Module) -> None:
+        pass
 
     def train_batches(self, cfg: dict[str, Any], start: int) -> Iterator[torch.Tensor]:
         while True:

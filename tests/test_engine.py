@@ -1,6 +1,7 @@
 """The engine against timm itself, and what it refuses."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import timm
@@ -9,7 +10,10 @@ from torch import nn
 
 import tokenprune
 from tests.pairings import images, pruned, tiny_vit
+from tokenprune.engine import PrunedViT
 from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, UnknownPlugin, UnsupportedBackbone
+from tokenprune.registry import build
+from tokenprune.schedules import Stages
 
 VARIANTS = {
     "plain": {},
@@ -215,3 +219,40 @@ def test_half_precision_executions_agree():
         with torch.no_grad():
             maps.append(pruned("svit", "preserve", execution=execution).bfloat16().encode(x).map.float())
     torch.testing.assert_close(*maps, atol=2e-2, rtol=2e-2)
+
+
+class Later(Stages):
+    """Drops nothing in the first half of training."""
+
+    def at(self, progress):
+        return replace(self, keep_rate=1.0) if progress < 0.5 else self
+
+
+def test_the_schedule_of_the_moment_decides_and_selectors_are_there_for_all_of_them():
+    plan, x = Later(keep_rate=0.5, blocks=(1, 2)), images(2)
+    model = PrunedViT(tiny_vit(), "variance", build("treatment", "remove"), plan, "learned", "auto", {})
+    assert list(model.selectors) == ["1", "2"]
+    model.progress = 0.2
+    with torch.no_grad():
+        assert model.budgets(64) == {} and torch.equal(model(x), model.backbone(x))
+    model.progress = 0.7
+    assert [b.keep for b in model.budgets(64).values()] == [32, 16]
+    assert model.budgets(64) is model.budgets(64)  # resolved once
+
+
+def test_the_first_selector_has_the_last_word_on_the_tokens():
+    model = pruned("variance", "remove")
+    first, second = list(model.selectors.values())[:2]
+    first.conclude = lambda state: state.but(tokens=state.tokens * 0 + 3.0)
+    second.conclude = lambda state: state.but(tokens=state.tokens * 0)
+    assert (model.encode(images(2)).state.tokens == 3.0).all()
+
+
+def test_a_selector_knows_how_far_training_is():
+    model, seen = pruned("variance", "remove"), []
+    for selector in model.selectors.values():
+        score = selector.score
+        selector.score = lambda o, b, score=score: (seen.append(o.progress), score(o, b))[1]
+    model.progress = 0.25
+    model.encode(images(1))
+    assert seen == [0.25] * 3

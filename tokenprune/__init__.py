@@ -4,8 +4,9 @@ import timm, tokenprune
 model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="evit")
 """
 
-from tokenprune.engine import PrunedViT, prune
+from tokenprune.engine import PrunedViT
 from tokenprune.outputs import Outputs
+from tokenprune.pruning import prune
 from tokenprune.registry import names as list_plugins
 from tokenprune.registry import register
 from tokenprune.schedules import Layout

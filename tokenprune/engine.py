@@ -1,4 +1,4 @@
-"""The block loop, and `prune`, which turns a timm model into one that drops tokens."""
+"""The block loop; `tokenprune.prune` builds the model that runs it."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
-from tokenprune.blocks.class_token import SOURCES, class_token
+from tokenprune.blocks.class_token import class_token
 from tokenprune.blocks.timm_vit import Projection
-from tokenprune.errors import IncompatiblePairing
 from tokenprune.execution import BlockUsage, run_block
-from tokenprune.legality import EXECUTIONS, layout_for, refuse
+from tokenprune.legality import layout_for
+from tokenprune.losses.base import Facts
 from tokenprune.outputs import Outputs
 from tokenprune.registry import build, get
 from tokenprune.schedules import Budget, Layout, Schedule
@@ -32,9 +32,11 @@ class PrunedViT(nn.Module):
 
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so).
+    `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
+    progress: float = 1.0
 
     def __init__(
         self,
@@ -58,7 +60,8 @@ class PrunedViT(nn.Module):
         reads_cls = self._kind is not None and self._kind.wants_cls(options)
         needs = class_token(cls, self.family.dim, self.family.has_cls, self._kind.name if reads_cls else None)
         self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
-        for number, budget in self.budgets(positions or self.family.own_positions).items():
+        own, self._resolved = positions or self.family.own_positions, {}
+        for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
             context = Context(self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             self.selectors[str(number)] = build("selector", selector, context=context)
         self.class_token = needs
@@ -81,11 +84,10 @@ class PrunedViT(nn.Module):
 
     def budgets(self, positions: int) -> dict[int, Budget]:
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
-        if self._kind is None:
-            return {}
-        layout = layout_for(self._kind, self.treatment, Layout(self.depth, positions, self.prefix_tokens))
-        always = self._kind.gated or self._kind.budget == "dynamic"
-        return {b.block: b for b in self.schedule.budgets(layout) if always or b.keep < b.live}
+        now = (self.schedule, self.treatment, self.progress)
+        if self._resolved.get(positions, (None, None))[0] != now:
+            self._resolved[positions] = (now, self._budgets(positions, self.progress))
+        return self._resolved[positions][1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's logits for images (B,3,h,w)."""
@@ -112,6 +114,8 @@ class PrunedViT(nn.Module):
 
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""
+        for selector in list(self.selectors.values())[:1]:
+            state = selector.conclude(state)
         map_, present = self.view(state)
         map_ = self.family.norm(map_)
         map_ = map_ if self.treatment.remembers else map_ * present.unsqueeze(-1)
@@ -135,10 +139,16 @@ class PrunedViT(nn.Module):
             return self.family.classify(outputs.prefix, outputs.map, None)
         return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.complete else state.live)
 
-    def losses(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Return the selectors' own weighted losses, {} when not training: `loss_ratio` from the gates' usage."""
-        usages = [payload for name, _, payload in outputs.aux if name == "usage"]
-        return {f"loss_{name}": term(usages) for name, term in self.loss_terms.items()} if self.training and usages else {}
+    def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
+        """Return the method's own weighted losses by name, {} when not training: `loss_ratio` from the gates' usage, for example.
+
+        Args:
+            outputs: of the pass that is learned from.
+            given: what the task knows besides, fields of `losses.base.Facts`.
+        """
+        facts = Facts(outputs, self, **given)
+        found = {f"loss_{name}": term.loss(facts) for name, term in self.loss_terms.items() if self.training}
+        return {name: value for name, value in found.items() if value is not None}
 
     def deploy(self) -> "PrunedViT":
         """Return a copy for inference, whose selectors have shed what only training needs."""
@@ -171,13 +181,22 @@ class PrunedViT(nn.Module):
     def _decide(
         self, number: int, selector: Selector, budget: Budget, state: TokenState, p: Projection | None = None, bias: Tensor | None = None
     ) -> TokenState:
-        decision = selector.score(Observation(state, number, p, bias), budget)
+        decision = selector.score(Observation(state, number, p, bias, self.progress), budget)
         if decision.gate is not None:
             placed = state.index >= 0
             gate = decision.gate if state.gate is None or self.treatment.reconsiders else decision.gate * state.gate
             state = state.note("usage", number, ((gate * placed).sum(1) / state.positions, float(budget.rate)))
             decision = replace(decision, gate=gate)
+        for name, payload in decision.notes.items():
+            state = state.note(name, number, payload)
         return self.treatment.apply(state, decision)
+
+    def _budgets(self, positions: int, progress: float) -> dict[int, Budget]:
+        if self._kind is None:
+            return {}
+        layout = layout_for(self._kind, self.treatment, Layout(self.depth, positions, self.prefix_tokens))
+        always = self._kind.gated or self._kind.budget == "dynamic"
+        return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
 
     @property
     def _observer(self) -> Selector | None:
@@ -186,7 +205,7 @@ class PrunedViT(nn.Module):
 
     def _see(self, number: int) -> Any:
         def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
-            for name, values in self._observer.observe(Observation(state, number, p, bias)).items():
+            for name, values in self._observer.observe(Observation(state, number, p, bias, self.progress)).items():
                 state = state.with_trait(name, values, state.live)
             return state
 
@@ -201,42 +220,3 @@ class PrunedViT(nn.Module):
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
         return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade, self.treatment.reconsiders)
-
-
-def prune(
-    model: nn.Module,
-    selector: Spec | None = None,
-    treatment: Spec | None = None,
-    schedule: Spec | None = None,
-    *,
-    cls: str = "learned",
-    execution: str = "auto",
-    losses: Mapping[str, Mapping[str, Any]] | None = None,
-    positions: int | None = None,
-) -> PrunedViT:
-    """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
-
-    Args:
-        model: a timm Vision Transformer.
-        selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
-        treatment, schedule: the same; None takes what the selector's paper uses.
-        cls: the class token that attention-based selectors read: `learned` the model's own, `random` a new one (SViT on dense
-            tasks), `mean` the mean of the patch tokens.
-        execution: auto, masked, gathered or packed.
-        losses: {name: options} of the selectors' losses, e.g. {"ratio": {"weight": 4}}.
-        positions: N of the images to come, which the schedule must fit; None takes the model's own grid. Other sizes run too.
-
-    Raises:
-        UnsupportedBackbone, UnknownPlugin, InvalidConfig, InvalidSchedule, IncompatiblePairing.
-    """
-    if cls not in SOURCES:
-        raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(SOURCES)}")
-    if execution not in EXECUTIONS:
-        raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
-    if selector is None:
-        return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
-    kind = get("selector", selector if isinstance(selector, str) else selector["name"])
-    after = build("treatment", treatment if treatment is not None else kind.published["treatment"])
-    refuse(kind, after, execution)
-    plan = build("schedule", schedule if schedule is not None else kind.published["schedule"])
-    return PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions)

@@ -97,6 +97,7 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     from tokenprune.registry import get
     from tokenprune.settings import read_settings
+    from tokenprune.tasks.base import pruned_of
     from tokenprune.training import TrainingConfig, fit
 
     load, origin = _start(config)  # first, because it may be a run of its own
@@ -107,10 +108,17 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     load(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
+    task.begin(model)
     torch.manual_seed(config["seed"])
     begun = time.perf_counter()
     recipe = read_settings(TrainingConfig, config["training"], "training")
-    report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config))
+    pruned = pruned_of(model)
+
+    def advance(_: Any, iteration: int) -> None:
+        pruned.progress = iteration / recipe.iterations
+
+    report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
+    pruned.progress = 1.0
     notes = [origin, *report.notes]
     return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
 

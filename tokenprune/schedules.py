@@ -58,6 +58,10 @@ class Schedule:
 
     rounding = "floor"
 
+    def at(self, progress: float) -> "Schedule":
+        """Return the schedule in force when a share `progress` in [0,1] of training is done; 1 is the one of the test."""
+        return self
+
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return (block, target share of N) for every decision, in order; none unless a subclass says so."""
         return []

@@ -21,7 +21,8 @@ class Decision:
 
     keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    slots (B,K) long: which slots are kept, ascending, where K is known without asking the device how many are live.
+    notes: {name: payload} that losses and analytics read (see TokenState.aux); slots (B,K) long: which slots are kept, ascending,
+    where K is known without asking the device how many are live.
     """
 
     keep: Tensor
@@ -30,6 +31,7 @@ class Decision:
     gate: Tensor | None = None
     log_prob: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     slots: Tensor | None = None
 
 

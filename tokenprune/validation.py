@@ -34,7 +34,9 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
     """
     problems: list[TokenPruneError] = []
     with _noting(problems):
-        get("task", config["task"].get("name", "???"))
+        task = get("task", config["task"].get("name", "???"))
+        refusals = [get("loss", name).refusal(task.name, task.gives) for name in config["losses"]]
+        problems += [InvalidConfig(reason) for reason in refusals if reason]
     with _noting(problems):
         build_reports(config["reports"])
     for section in ("training", *(("dense.training",) if _starts_dense(config) else ())):

@@ -4,7 +4,7 @@ import torch
 
 from tokenprune.backbones.dense import DenseMap
 from tokenprune.backbones.vit import build_vit
-from tokenprune.engine import prune
+from tokenprune.pruning import prune
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
 PLAN = {"name": "stages", "blocks": [1, 2], "keep_rate": 0.5}

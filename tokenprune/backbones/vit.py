@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tokenprune.backbones.pyramid import SCALES
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
 from tokenprune.checkpoints import load_weights
-from tokenprune.engine import PrunedViT, prune
+from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig
+from tokenprune.pruning import prune
 from tokenprune.settings import plain, read_settings
 
 SIZES = ("", "tiny", "small", "base")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tokenprune.distributed import average
 from tokenprune.errors import InvalidConfig
+from tokenprune.losses.base import Facts, Loss
 from tokenprune.registry import register
 
 FORMS = ("batch", "image")
@@ -16,7 +17,7 @@ SCOPES = ("global", "per_device")
 
 @register("loss", "ratio")
 @dataclass(frozen=True)
-class RatioLoss:
+class RatioLoss(Loss):
     """SViT Eq. 2 (`form: batch`: usage averaged over tokens and images, so images may differ) or Eq. 3 (`form: image`).
 
     Args:
@@ -40,6 +41,11 @@ class RatioLoss:
         problems = [text for wrong, text in bad if wrong]
         if problems:
             raise InvalidConfig(problems)
+
+    def loss(self, facts: Facts) -> Tensor | None:
+        """Return the loss of a pass whose gates noted their usage, None of one without."""
+        usages = facts.of("usage")
+        return self(usages) if usages else None
 
     def __call__(self, usages: Sequence[tuple[Tensor, float]]) -> Tensor:
         """Return lambda times the mean over gates of the squared distance of usage (B,) from its target."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tokenprune.schedules import Budget
 from tokenprune.selectors.observation import Observation
-from tokenprune.state import Decision
+from tokenprune.state import Decision, TokenState
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ class Selector(nn.Module):
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
         """Return traits (B,M) to remember for live slots; called at every block if overridden."""
         return {}
+
+    def conclude(self, state: TokenState) -> TokenState:
+        """Return the state that the final norm reads, given the one after the last block; asked of the first selector alone."""
+        return state
 
     def calibrate(self, scores: Tensor, keep: float) -> None:
         """Fit what decides at test time to the scores (n,) of all candidates of the calibration images, of which `keep` should stay."""

@@ -20,10 +20,13 @@ class Observation:
         block: 0-based block number.
         projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `observe`).
         bias: (B,P+M) key bias of that attention, or None.
+        progress: share of training that is done, in [0,1]; 1 at test.
     """
 
-    def __init__(self, state: TokenState, block: int, projection: Projection | None = None, bias: Tensor | None = None) -> None:
-        self.state, self.block, self.projection, self.bias = state, block, projection, bias
+    def __init__(
+        self, state: TokenState, block: int, projection: Projection | None = None, bias: Tensor | None = None, progress: float = 1.0
+    ) -> None:
+        self.state, self.block, self.projection, self.bias, self.progress = state, block, projection, bias, progress
         self.tokens, self.live = state.tokens, state.live
 
     def cls_row(self) -> Tensor:

@@ -19,9 +19,14 @@ class Task(Protocol):
     """One task of one run. `cfg` is the resolved configuration with its groups selector, backbone, task, data, training, ..."""
 
     name: str
+    gives: tuple[str, ...]  # fields of losses.base.Facts that its training knows beside the encoder's outputs
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """The whole model, encoder and head, on the CPU with random weights."""
+        ...
+
+    def begin(self, model: nn.Module) -> None:
+        """Take note of a model as it starts training, its first weights loaded (a teacher is a copy of it)."""
         ...
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Image classification: the ViT's own head, cross-entropy, top-1. What pre-trains the encoder of a dense task, as ImageNet does."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenprune.data import build_classification
+from tokenprune.engine import PrunedViT
 from tokenprune.measure.usage import record
+from tokenprune.pruning import prune
 from tokenprune.registry import register
 from tokenprune.settings import read_settings
 from tokenprune.tasks.base import chosen, device_of, encoder_cost, normalised
@@ -46,10 +49,12 @@ class ClassificationTask:
     """Image classification, judged by top-1 accuracy."""
 
     name = "classification"
+    gives = ("images", "logits", "targets", "teacher")
 
     def __init__(self) -> None:
         self._sets: dict[tuple[str, str], Any] = {}
         self.token_weight = 0.0
+        self.teacher: PrunedViT | None = None
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """The PrunedViT with timm's own head, on the CPU, random weights."""
@@ -58,6 +63,11 @@ class ClassificationTask:
         self.token_weight = _settings(cfg).token_labels
         classes = len(self._data(cfg, "val").classes)
         return build_pruned(cfg, num_classes=classes + int(self.token_weight > 0))
+
+    def begin(self, model: nn.Module) -> None:
+        """Keep a frozen copy of the unpruned model, head included, where a loss learns from one."""
+        if any("teacher" in term.needs for term in model.loss_terms.values()):
+            self.teacher = prune(copy.deepcopy(model.backbone)).eval().requires_grad_(False)
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Batch]:
         """Endless batches (images (B,3,H,W) uint8, labels (B,), with token labels also maps (B,H,W)) from iteration `start` on."""
@@ -75,8 +85,10 @@ class ClassificationTask:
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the labels, of token labels where the batch has them, and the encoder's own losses."""
         images, labels, *maps = (t.to(device_of(model)) for t in batch)
-        outputs = model.encode(normalised(images))
-        losses = {"loss_cls": F.cross_entropy(model.logits(outputs).float(), labels), **model.losses(outputs)}
+        images = normalised(images)
+        outputs = model.encode(images)
+        facts = {"images": images, "logits": model.logits(outputs).float(), "targets": labels, "teacher": self.teacher}
+        losses = {"loss_cls": F.cross_entropy(facts["logits"], labels), **model.losses(outputs, **facts)}
         if maps:
             logits = model.backbone.head(outputs.map).float()
             targets = patch_labels(maps[0], labels, model.patch_size, none=logits.shape[-1] - 1)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from tokenprune.engine import PrunedViT, prune
+from tokenprune.engine import PrunedViT
+from tokenprune.pruning import prune
 
 Step = Callable[[Any], Any]
 DTYPES = ("float32", "bfloat16", "float16")

@@ -22,6 +22,7 @@ class DetectionTask:
     """Object detection and instance segmentation, judged by COCO's box and mask AP."""
 
     name = "detection"
+    gives = ()
 
     def __init__(self) -> None:
         self._sets: dict[tuple[str, str], DetectionData] = {}
@@ -39,6 +40,9 @@ class DetectionTask:
 
         settings = read_task(cfg["task"])
         return build_detector(settings, build_pruned(cfg), len(self._data(cfg, "val").classes), cfg["backbone"])
+
+    def begin(self, model: nn.Module) -> None:
+        """Nothing that is learned from here needs a copy of the model."""
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[list[dict[str, Any]]]:
         """Endless augmented batches from iteration `start` on."""
