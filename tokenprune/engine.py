@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tokenprune.blocks import adapt
 from tokenprune.blocks.base import Projection
 from tokenprune.blocks.class_token import class_token
-from tokenprune.execution import BlockUsage, Policy, run_block, settle
+from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import layout_for
 from tokenprune.losses.base import Facts
 from tokenprune.outputs import Outputs
@@ -22,6 +22,7 @@ from tokenprune.selectors.base import Context, Selector
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
 from tokenprune.treatments.base import Treatment
+from tokenprune.visibility import Policy, settle
 
 Spec = str | Mapping[str, Any]
 
@@ -218,4 +219,4 @@ class PrunedViT(nn.Module):
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade)
+        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade, self.treatment.reconsiders)

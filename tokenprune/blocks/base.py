@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from timm.layers import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
+from tokenprune.blocks.ragged import ragged_attention
 from tokenprune.blocks.refusals import part_obstacle
 from tokenprune.blocks.rotary import rotated
+from tokenprune.packing import Packing
 
 POLICY_EPS = 1e-6
 _PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2", "gamma_1", "gamma_2"}
@@ -64,6 +66,12 @@ class BaseBlock(ABC):
         """Return the number of attention heads h."""
         return self.block.attn.num_heads
 
+    @property
+    def drops_paths(self) -> bool:
+        """Tell whether training drops this block's branches for whole images at random."""
+        rates = (getattr(layer, "drop_prob", 0.0) for layer in (self.block.drop_path1, self.block.drop_path2))
+        return self.drop_path and any(rates)
+
     @abstractmethod
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B,h,T,d), keys and values (B,h',T,d) of the normed sequence x (B,T,C); h' divides h."""
@@ -113,13 +121,18 @@ class BaseBlock(ABC):
             out = self.block.attn.attn_drop(logits.softmax(-1)) @ p.v
         return self.merge_heads(out, gate)
 
-    def attend_ragged(self, p: Projection, lengths: list[int], bias: Tensor | None) -> Tensor:
-        """Return the attention branch of images packed in one row (1,T,C): one fused product an image, weights on all at once."""
-        parts = zip(*(t.split(lengths, 2) for t in (p.q, p.k, p.v)), strict=True)
-        masks = [None] * len(lengths) if bias is None else [b[:, None, None, :] for b in bias.split(lengths, 1)]
-        drop = self._dropout()
-        out = [F.scaled_dot_product_attention(*qkv, attn_mask=m, dropout_p=drop) for qkv, m in zip(parts, masks, strict=True)]
-        return self.merge_heads(torch.cat(out, 2), p.gate)
+    def attend_ragged(self, p: Projection, asking: Packing, seen: Packing, bias: Tensor | None, rows: Tensor | None = None) -> Tensor:
+        """Return the attention branch (1,Q,C) of images packed in one row (1,T,C).
+
+        Args:
+            p: projections of the T rows, packed as `seen`.
+            asking: packing of the Q queries; `seen` itself if `rows` is None.
+            seen: packing of the T rows.
+            bias: (1,T) added to the logits of each key, or None.
+            rows: (Q,) places of the queries in the packed row.
+        """
+        q, gate = (p.q, p.gate) if rows is None else (p.q[:, :, rows], None if p.gate is None else p.gate[:, rows])
+        return self.merge_heads(ragged_attention(q, p.k, p.v, asking, seen, bias, self._dropout()), gate)
 
     def merge_heads(self, out: Tensor, gate: Tensor | None) -> Tensor:
         """Return the projected, scaled branch (B,T,C) of per-head outputs (B,h,T,d)."""
