@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
+from tokenprune.blocks.base import Projection
 from tokenprune.blocks.class_token import class_token
-from tokenprune.blocks.timm_vit import Projection
 from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import layout_for
 from tokenprune.losses.base import Facts
@@ -99,10 +99,10 @@ class PrunedViT(nn.Module):
 
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
-        prefix, tokens = self.family.embed(images)
+        prefix, tokens, rope = self.family.embed(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).but(rope=rope)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.blocks.timm_vit import Projection, TimmBlock
+from tokenprune.blocks.base import BaseBlock, Projection
+from tokenprune.blocks.rotary import rotary_rows
 from tokenprune.packed import feed, run_packed
 from tokenprune.packing import Packing
 from tokenprune.state import TokenState
@@ -26,7 +27,7 @@ class BlockUsage:
 
 
 def run_block(
-    block: TimmBlock, state: TokenState, policy: Policy, rows: Decide | None = None, inside: Decide | None = None, see: Decide | None = None
+    block: BaseBlock, state: TokenState, policy: Policy, rows: Decide | None = None, inside: Decide | None = None, see: Decide | None = None
 ) -> tuple[TokenState, BlockUsage]:
     """Run one block; return the state after it and how many tokens of each image were really used.
 
@@ -45,12 +46,12 @@ def run_block(
 
 
 def run_padded(
-    block: TimmBlock, state: TokenState, policy: Policy, rows: Decide | None, inside: Decide | None, see: Decide | None
+    block: BaseBlock, state: TokenState, policy: Policy, rows: Decide | None, inside: Decide | None, see: Decide | None
 ) -> TokenState:
     """Run one block over every slot, dead keys hidden; the arguments are those of `run_block`."""
     bias, weights = visibility(state, policy)
     x = state.sequence()
-    p = block.project(x)
+    p = block.project(x, rotary_rows(state, block.number))
     if see is not None:
         state = see(state, p, bias)
     if rows is not None:
@@ -64,7 +65,7 @@ def run_padded(
 
 
 def attend_rows(
-    block: TimmBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: Policy, decide: Decide
+    block: BaseBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: Policy, decide: Decide
 ) -> tuple[TokenState, Tensor]:
     """Decide first, then compute the attention of kept queries only; a token fused just now has no query and gets nothing yet."""
     P, M = state.prefix.shape[1], state.tokens.shape[1]

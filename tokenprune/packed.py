@@ -1,17 +1,17 @@
 """A block on packed rows (see `packing`): nothing dead is computed, whatever the counts."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.blocks.timm_vit import Projection, TimmBlock
+from tokenprune.blocks.base import BaseBlock, Projection
+from tokenprune.blocks.rotary import rotary_rows
 from tokenprune.packing import Packing, Spread
 from tokenprune.state import TokenState
 from tokenprune.visibility import Decide, Policy, settle, visibility, write
 
 
 def run_packed(
-    block: TimmBlock, state: TokenState, policy: Policy, rows: Decide | None, inside: Decide | None, see: Decide | None
+    block: BaseBlock, state: TokenState, policy: Policy, rows: Decide | None, inside: Decide | None, see: Decide | None
 ) -> TokenState:
     """Run one block over live rows only; the arguments are those of `execution.run_block`.
 
@@ -19,7 +19,8 @@ def run_packed(
     """
     kept, sequence = state.packed(), own_sequence(state)
     x = kept.take(sequence)
-    p, bias = block.project(x), _key_bias(state, policy, kept)
+    p = block.project(x, rotary_rows(state, block.number, kept.rows))
+    bias = _key_bias(state, policy, kept)
     looks = see is not None or rows is not None or inside is not None
     seen, hidden = (Spread(p, kept), visibility(state, policy)[0]) if looks else (None, None)
     if see is not None:
@@ -33,7 +34,7 @@ def run_packed(
     return feed(block, settle(inside(state.with_sequence(kept.put(sequence, x)), seen, hidden), policy), policy)
 
 
-def feed(block: TimmBlock, state: TokenState, policy: Policy) -> TokenState:
+def feed(block: BaseBlock, state: TokenState, policy: Policy) -> TokenState:
     """Return the state after the MLP, on live rows only where the policy packs."""
     if state.complete or not policy.packs(block):
         x = state.sequence()
@@ -55,7 +56,7 @@ def own_sequence(state: TokenState) -> Tensor:
 
 
 def _ask(
-    block: TimmBlock, state: TokenState, policy: Policy, kept: Packing, p: Projection, bias: Tensor | None, after: TokenState
+    block: BaseBlock, state: TokenState, policy: Policy, kept: Packing, p: Projection, bias: Tensor | None, after: TokenState
 ) -> tuple[TokenState, Tensor]:
     """Return the settled state after a decision on queries, and its rows (1,Q,C) with the attention of the kept queries added.
 

@@ -42,9 +42,9 @@ class TokenState:
     prefix (B,P,C); tokens (B,M,C); index (B,M) grid position of each slot, -1 for fused tokens and padding; live (B,M) bool;
     grid (H,W); canvas (B,N,C) last values of positions that left the sequence; mass (B,M) tokens merged into each slot; owner
     (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
-    pixels (B,3,h,w) the input; complete: every slot is known to be live; raster: slot n is position n; placed: every live slot has a
-    position; slots (B,K) the live slots, ascending, where K is known without a look at `live`; packing: see `Packing`, of use as long
-    as it stands for this `live`; aux ((name, block, payload), ...).
+    pixels (B,3,h,w) the input; rope rotary codes (N,2d) or (depth,h,N,2d); complete: every slot is known to be live; raster: slot n is
+    position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known without a look at
+    `live`; packing: see `Packing`, of use as long as it stands for this `live`; aux ((name, block, payload), ...).
     """
 
     prefix: Tensor
@@ -58,6 +58,7 @@ class TokenState:
     gate: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
+    rope: Tensor | None = None
     complete: bool = True
     raster: bool = True
     placed: bool = True
@@ -160,7 +161,7 @@ class TokenState:
             everywhere = self.live if self.complete else torch.ones_like(self.live)
             return self.but(live=everywhere, complete=True, mass=None, gate=None, canvas=None, slots=None)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
-        return fresh.but(traits=self.traits, aux=self.aux)
+        return fresh.but(traits=self.traits, aux=self.aux, rope=self.rope)
 
     def compact(self, slots: Tensor, real: Tensor | None, remember: bool) -> "TokenState":
         """Keep only `slots` (B,K), live where `real` (None: everywhere); with `remember` what was there goes to the canvas first."""

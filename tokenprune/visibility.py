@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.blocks.timm_vit import Projection, TimmBlock
+from tokenprune.blocks.base import BaseBlock, Projection
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.packing import Packing
 from tokenprune.state import TokenState
@@ -31,7 +31,7 @@ class Policy:
     free: bool = False
     stay: bool = False
 
-    def packs(self, block: TimmBlock) -> bool:
+    def packs(self, block: BaseBlock) -> bool:
         """Tell whether a block runs on packed rows; DropPath, which drops whole images, needs them apart."""
         return self.mode == "packed" and not (block.block.training and block.drops_paths)
 
