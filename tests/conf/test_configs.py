@@ -93,7 +93,7 @@ def test_paper_scale_of_classification_has_svits_recipe_and_deits():
     recipe = read_recipe(config)
     assert recipe.augment == Augmentation(repeats=3) and recipe.mix == Mixing() and recipe.view == View()
     detection = resolve(compose(["method=svit", "scale=paper"]))
-    assert detection["dense"]["init"] is None and not {"view", "augment", "mix"} & set(detection["task"])
+    assert detection["dense"]["init"] is None and not {"view", "mix"} & set(detection["task"])
     assert not {"view", "augment", "mix"} & set(detection["pretrained"]["task"]) and "ema" not in detection["pretrained"]["training"]
 
 
