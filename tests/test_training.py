@@ -12,7 +12,8 @@ from torch import nn
 
 from tests.fakes import Killed, kill_at
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
-from tokenprune.training import TrainingConfig, fit, lr_factor, parameter_groups
+from tokenprune.learning_rates import lr_factor, parameter_groups
+from tokenprune.training import TrainingConfig, fit
 
 ITERATIONS = 12
 

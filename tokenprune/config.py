@@ -39,9 +39,10 @@ class RunConfig:
 
     method, scale: names of the chosen presets. init: dense | scratch | pretrained | a file. init_weights: dense weights to use instead of
     training the dense model: demo (shipped with the package) | a file | null. cls: the CLS token of a dense task: learned | random | mean.
-    losses: {name: options} that the method adds. treatment_labels: what a table prints for a treatment. export_weights: where the trained
-    weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null for a report less. rows: False for
-    an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares, seconds), or both.
+    losses: {name: options} that the method adds, null for a loss less. treatment_labels: what a table prints for a treatment.
+    export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
+    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares,
+    seconds), or both.
     """
 
     method: str = "dense"
@@ -95,6 +96,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     is_dense = plain["selector"].get("name") == "none"
     if not is_dense and plain["schedule"].get("name") == "none":
         plain = complete(plain)
+    plain["losses"] = {name: options for name, options in plain["losses"].items() if options is not None}
     if plain["schedule"].get("name") == "none":
         plain["schedule"] = {"name": "none"}  # its keep_rate only serves sweeps
     for section in ("dense", "pretrained"):

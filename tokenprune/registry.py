@@ -15,7 +15,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "selector": ("tokenprune.selectors",),
     "treatment": ("tokenprune.treatments",),
     "schedule": ("tokenprune.schedules",),
-    "loss": ("tokenprune.losses.ratio",),
+    "loss": ("tokenprune.losses",),
     "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task"),
     "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.insights", "tokenprune.report.figures"),
 }

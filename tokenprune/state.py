@@ -18,14 +18,15 @@ from tokenprune.indexing import put, take
 class Decision:
     """What a selector says about M slots.
 
-    keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
-    straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    notes: {name: payload} that losses and analytics read (see TokenState.aux).
+    keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; weight (B,M) of dropped
+    tokens in a fused one, the score if None; gate (B,M) the straight-through 0/1 value that carries the gradient in training;
+    log_prob (B,M); traits: per-slot memory (B,M,...) to store; notes: {name: payload} that losses and analytics read (TokenState.aux).
     """
 
     keep: Tensor
     target: Tensor | None = None
     score: Tensor | None = None
+    weight: Tensor | None = None
     gate: Tensor | None = None
     log_prob: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
