@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
+from tokenprune.blocks.base import Projection
 from tokenprune.blocks.class_token import class_token
-from tokenprune.blocks.timm_vit import Projection
-from tokenprune.execution import BlockUsage, Policy, run_block, settle
+from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import layout_for
 from tokenprune.losses.base import Facts
 from tokenprune.outputs import Outputs
@@ -22,6 +22,7 @@ from tokenprune.selectors.base import Context, Selector
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
 from tokenprune.treatments.base import Treatment
+from tokenprune.visibility import Policy, settle
 
 Spec = str | Mapping[str, Any]
 
@@ -98,16 +99,16 @@ class PrunedViT(nn.Module):
 
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
-        prefix, tokens = self.family.embed(images)
+        prefix, tokens, rope = self.family.embed(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).but(rope=rope)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
-        budgets, usage = self.budgets(state.positions), []
+        budgets, policy, usage = self.budgets(state.positions), self._policy(), []
         for number in range(start, stop):
-            state, used = self._step(state, number, budgets.get(number))
+            state, used = self._step(state, number, budgets.get(number), policy)
             usage.append(used)
         return state, tuple(usage)
 
@@ -156,8 +157,8 @@ class PrunedViT(nn.Module):
             deployed.selectors[number] = selector.deploy()
         return deployed
 
-    def _step(self, state: TokenState, number: int, budget: Budget | None) -> tuple[TokenState, BlockUsage]:
-        policy, block = self._policy(), self.family.blocks[number]
+    def _step(self, state: TokenState, number: int, budget: Budget | None, policy: Policy) -> tuple[TokenState, BlockUsage]:
+        block = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
         hooks = {"see": self._see(number)} if self._observer is not None else {}
@@ -169,7 +170,7 @@ class PrunedViT(nn.Module):
         self._show(number, state)
         if state.gate is None or policy.soft:
             return run_block(block, state, policy, **hooks)
-        after, used = run_block(block, state, self._policy(free=True), **hooks)
+        after, used = run_block(block, state, replace(policy, free=True), **hooks)
         gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
         return after.but(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
 
@@ -210,7 +211,7 @@ class PrunedViT(nn.Module):
 
         return see
 
-    def _policy(self, free: bool = False) -> Policy:
+    def _policy(self) -> Policy:
         selectors = list(self.selectors.values())
         gated = self.training and any(s.gated for s in selectors)
         mode = "masked" if gated else self.execution
@@ -218,4 +219,4 @@ class PrunedViT(nn.Module):
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade)
+        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, fade, self.treatment.reconsiders)

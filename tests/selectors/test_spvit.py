@@ -154,12 +154,12 @@ def test_in_training_packages_are_seen_and_dropped_tokens_are_not():
 def test_gates_learn_from_what_they_pack():
     """d package / d gate is minus the token times its weight, for every candidate, kept or dropped (as (previous - keep) in the code)."""
     from tokenprune.state import Decision, TokenState
-    from tokenprune.treatments.base import leaving
+    from tokenprune.treatments.base import amounts
 
     state = TokenState.start(torch.zeros(1, 0, 4), torch.randn(1, 6, 4), (2, 3))
     keep = torch.tensor([[True, False, True, False, False, True]])
     gate_, weight = keep.float().requires_grad_(), torch.rand(1, 6)
-    amount = leaving(state, Decision(keep, score=torch.rand(1, 6), weight=weight, gate=gate_), ~keep)
+    amount = amounts(state, Decision(keep, score=torch.rand(1, 6), weight=weight, gate=gate_), ~keep)
     assert torch.equal(amount.detach(), weight * ~keep)
     assert torch.equal(torch.autograd.grad(amount.sum(), gate_)[0], -weight)
 

@@ -103,7 +103,11 @@ class Selector(nn.Module):
 
 
 def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
-    """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees."""
+    """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees.
+
+    The kept slots themselves are part of the decision; they are of use where every slot is live, and the engine ignores them elsewhere.
+    """
     ranked = score.detach().float().masked_fill(~live, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-    keep = torch.zeros_like(live).scatter_(1, ranked[:, :count], True) & live
-    return Decision(keep, score=score)
+    slots = ranked[:, :count].sort(dim=1).values
+    keep = torch.zeros_like(live).scatter_(1, slots, True) & live
+    return Decision(keep, score=score, slots=slots)
