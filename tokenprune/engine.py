@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
 from tokenprune.blocks.class_token import class_token
+from tokenprune.blocks.switched import switched
 from tokenprune.blocks.timm_vit import Projection
 from tokenprune.execution import BlockUsage, Policy, run_block, settle
 from tokenprune.legality import layout_for
@@ -167,6 +168,7 @@ class PrunedViT(nn.Module):
             return run_block(block, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
+        block, state = switched(block, state.branch), state.but(branch=None)
         if state.gate is None or policy.soft:
             return run_block(block, state, policy, **hooks)
         after, used = run_block(block, state, self._policy(free=True), **hooks)

@@ -20,7 +20,8 @@ class Decision:
 
     keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    notes: {name: payload} that losses and analytics read (see TokenState.aux).
+    notes: {name: payload} that losses and analytics read (see TokenState.aux); branch: heads (B,h) and sub-layers (B,2), attention and
+    MLP, that the block about to run has switched on, 0/1 (site `before` only).
     """
 
     keep: Tensor
@@ -30,6 +31,7 @@ class Decision:
     log_prob: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    branch: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class TokenState:
     prefix (B,P,C); tokens (B,M,C); index (B,M) grid position of each slot, -1 for fused tokens and padding; live (B,M) bool;
     grid (H,W); canvas (B,N,C) last values of positions that left the sequence; mass (B,M) tokens merged into each slot; owner
     (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
-    pixels (B,3,h,w) the input; complete: every slot is known to be live; raster: slot n is position n; aux ((name, block, payload), ...).
+    pixels (B,3,h,w) the input; complete: every slot is known to be live; raster: slot n is position n; branch: see Decision;
+    aux ((name, block, payload), ...).
     """
 
     prefix: Tensor
@@ -55,6 +58,7 @@ class TokenState:
     pixels: Tensor | None = None
     complete: bool = True
     raster: bool = True
+    branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
 
     @classmethod
@@ -116,11 +120,13 @@ class TokenState:
         return values.where(known, torch.as_tensor(missing, dtype=values.dtype, device=values.device))
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
-        """Store per-slot values (B,M,...) at the slots' positions, only where `where` (B,M) is true."""
+        """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
         B, P = self.prefix.shape[:2]
         old = self.traits.get(name)
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
+        if values.shape[1] > self.index.shape[1]:
+            old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
         if self.raster and (where is None or self.complete):
             return self.but(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
         slots = self.index + P if where is None else (self.index + P).where(where, -1)

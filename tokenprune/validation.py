@@ -16,6 +16,7 @@ from tokenprune.paths import weights_path
 from tokenprune.registry import get
 from tokenprune.report.base import build_reports
 from tokenprune.schedules import Budget
+from tokenprune.selectors.base import PLANS
 from tokenprune.settings import read_settings
 from tokenprune.training import TrainingConfig
 
@@ -114,12 +115,13 @@ def _pairing(config: Mapping[str, Any]) -> str:
         selector, config["treatment"], config["schedule"], depth=depth, positions=total, execution=_known_execution(config)
     )
     _try_model(config)
-    return f"{total} positions: " + _in_words(budgets)
+    return f"{total} positions: " + _in_words(budgets, PLANS[get("selector", selector["name"]).heeds])
 
 
-def _in_words(budgets: tuple[Budget, ...]) -> str:
+def _in_words(budgets: tuple[Budget, ...], word: str) -> str:
+    """What the schedule says; `word` tells what its counts are to the selector, see `PLANS`."""
     groups = [(keep, [b.block for b in group]) for keep, group in groupby(budgets, lambda b: b.keep)]
-    words = [f"block {blocks[0]}" + (f"-{blocks[-1]}" if len(blocks) > 1 else "") + f" keep {keep}" for keep, blocks in groups]
+    words = [f"block {blocks[0]}" + (f"-{blocks[-1]}" if len(blocks) > 1 else "") + f" keep {word}{keep}" for keep, blocks in groups]
     return ", ".join(words) or "nothing is dropped"
 
 
