@@ -24,8 +24,7 @@ def dropped(state, seed):
 @given(st.integers(1, 3), st.integers(2, 5), st.integers(2, 5), st.integers(0, 50))
 def test_compacting_loses_nothing_that_is_remembered(batch, height, width, seed):
     state = dropped(state_of(batch, height, width), seed)
-    slots, real = state.kept_slots()
-    small = state.compact(slots, real, remember=True)
+    small = state.compact(*state.packed().slots(), remember=True)
     assert torch.equal(small.dense(), state.tokens)
     assert torch.equal(small.present(), state.live)
     assert torch.equal(small.counts(), state.live.sum(1))
@@ -35,7 +34,7 @@ def test_compacting_loses_nothing_that_is_remembered(batch, height, width, seed)
 @given(st.integers(1, 3), st.integers(2, 5), st.integers(2, 5), st.integers(0, 50))
 def test_what_is_forgotten_is_absent(batch, height, width, seed):
     state = dropped(state_of(batch, height, width), seed)
-    small = state.compact(*state.kept_slots(), remember=False)
+    small = state.compact(*state.packed().slots(), remember=False)
     assert small.canvas is None
     assert torch.equal(small.dense()[small.present()], state.tokens[state.live])
     assert (small.dense()[~small.present()] == 0).all()
@@ -43,7 +42,7 @@ def test_what_is_forgotten_is_absent(batch, height, width, seed):
 
 @given(st.integers(1, 3), st.integers(2, 5), st.integers(0, 50))
 def test_slots_keep_raster_order_and_positions_are_unique(batch, side, seed):
-    small = (state := dropped(state_of(batch, side, side), seed)).compact(*state.kept_slots(), remember=True)
+    small = (state := dropped(state_of(batch, side, side), seed)).compact(*state.packed().slots(), remember=True)
     for b in range(batch):
         places = small.index[b][small.live[b]].tolist()
         assert places == sorted(set(places))
@@ -63,7 +62,7 @@ def test_take_and_put_are_numpys(batch, rows, picks, seed):
 
 def test_traits_are_stored_by_position():
     state = dropped(state_of(2, 3, 3), 1)
-    small = state.compact(*state.kept_slots(), remember=True)
+    small = state.compact(*state.packed().slots(), remember=True)
     values = torch.arange(small.index.numel(), dtype=torch.float32).view_as(small.index)
     kept = small.with_trait("memory", values, small.live)
     assert torch.equal(kept.trait("memory")[small.live], values[small.live])

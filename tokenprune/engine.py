@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.blocks import adapt
+from tokenprune.blocks.base import Projection
 from tokenprune.blocks.class_token import class_token
 from tokenprune.blocks.switched import switched
-from tokenprune.blocks.timm_vit import Projection
-from tokenprune.execution import BlockUsage, Policy, run_block, settle
+from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import layout_for
 from tokenprune.losses.base import Facts
 from tokenprune.outputs import Outputs
@@ -23,6 +23,7 @@ from tokenprune.selectors.base import Context, Selector
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
 from tokenprune.treatments.base import Treatment
+from tokenprune.visibility import Policy, settle
 
 Spec = str | Mapping[str, Any]
 
@@ -99,10 +100,10 @@ class PrunedViT(nn.Module):
 
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
-        prefix, tokens = self.family.embed(images)
+        prefix, tokens, rope = self.family.embed(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).but(rope=rope)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
@@ -220,4 +221,4 @@ class PrunedViT(nn.Module):
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade)
+        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade, self.treatment.reconsiders)

@@ -4,17 +4,26 @@ import torch
 from torch import Tensor
 
 
+def flat(slots: Tensor, rows: int) -> Tensor:
+    """Return the places (B*K,) of slots (B,K) in a batch of B times `rows` rows."""
+    if slots.shape[0] == 1 and not torch.compiler.is_compiling():  # a traced program must not depend on the batch size
+        return slots.flatten()
+    return (slots + torch.arange(slots.shape[0], device=slots.device).unsqueeze(1) * rows).flatten()
+
+
 def take(x: Tensor, slots: Tensor) -> Tensor:
     """Gather rows: x (B,M,...), slots (B,K) -> (B,K,...). One flat index_select, 13x faster than gather(expand)."""
-    B, M = x.shape[:2]
-    flat = slots + torch.arange(B, device=x.device).unsqueeze(1) * M
-    return x.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, (B, slots.shape[1]))
+    return x.flatten(0, 1).index_select(0, flat(slots, x.shape[1])).unflatten(0, slots.shape)
 
 
-def put(base: Tensor, slots: Tensor, values: Tensor) -> Tensor:
-    """Write rows: base (B,M,...) with base[b, slots[b,k]] = values[b,k]; negative slots are ignored. Out of place."""
+def put(base: Tensor, slots: Tensor, values: Tensor, everywhere: bool = False) -> Tensor:
+    """Write rows: base (B,M,...) with base[b, slots[b,k]] = values[b,k]; negative slots are ignored, or there are none (`everywhere`).
+
+    Out of place, and one copy of the base: autograd, and whoever holds the older state, may need what was there.
+    """
     B, M = base.shape[:2]
+    if everywhere:
+        return base.flatten(0, 1).index_copy(0, flat(slots, M), values.flatten(0, 1).to(base.dtype)).unflatten(0, (B, M))
     spill = torch.cat([base, base.new_empty(B, 1, *base.shape[2:])], 1)  # row M catches what has no place
-    flat = slots.where(slots >= 0, M) + torch.arange(B, device=base.device).unsqueeze(1) * (M + 1)
-    written = spill.flatten(0, 1).index_copy(0, flat.flatten(), values.flatten(0, 1).to(base.dtype))
+    written = spill.flatten(0, 1).index_copy(0, flat(slots.where(slots >= 0, M), M + 1), values.flatten(0, 1).to(base.dtype))
     return written.unflatten(0, (B, M + 1))[:, :M]

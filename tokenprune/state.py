@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.indexing import put, take
+from tokenprune.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Decision:
 
     keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    notes: {name: payload} that losses and analytics read (see TokenState.aux); branch: heads (B,h) and sub-layers (B,2), attention and
-    MLP, that the block about to run has switched on, 0/1 (site `before` only).
+    notes: {name: payload} that losses and analytics read (see TokenState.aux); slots (B,K) long: which slots are kept, ascending,
+    where K is known without asking the device how many are live; branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the
+    block about to run has switched on, 0/1 (site `before` only).
     """
 
     keep: Tensor
@@ -31,6 +33,7 @@ class Decision:
     log_prob: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    slots: Tensor | None = None
     branch: tuple[Tensor, Tensor] | None = None
 
 
@@ -41,8 +44,9 @@ class TokenState:
     prefix (B,P,C); tokens (B,M,C); index (B,M) grid position of each slot, -1 for fused tokens and padding; live (B,M) bool;
     grid (H,W); canvas (B,N,C) last values of positions that left the sequence; mass (B,M) tokens merged into each slot; owner
     (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
-    pixels (B,3,h,w) the input; complete: every slot is known to be live; raster: slot n is position n; branch: see Decision;
-    aux ((name, block, payload), ...).
+    pixels (B,3,h,w) the input; rope rotary codes (N,2d) or (depth,h,N,2d); complete: every slot is known to be live; raster: slot n is
+    position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known without a look at
+    `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block, payload), ...).
     """
 
     prefix: Tensor
@@ -56,8 +60,12 @@ class TokenState:
     gate: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
+    rope: Tensor | None = None
     complete: bool = True
     raster: bool = True
+    placed: bool = True
+    slots: Tensor | None = None
+    packing: Packing | None = None
     branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
 
@@ -86,10 +94,19 @@ class TokenState:
         P = self.prefix.shape[1]
         return self.but(prefix=x[:, :P], tokens=x[:, P:])
 
+    def packed(self) -> Packing:
+        """Return where the live rows are: one look at the device a selection, none where every slot is live."""
+        (B, M), P, known = self.live.shape, self.prefix.shape[1], self.packing
+        if self.complete:
+            return Packing(self.live, P, (P + M,) * B)
+        return known if known is not None and known.live is self.live else Packing.of(self.live, P)
+
     def counts(self) -> Tensor:
         """Return the number of live patch slots per image (B,): on the CPU if known without asking the device."""
         if self.complete:
             return torch.full(self.live.shape[:1], self.live.shape[1], device="cpu")
+        if self.packing is not None and self.packing.live is self.live:
+            return torch.tensor(self.packing.lengths) - self.prefix.shape[1]
         return self.live.sum(1)
 
     def present(self) -> Tensor:
@@ -103,7 +120,7 @@ class TokenState:
         values = self.tokens
         if not self.raster:
             base = self.canvas if self.canvas is not None else torch.zeros_like(self.tokens[:, :1]).expand(-1, self.positions, -1)
-            values = put(base, self.index, self.tokens)
+            values = put(base, self.index, self.tokens, everywhere=self.complete and self.placed)
         return values if self.owner is None else take(values, self.owner)
 
     def with_dense(self, map_: Tensor) -> "TokenState":
@@ -134,33 +151,27 @@ class TokenState:
 
     def expand(self) -> "TokenState":
         """Bring every position back into the sequence, in raster order; fused tokens, which have no place, leave."""
-        if self.raster and self.complete and self.owner is None:
-            return self
+        if self.raster and self.owner is None:
+            everywhere = self.live if self.complete else torch.ones_like(self.live)
+            return self.but(live=everywhere, complete=True, mass=None, gate=None, canvas=None, slots=None)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
-        return fresh.but(traits=self.traits, aux=self.aux)
-
-    def kept_slots(self) -> tuple[Tensor, Tensor | None]:
-        """Return live slots in slot order, (B,K), and which are real (B,K), None if all: uneven counts leave padding at the end."""
-        counts = self.live.sum(1)
-        fewest, K = torch.stack(counts.aminmax()).tolist()  # the one host sync of a selection
-        if fewest == K:
-            slots = self.live.flatten().nonzero().view(-1, K) % self.live.shape[1]
-            return slots, None
-        slots = self.live.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :K]
-        return slots, torch.arange(K, device=slots.device) < counts.unsqueeze(1)
+        return fresh.but(traits=self.traits, aux=self.aux, rope=self.rope)
 
     def compact(self, slots: Tensor, real: Tensor | None, remember: bool) -> "TokenState":
-        """Keep only `slots` (B,K), as `kept_slots` gives them; with `remember` what was there goes to the canvas first."""
-        live = torch.ones_like(slots, dtype=torch.bool) if real is None else real
+        """Keep only `slots` (B,K), live where `real` (None: everywhere); with `remember` what was there goes to the canvas first."""
+        live = self.live.new_ones(slots.shape) if real is None else real
+        index = take(self.index, slots)
         return self.but(
             tokens=take(self.tokens, slots),
-            index=take(self.index, slots).where(live, -1),
+            index=index if real is None else index.where(live, -1),
             live=live,
             canvas=self.but(owner=None).dense() if remember else None,
             mass=None if self.mass is None else take(self.mass, slots).where(live, 1.0),
             gate=None if self.gate is None else take(self.gate, slots),
             complete=real is None,
             raster=False,
+            slots=None,
+            packing=None,
         )
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":

@@ -95,7 +95,7 @@ def test_weights_add_up_to_one_wherever_decisions_are(schedule, treatment):
                 layer.bias.zero_()
     model = pruned(HALTING, treatment, schedule, vit=vit)
     with torch.no_grad():
-        prefix, tokens = model.family.embed(x)
+        prefix, tokens, _ = model.family.embed(x)
         outputs = model.encode(x)
         torch.testing.assert_close(outputs.map, vit.norm(tokens))
         torch.testing.assert_close(outputs.prefix, vit.norm(prefix))

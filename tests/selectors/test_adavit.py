@@ -11,6 +11,7 @@ from tokenprune.blocks.switched import switched
 from tokenprune.errors import InvalidConfig
 from tokenprune.losses.adaptive_usage import AdaptiveUsageLoss
 from tokenprune.measure.macs import encoder_macs, planned_macs
+from tokenprune.packing import Packing
 from tokenprune.selectors.adavit import gumbel_sigmoid
 from tokenprune.tasks.speed import seconds_per_image
 
@@ -152,7 +153,8 @@ def test_the_loss_by_formula():
     loss = AdaptiveUsageLoss(weight=3.0, heads=0.2, layers=0.9, tokens=0.4, token_minimum=0.3, minimum_weight=0.5)
 
     class Model:
-        aux = [("branch", n, (heads[:, n], sublayers[:, n])) for n in range(4)] + [("usage", n, (tokens[:, n].mean(-1), 1.0)) for n in range(4)]
+        aux = [("branch", n, (heads[:, n], sublayers[:, n])) for n in range(4)]
+        aux += [("usage", n, (tokens[:, n].mean(-1), 1.0)) for n in range(4)]
 
     runs = [(b, n) for b in range(2) for n in range(4) if sublayers[b, n].sum() > 0]
     assert len(runs) < 8
@@ -213,10 +215,11 @@ def test_packed_images_use_their_own_heads_and_sublayers():
     block = adapt(tiny_vit()).blocks[1]
     torch.manual_seed(5)
     x, lengths = torch.randn(1, 12, 24), [3, 7, 2]
+    packing = Packing(torch.arange(6) < torch.tensor([[2], [6], [1]]), 1, tuple(lengths))
     heads, sublayers = torch.tensor([[1.0, 0, 1], [0, 1, 1], [1, 1, 0]]), torch.tensor([[1.0, 1], [1, 0], [0, 1]])
     with torch.no_grad():
         packed = switched(block, (heads, sublayers))
-        together = packed.attend_ragged(packed.project(x), lengths, None), packed.feed(x)
+        together = packed.attend_ragged(packed.project(x), packing, packing, None), packed.feed(x)
         for b, one in enumerate(x.split(lengths, 1)):
             alone = switched(block, (heads[b : b + 1], sublayers[b : b + 1]))
             for whole, own in zip(together, (alone.attend(alone.project(one)), alone.feed(one)), strict=True):

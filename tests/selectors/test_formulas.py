@@ -177,7 +177,7 @@ def test_dynamicvit_training_masks_are_nested_and_follow_the_policy():
 
 
 def test_policy_of_ones_is_plain_softmax_and_zero_hides_a_key():
-    from tokenprune.blocks.timm_vit import policy_attention
+    from tokenprune.blocks.base import policy_attention
 
     vit, x = tiny_vit(), images(2)
     block = tokenprune.prune(vit).family.blocks[1]

@@ -2,20 +2,24 @@
 
 from torch import nn
 
+from tokenprune.blocks.family import Family
+from tokenprune.blocks.refusals import model_obstacle
+from tokenprune.blocks.timm_eva import TimmEva
+from tokenprune.blocks.timm_naflex import TimmNaFlex
 from tokenprune.blocks.timm_vit import TimmViT
 from tokenprune.errors import UnsupportedBackbone
 
-FAMILIES = (TimmViT,)
+FAMILIES: tuple[type[Family], ...] = (TimmViT, TimmEva, TimmNaFlex)
 
 
-def adapt(model: nn.Module) -> TimmViT:
+def adapt(model: nn.Module) -> Family:
     """Return the family adapter of a model.
 
     Raises:
         UnsupportedBackbone: no family knows the model; the message names what stands in the way.
     """
-    reasons = [family.refusal(model) for family in FAMILIES]
-    for family, reason in zip(FAMILIES, reasons, strict=True):
-        if reason is None:
-            return family(model)
-    raise UnsupportedBackbone(f"{type(model).__name__} cannot be pruned: {'; '.join(str(r) for r in reasons)}")
+    family = next((f for f in FAMILIES if isinstance(model, f.kind)), None)
+    reason = model_obstacle(model, [f.kind for f in FAMILIES]) if family is None else family.refusal(model)
+    if reason is not None:
+        raise UnsupportedBackbone(f"{type(model).__name__} cannot be pruned: {reason}")
+    return family(model)

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.blocks.timm_vit import Projection, TimmBlock
+from tokenprune.blocks.base import BaseBlock, Projection
+from tokenprune.packing import Packing
 
 
-def switched(block: TimmBlock, branch: tuple[Tensor, Tensor] | None) -> Any:
+def switched(block: BaseBlock, branch: tuple[Tensor, Tensor] | None) -> Any:
     """Return the adapter of a block that runs the given heads (B,h) and sub-layers (B,2) of each image; the block itself for None."""
     return block if branch is None else SwitchedBlock(block, *branch)
 
@@ -26,33 +27,37 @@ class SwitchedBlock:
         heads: (B,h) gates in [0,1]. sublayers: (B,2), attention and MLP.
     """
 
-    def __init__(self, block: TimmBlock, heads: Tensor, sublayers: Tensor) -> None:
+    def __init__(self, block: BaseBlock, heads: Tensor, sublayers: Tensor) -> None:
         self._block, self._heads, self._sublayers = block, heads, sublayers
-        self._lengths: Tensor | None = None  # rows of each image, once they are known to be packed in one
+        self._packing: Packing | None = None  # of the rows, once they are known to be packed in one
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
 
     def attend(self, p: Projection, *args: Any, **options: Any) -> Tensor:
-        """Return the attention branch (B,K,C) of images of equal length, see `TimmBlock.attend`."""
-        out = self._block.attend(self._headed(p), *args, **options)
-        return out * self._rows(self._sublayers)[..., :1].to(out.dtype)
+        """Return the attention branch (B,K,C) of images of equal length, see `BaseBlock.attend`."""
+        out = self._block.attend(self._headed(p, None), *args, **options)
+        return out * _rows(self._sublayers, None)[..., :1].to(out.dtype)
 
-    def attend_ragged(self, p: Projection, lengths: Any, *args: Any, **options: Any) -> Tensor:
-        """Return the attention branch (1,T,C) of images packed in one row, see `TimmBlock.attend_ragged`."""
-        self._lengths = torch.as_tensor(getattr(lengths, "lengths", lengths), device=self._heads.device)
-        out = self._block.attend_ragged(self._headed(p), lengths, *args, **options)
-        return out * self._rows(self._sublayers)[..., :1].to(out.dtype)
+    def attend_ragged(self, p: Projection, asking: Packing, seen: Packing, *args: Any, **options: Any) -> Tensor:
+        """Return the attention branch (1,Q,C) of images packed in one row, see `BaseBlock.attend_ragged`."""
+        self._packing = asking
+        out = self._block.attend_ragged(self._headed(p, seen), asking, seen, *args, **options)
+        return out * _rows(self._sublayers, asking)[..., :1].to(out.dtype)
 
     def feed(self, x: Tensor) -> Tensor:
         """Return the MLP branch, in the form that the attention had: padded (B,T,C) or packed (1,T,C)."""
         out = self._block.feed(x)
-        return out * self._rows(self._sublayers)[..., 1:].to(out.dtype)
+        return out * _rows(self._sublayers, self._packing)[..., 1:].to(out.dtype)
 
-    def _headed(self, p: Projection) -> Projection:
-        heads = self._rows(self._heads).transpose(1, 2).unsqueeze(-1)  # (B,h,1,1), packed (1,h,T,1)
+    def _headed(self, p: Projection, packing: Packing | None) -> Projection:
+        heads = _rows(self._heads, packing).transpose(1, 2).unsqueeze(-1)  # (B,h,1,1), packed (1,h,T,1)
         return replace(p, v=p.v * heads.to(p.v.dtype))
 
-    def _rows(self, gates: Tensor) -> Tensor:
-        """Gates (B,k) of images as gates of their rows: (B,1,k), or packed (1,T,k)."""
-        return gates.unsqueeze(1) if self._lengths is None else gates.repeat_interleave(self._lengths, 0).unsqueeze(0)
+
+def _rows(gates: Tensor, packing: Packing | None) -> Tensor:
+    """Gates (B,k) of images as gates of their rows: (B,1,k), or packed (1,T,k)."""
+    if packing is None:
+        return gates.unsqueeze(1)
+    lengths = torch.tensor(packing.lengths, device=gates.device)
+    return gates.repeat_interleave(lengths, 0, output_size=sum(packing.lengths)).unsqueeze(0)

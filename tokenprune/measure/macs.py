@@ -50,7 +50,7 @@ class _Counts(NamedTuple):
     products: float
     scored: float
     entering: float  # of attention, whatever runs there
-    normed: float  # of the norm before attention
+    normed: tuple[float, float]  # attended and rows, of norms: heads that are off make them no cheaper
 
 
 def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs:
@@ -68,14 +68,15 @@ def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs
         scored = _scored(model, number, entering - model.prefix_tokens, before, outputs.state.positions)
         before = float(fed.mean()) - model.prefix_tokens
         working = (attended * heads, rows * heads, fed * feeds, attended * rows * heads)
-        counts.append(_Counts(*(float(t.mean()) for t in working), scored, entering, float((attended * attends).mean())))
+        normed = (float((attended * attends).mean()), float((rows * attends).mean()))
+        counts.append(_Counts(*(float(t.mean()) for t in working), scored, entering, normed))
     return _sum(model, counts, outputs.state.positions, head)
 
 
 def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
     """Return the MACs that the schedule stands for at N positions, without running anything.
 
-    What that is depends on what the selector heeds (`selectors.base.PLANS`). Exact for fixed budgets. For gates with a target it is the
+    What that is depends on what the selector heeds. Exact for fixed budgets. For gates with a target it is the
     MACs at the expected usage, rate * N tokens (E[n]^2 in the quadratic term); for a sampler the upper bound that its number of samples
     sets; for a selector that heeds blocks alone the upper bound where it drops nothing.
     """
@@ -93,7 +94,7 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
         attended = (after if site == "before" else before) + P
         rows = (before if site == "inside" else after) + P
         scored = _scored(model, number, attended - P, before, positions)
-        counts.append(_Counts(attended, rows, after + P, attended * rows, scored, attended, attended))
+        counts.append(_Counts(attended, rows, after + P, attended * rows, scored, attended, (attended, rows)))
         live = after
     return _sum(model, counts, positions, head)
 
@@ -122,7 +123,7 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
     norm = 5.0 * model.embed_dim * (positions + P)
     for number, (block, c) in enumerate(zip(model.family.blocks, counts, strict=True)):
         cost = block.macs(c.attended, c.rows, c.fed, c.products)
-        norm += block.macs(c.normed, 0.0, c.fed, 0.0).norm
+        norm += block.macs(*c.normed, c.fed, 0.0).norm
         linear, attention = linear + cost.linear, attention + cost.attention
         if str(number) in model.selectors:
             selecting += model.selectors[str(number)].macs(c.scored)

@@ -11,9 +11,6 @@ from tokenprune.schedules import Budget
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision, TokenState
 
-# What planned counts and costs are, by what a selector `heeds`.
-PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
-
 
 @dataclass(frozen=True)
 class Context:
@@ -35,14 +32,12 @@ class Selector(nn.Module):
         budget: fixed (as many as the schedule says) or dynamic (its own number per image), at test time.
         gated: trains by a straight-through gate, hence in masked execution.
         visibility: in training, `hard` (dropped keys masked) or `soft` (DynamicViT's policy softmax).
-        reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again.
-        merging: names a target for each dropped token.
+        reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again. merging: names
+            a target for each dropped token.
         drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
         learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables.
-        heeds: what the schedule's counts are at test time: `count` kept exactly, `target` met on average, `cap` of what can be kept, or
-            nothing (`blocks`: it decides there, and keeps what it likes). A key of `PLANS`.
-        steady: in training the same parameters get a gradient in every pass.
-        cap(live, prefix): how many slots one decision can drop at most.
+        heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
+        steady: in training the same parameters get a gradient in every pass. cap(live, prefix): slots that one decision can drop at most.
         published: treatment and schedule of the paper, the defaults of `tokenprune.prune`.
     """
 
@@ -115,7 +110,11 @@ class Selector(nn.Module):
 
 
 def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
-    """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees."""
+    """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees.
+
+    The kept slots themselves are part of the decision; they are of use where every slot is live, and the engine ignores them elsewhere.
+    """
     ranked = score.detach().float().masked_fill(~live, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-    keep = torch.zeros_like(live).scatter_(1, ranked[:, :count], True) & live
-    return Decision(keep, score=score)
+    slots = ranked[:, :count].sort(dim=1).values
+    keep = torch.zeros_like(live).scatter_(1, slots, True) & live
+    return Decision(keep, score=score, slots=slots)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.blocks.timm_vit import Projection
+from tokenprune.blocks.base import Projection
 from tokenprune.state import TokenState
 
 COLUMN_CHUNK = 256

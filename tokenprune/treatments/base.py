@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.errors import InvalidConfig
@@ -71,7 +72,8 @@ class Treatment:
     def apply(self, state: TokenState, decision: Decision) -> TokenState:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         dropped = state.live & ~decision.keep
-        state = state.but(live=decision.keep, gate=decision.gate, branch=decision.branch)
+        slots = decision.slots if state.complete else None
+        state = state.but(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         if self.fold == "fuse":
@@ -93,12 +95,17 @@ def fuse(state: TokenState, dropped: Tensor, score: Tensor) -> TokenState:
     some = dropped.any(1, keepdim=True)
     nowhere = torch.full_like(state.index[:, :1], -1)
     gate = None if state.gate is None else torch.cat([state.gate, some.to(state.gate.dtype)], 1)
+    slots = state.slots
+    if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
+        slots = F.pad(slots, (0, 1), value=dropped.shape[1])
     return state.but(
         tokens=torch.cat([state.tokens, fused], 1),
         index=torch.cat([state.index, nowhere], 1),
         live=torch.cat([state.live, some], 1),
         gate=gate,
         raster=False,
+        placed=False,
+        slots=slots,
     )
 
 
