@@ -11,7 +11,7 @@ from tokenprune.config import compose, resolve
 from tokenprune.keys import run_key
 from tokenprune.legality import check_pairing
 from tokenprune.paths import config_dir
-from tokenprune.presets import files
+from tokenprune.presets import files, read
 from tokenprune.registry import get, names
 from tokenprune.validation import validate
 
@@ -28,8 +28,32 @@ TABLE_ROWS = [(name, group, path.stem) for name, group in TABLES.items() for pat
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_validates_at_every_scale(method, scale):
-    words = validate(resolve(compose([f"method={method}", f"scale={scale}"])), files=False)
-    assert words.startswith("dense" if method == "dense" else "4200 positions" if scale == "paper" else "")
+    losses = read(config_dir() / "method" / f"{method}.yaml").get("losses", {})
+    refuses = any(get("loss", name).refusal("detection", get("task", "detection").gives) for name in losses)
+    task = "classification" if refuses else "detection"
+    words = validate(resolve(compose([f"method={method}", f"scale={scale}", f"task={task}"])), files=False)
+    assert words.startswith("dense" if method == "dense" else "4200 positions" if scale == "paper" and not refuses else "")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("method", ("a_vit", "adavit", "ia_red2"))
+def test_methods_of_table_7_validate_for_classification(method, scale):
+    config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification"]))
+    words = validate(config, files=False)
+    total, blocks = words.split(" ")[0], {"ia_red2": "0, 4, 8"}.get(method, "1-11")
+    assert words == f"{total} positions: block {blocks} keep at most {total}"
+    epochs = {"a_vit": 100, "adavit": 150, "ia_red2": 90}[method]
+    if scale == "paper":
+        assert config["training"]["iterations"] == epochs * (1_281_167 // config["training"]["batch_size"])
+    else:
+        other = resolve(compose([f"scale={scale}", "task=classification", "method=evit"]))
+        assert config["training"]["iterations"] == other["training"]["iterations"]
+
+
+def test_the_paper_recipe_gives_way_to_the_command_line():
+    config = resolve(compose(["method=a_vit", "scale=paper", "task=classification", "selector.beta=30", "training.lr=1"]))
+    assert (config["selector"]["gamma"], config["selector"]["beta"], config["training"]["lr"]) == (10.0, 30.0, 1)
+    assert config["losses"] == {"ponder": {"weight": 0.0005, "prior_weight": 0.001}}
 
 
 @pytest.mark.parametrize("scale", ("demo", "paper"))  # smoke rows really run, in tests of their own
