@@ -13,6 +13,7 @@ from tokenprune.legality import check_pairing
 from tokenprune.paths import config_dir
 from tokenprune.presets import files, read
 from tokenprune.registry import get, names
+from tokenprune.tasks.recipe import Augmentation, Mixing, View, read_recipe
 from tokenprune.validation import validate
 
 SCALES = ("smoke", "demo", "paper")
@@ -97,14 +98,47 @@ def test_paper_scale_has_the_papers_size_counts_and_recipe():
     assert config["backbone"]["name"] == "vit_adapter_tiny" and config["backbone"]["adapter"] is not None
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_validates_for_classification(method):
+    for scale, positions_ in (("smoke", 64), ("demo", 256), ("paper", 196)):
+        for data in ([] if scale == "paper" else ["data=imagefolder"], ["data=shapes"] if scale != "paper" else []):
+            config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification", *data]))
+            assert validate(config, files=False).startswith("dense" if method == "dense" else f"{positions_} positions")
+
+
+def test_paper_scale_of_classification_has_svits_recipe_and_deits():
+    config = resolve(compose(["method=svit", "scale=paper", "task=classification"]))
+    assert (config["data"]["name"], config["data"]["side"], config["data"]["max_val"]) == ("imagefolder", 224, None)
+    assert (config["backbone"]["embed_dim"], config["backbone"]["drop_path"], config["cls"]) == (384, 0.1, "learned")
+    fine, dense = config["training"], config["dense"]["training"]
+    assert fine["iterations"] == 30 * 1251 and fine["lr"] == pytest.approx(1024 / 512 * 1e-5) and "ema" not in fine
+    assert (dense["iterations"], dense["warmup"], dense["lr"]) == (300 * 1251, 5 * 1251, pytest.approx(1024 / 512 * 5e-4))
+    assert (dense["ema"], config["dense"]["init"]) == (0.99996, "scratch")
+    recipe = read_recipe(config)
+    assert recipe.augment == Augmentation(repeats=3) and recipe.mix == Mixing() and recipe.view == View()
+    detection = resolve(compose(["method=svit", "scale=paper"]))
+    assert detection["dense"]["init"] is None and not {"view", "augment", "mix"} & set(detection["task"])
+    assert not {"view", "augment", "mix"} & set(detection["pretrained"]["task"]) and "ema" not in detection["pretrained"]["training"]
+
+
+def test_photographs_keep_their_colours_and_shapes_their_flips():
+    """And a published head fits: no output is added for token labels."""
+    photographs = read_recipe(resolve(compose(["task=classification", "data=imagefolder"])))
+    assert photographs.view == View() and photographs.augment.policy is None and photographs.mix is None
+    assert (photographs.channels, photographs.vertical_flip, photographs.token_labels) == (False, False, 0.0)
+    shapes = resolve(compose(["task=classification"]))["task"]
+    assert shapes == {"name": "classification", "flip": True, "vertical_flip": True, "channels": True, "token_labels": 1.0,
+                      "batch_size": 50, "cost_images": 64, "speed_images": 20}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
         (["scale=paper"], "vit_adapter_tiny"),
         (["scale=paper", "backbone=vit_tiny"], "vit_tiny"),
         (["scale=paper", "backbone=vit_adapter_small"], "vit_adapter_small"),
-        (["scale=paper", "task=classification"], "vit_tiny"),
-        (["scale=paper", "task=classification", "backbone=vit_small"], "vit_small"),
+        (["scale=paper", "task=classification"], "vit_small"),
+        (["scale=paper", "task=classification", "backbone=vit_tiny"], "vit_tiny"),
         (["backbone=vit_adapter"], "vit_adapter_demo"),
         (["backbone=vit_adapter", "scale=smoke"], "vit_adapter_smoke"),
         (["backbone=vit_adapter", "scale=paper"], "vit_adapter_tiny"),
@@ -124,7 +158,7 @@ def test_every_backbone_builds_and_names_its_size(path):
         build_vit(config)
     adapted = "adapter" in path.stem or path.stem in ("paper", "detection_paper")
     assert (config.get("adapter") is not None) == adapted == ("adapter" in config["name"])
-    size = next((s for s in ("small", "base") if s in path.stem), "tiny")
+    size = next((s for s in ("small", "base") if s in path.stem), "small" if path.stem == "classification_paper" else "tiny")
     assert config["size"] == size
 
 
