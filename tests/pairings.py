@@ -15,6 +15,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}, {"gate": "complex"}],
     "spvit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}],
     "cropr": [{"queries": 3}],
+    "a_vit": [{"gamma": 5.0, "beta": 1.0}],  # with the paper's beta nothing halts in a model this small
 }
 SCHEDULES = {
     "stages": {"name": "stages", "blocks": [1, 2, 4], "keep_rate": 0.7},

@@ -157,11 +157,14 @@ def _spread(model: nn.Module, loss_fn: LossFn, group: Any) -> tuple[Callable[[An
     elif any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         notes.append("batch norms took each process's own images: SyncBatchNorm needs CUDA")
     # Static: which parameters get a gradient never changes, only token counts do, which DDP does not see. Some get none (Cropr's scorer
-    # chooses by rank; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them each time.
+    # chooses by rank; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them each time,
+    # which is left to selectors that learn by turns (IA-RED2).
     # Buffers start as the main process's and are then its own: nothing reads the others'.
+    steady = all(getattr(m, "steady", True) for m in model.modules())
+    graph = {"static_graph": True} if steady else {"find_unused_parameters": True}
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-    return DistributedDataParallel(_LossesOf(model, loss_fn), process_group=group, static_graph=True, **buffers), tuple(notes)
+    return DistributedDataParallel(_LossesOf(model, loss_fn), process_group=group, **graph, **buffers), tuple(notes)
 
 
 class _Run:

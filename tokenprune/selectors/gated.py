@@ -33,6 +33,8 @@ class GatedSelector(Selector):
 
     budget = "dynamic"
     gated = True
+    learns = True
+    heeds = "target"
     module = "gating module"
 
     def __init__(self, context: Context, eval_mode: str, calibration_images: int, tau: float, seed: int) -> None:

@@ -74,7 +74,8 @@ class Treatment:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
-        state = state.but(live=decision.keep, gate=decision.gate, slots=decision.slots if state.complete else None)
+        slots = decision.slots if state.complete else None
+        state = state.but(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         if self.fold == "fuse":
