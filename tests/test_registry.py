@@ -21,7 +21,7 @@ def clean(monkeypatch):
 
 
 def test_what_ships():
-    expected = {"a_vit", "adavit", "ats", "cropr", "dynamicvit", "evit", "evo_vit", "ia_red2", "random", "svit", "tome", "topk", "variance"}
+    expected = {"a_vit", "adavit", "ats", "cropr", "dynamicvit", "evit", "evo_vit", "ia_red2", "random", "spvit", "svit", "tome", "topk", "variance"}
     assert set(registry.names("selector")) == expected
     assert set(registry.names("treatment")) == {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
     assert set(registry.names("task")) == {"classification", "detection"}

@@ -83,6 +83,12 @@ class PrunedViT(nn.Module):
         """Side of a patch in pixels."""
         return self.family.patch
 
+    @property
+    def steady(self) -> bool:
+        """Tell whether the same blocks decide all through training, so that the same parameters get a gradient in every pass."""
+        own = self.family.own_positions
+        return self._budgets(own, 0.0).keys() == self._budgets(own, 1.0).keys()
+
     def budgets(self, positions: int) -> dict[int, Budget]:
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
         now = (self.schedule, self.treatment, self.progress)
