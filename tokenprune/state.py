@@ -112,7 +112,12 @@ class TokenState:
     def present(self) -> Tensor:
         """Return (B,N) bool: positions whose value is held by a live slot, their own or their owner's."""
         B, N = self.live.shape[0], self.positions
-        here = put(torch.zeros(B, N, dtype=torch.bool, device=self.live.device), self.index.where(self.live, -1), self.live)
+        if self.raster:
+            here = self.live
+        else:
+            everywhere = self.complete and self.placed
+            slots = self.index if everywhere else self.index.where(self.live, -1)
+            here = put(self.live.new_zeros(B, N), slots, self.live, everywhere)
         return here if self.owner is None else here.gather(1, self.owner)
 
     def dense(self) -> Tensor:
@@ -132,6 +137,10 @@ class TokenState:
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
         stored = self.traits[name][:, self.prefix.shape[1] :]
+        if self.raster:
+            return stored
+        if self.complete and self.placed:
+            return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
         return values.where(known, torch.as_tensor(missing, dtype=values.dtype, device=values.device))
@@ -139,15 +148,17 @@ class TokenState:
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
         B, P = self.prefix.shape[:2]
-        old = self.traits.get(name)
+        old, everywhere = self.traits.get(name), self.complete and self.placed
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
         if values.shape[1] > self.index.shape[1]:
             old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
-        if self.raster and (where is None or self.complete):
+        if self.raster and (where is None or everywhere):
             return self.but(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
-        slots = self.index + P if where is None else (self.index + P).where(where, -1)
-        return self.but(traits={**self.traits, name: put(old, slots.where(self.index >= 0, -1), values)})
+        slots = self.index + P
+        if not everywhere:
+            slots = slots.where(self.index >= 0 if where is None else where & (self.index >= 0), -1)
+        return self.but(traits={**self.traits, name: put(old, slots, values, everywhere)})
 
     def expand(self) -> "TokenState":
         """Bring every position back into the sequence, in raster order; fused tokens, which have no place, leave."""

@@ -39,6 +39,8 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
         task = get("task", config["task"].get("name", "???"))
         refusals = [get("loss", name).refusal(task.name, task.gives) for name in config["losses"]]
         problems += [InvalidConfig(reason) for reason in refusals if reason]
+        if hasattr(task, "check"):
+            task.check(config)
     with _noting(problems):
         build_reports(config["reports"])
     for section in ("training", *(("dense.training",) if _starts_dense(config) else ())):
@@ -156,10 +158,12 @@ def _files(config: Mapping[str, Any]) -> list[str]:
     problems, data = [], config["data"]
     if "root" in data:
         root = data["root"]
+        folders = data.get("name") == "imagefolder"
+        holds = "train and val, each a folder, zip or tar of class folders" if folders else "annotations/ and the images"
         if root in (None, "???"):
-            problems.append("data.root is not set; give the folder that holds annotations/ and the images: data.root=DIR")
-        elif not Path(root).is_dir():
-            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds annotations/ and the images")
+            problems.append(f"data.root is not set; give the folder that holds {holds}: data.root=DIR")
+        elif not (Path(root).is_dir() or (folders and Path(root).is_file())):
+            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds {holds}")
     start = config["dense"]["init"] if _starts_dense(config) else config["init"]
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")

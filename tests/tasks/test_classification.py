@@ -3,13 +3,12 @@
 import copy
 from itertools import islice
 
-import numpy as np
 import pytest
 import torch
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import get
-from tokenprune.tasks.classification import ClassificationConfig, augmented, patch_labels
+from tokenprune.tasks.classification import patch_labels
 from tokenprune.training import TrainingConfig, fit
 
 CONFIG = {
@@ -37,7 +36,7 @@ def test_learns_a_few_pictures_by_heart(tmp_path):
     before = task.evaluate(model, cfg)["top1"]
     recipe = TrainingConfig(iterations=100, batch_size=8, lr=2e-3, warmup=5)
     report = fit(model, lambda start: task.train_batches(cfg, start), task.losses, recipe, tmp_path)
-    task._sets[("val", str(cfg["data"]))] = task._data(cfg, "train")
+    task.images._splits["val"] = task.images.split("train")
     after = task.evaluate(model, cfg)
     assert after["top1"] >= 90 > before and report.losses["loss_cls"] < 0.5
 
@@ -72,20 +71,6 @@ def test_batches_depend_on_the_iteration_alone():
     later = list(islice(task.train_batches(cfg, 3), 2))
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole[3:], later, strict=True))
     assert whole[0][0].shape == (8, 3, 64, 64) and whole[0][0].dtype == torch.uint8
-
-
-def test_augmentation_only_moves_pixels():
-    image = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    views = {augmented([image], ClassificationConfig(), np.random.default_rng(i))[0].tobytes() for i in range(200)}
-    assert 8 < len(views) <= 24
-    assert all(sum(v) == int(image.sum()) for v in views)
-
-
-def test_maps_are_flipped_with_their_image():
-    image = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    for i in range(20):
-        moved, map_ = augmented([image, image.sum(2)], ClassificationConfig(), np.random.default_rng(i))
-        assert np.array_equal(moved.sum(2), map_)
 
 
 def test_patch_labels_by_the_share_of_object_pixels():
