@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from tokenprune.indexing import take
 from tokenprune.registry import register
