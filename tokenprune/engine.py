@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenprune.blocks import adapt
 from tokenprune.blocks.base import Projection
 from tokenprune.blocks.class_token import class_token
+from tokenprune.blocks.switched import switched
 from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import layout_for
 from tokenprune.losses.base import Facts
@@ -168,6 +169,7 @@ class PrunedViT(nn.Module):
             return run_block(block, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
+        block, state = switched(block, state.branch), state.but(branch=None)
         if state.gate is None or policy.soft:
             return run_block(block, state, policy, **hooks)
         after, used = run_block(block, state, replace(policy, free=True), **hooks)

@@ -20,6 +20,8 @@ from tokenprune.settings import read_settings
 from tokenprune.training import TrainingConfig
 
 _NONE = "none"
+# What planned counts are, by what a selector `heeds`.
+_PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
 
 def validate(config: Mapping[str, Any], files: bool = True) -> str:
@@ -37,6 +39,8 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
         task = get("task", config["task"].get("name", "???"))
         refusals = [get("loss", name).refusal(task.name, task.gives) for name in config["losses"]]
         problems += [InvalidConfig(reason) for reason in refusals if reason]
+        if hasattr(task, "check"):
+            task.check(config)
     with _noting(problems):
         build_reports(config["reports"])
     for section in ("training", *(("dense.training",) if _starts_dense(config) else ())):
@@ -114,13 +118,21 @@ def _pairing(config: Mapping[str, Any]) -> str:
         selector, config["treatment"], config["schedule"], depth=depth, positions=total, execution=_known_execution(config)
     )
     _try_model(config)
-    return f"{total} positions: " + _in_words(budgets)
+    return f"{total} positions: " + _in_words(budgets, _PLANS[get("selector", selector["name"]).heeds])
 
 
-def _in_words(budgets: tuple[Budget, ...]) -> str:
+def _in_words(budgets: tuple[Budget, ...], word: str) -> str:
+    """What the schedule says; `word` tells what its counts are to the selector."""
     groups = [(keep, [b.block for b in group]) for keep, group in groupby(budgets, lambda b: b.keep)]
-    words = [f"block {blocks[0]}" + (f"-{blocks[-1]}" if len(blocks) > 1 else "") + f" keep {keep}" for keep, blocks in groups]
+    words = [f"block {_range(blocks)} keep {word}{keep}" for keep, blocks in groups]
     return ", ".join(words) or "nothing is dropped"
+
+
+def _range(blocks: list[int]) -> str:
+    """Blocks in words: 3, 3-5, or 0, 4, 8."""
+    if len(blocks) > 1 and blocks == list(range(blocks[0], blocks[-1] + 1)):
+        return f"{blocks[0]}-{blocks[-1]}"
+    return ", ".join(map(str, blocks))
 
 
 def _bad_rate(config: Mapping[str, Any]) -> bool:
@@ -146,10 +158,12 @@ def _files(config: Mapping[str, Any]) -> list[str]:
     problems, data = [], config["data"]
     if "root" in data:
         root = data["root"]
+        folders = data.get("name") == "imagefolder"
+        holds = "train and val, each a folder, zip or tar of class folders" if folders else "annotations/ and the images"
         if root in (None, "???"):
-            problems.append("data.root is not set; give the folder that holds annotations/ and the images: data.root=DIR")
-        elif not Path(root).is_dir():
-            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds annotations/ and the images")
+            problems.append(f"data.root is not set; give the folder that holds {holds}: data.root=DIR")
+        elif not (Path(root).is_dir() or (folders and Path(root).is_file())):
+            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds {holds}")
     start = config["dense"]["init"] if _starts_dense(config) else config["init"]
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")

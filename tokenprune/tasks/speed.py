@@ -55,10 +55,12 @@ def seconds_per_image(
     Returns:
         seconds_encoder, seconds_backbone (None without one), seconds_total (medians over all passes, batch 1), speedup_encoder (median of
         the passes' own ratios of dense to pruned) and seconds_note, which says how they were taken. All None under masked execution, which
-        computes what it drops.
+        computes what it drops, and for a selector that switches parts off without skipping them.
     """
     if pruned.execution == "masked":
         return {**dict.fromkeys(_FIELDS), "seconds_note": "masked execution is not timed"}
+    if not all(selector.drops for selector in pruned.selectors.values()):
+        return {**dict.fromkeys(_FIELDS), "seconds_note": "not timed: what the selector switches off is computed all the same"}
     plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
     alone = alone or (lambda image: partial(pruned.encode, image))
 

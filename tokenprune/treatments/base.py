@@ -73,7 +73,8 @@ class Treatment:
     def apply(self, state: TokenState, decision: Decision) -> TokenState:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         dropped = state.live & ~decision.keep
-        state = state.but(live=decision.keep, gate=decision.gate, slots=decision.slots if state.complete else None)
+        slots = decision.slots if state.complete else None
+        state = state.but(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         if self.fold == "fuse":
