@@ -34,6 +34,8 @@ class Selector(nn.Module):
         visibility: in training, `hard` (dropped keys masked) or `soft` (DynamicViT's policy softmax).
         reads_cls: scores by the class token's attention. absorbing: a dropped token can never be wanted again.
         merging: names a target for each dropped token.
+        drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
+        learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables.
         cap(live, prefix): how many slots one decision can drop at most.
         published: treatment and schedule of the paper, the defaults of `tokenprune.prune`.
     """
@@ -46,6 +48,8 @@ class Selector(nn.Module):
     reads_cls: ClassVar[bool] = False
     absorbing: ClassVar[bool] = False
     merging: ClassVar[bool] = False
+    drops: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
     module: ClassVar[str] = "parameter-free"
     paper: ClassVar[str] = ""
     cap: ClassVar[Callable[[int, int], int] | None] = None

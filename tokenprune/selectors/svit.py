@@ -35,6 +35,7 @@ class SViTGate(Selector):
 
     budget = "dynamic"
     gated = True
+    learns = True
     module = "gating module"
     paper = "SViT, WACV 2024"
     published = {"treatment": "reactivate", "schedule": {"name": "every_block"}}

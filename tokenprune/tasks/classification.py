@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tokenprune.tasks.base import chosen, device_of, encoder_cost, normalised
 from tokenprune.tasks.batching import BatchPlan, batches_from
 from tokenprune.tasks.pictures import Picture, cropped
 from tokenprune.tasks.speed import seconds_per_image
+from tokenprune.tasks.throughput import ThroughputPlan, throughput
 
 Batch = tuple[Tensor, ...]
 _OBJECT_SHARE = 0.25  # of a patch's pixels, from which on the patch carries the object's label
@@ -32,6 +33,7 @@ class ClassificationConfig:
 
     token_labels: weight of a second cross-entropy on every patch token, whose label is the object's or "no class" (token labelling
     as in LV-ViT, Jiang et al. 2021); needs a data set with class maps. The head then has one output more.
+    throughput: how images a second are measured, where a run asks for them.
     """
 
     name: str = "classification"
@@ -42,6 +44,7 @@ class ClassificationConfig:
     batch_size: int = 50
     cost_images: int = 64
     speed_images: int = 20
+    throughput: ThroughputPlan = field(default_factory=ThroughputPlan)
 
 
 @register("task", "classification")
@@ -123,6 +126,16 @@ class ClassificationTask:
         times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
         model.train(training)
         return {**cost, **times}
+
+    def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Images a second over batch sizes, of validation images drawn at random (see `tasks.throughput`)."""
+        data, device = self._data(cfg, "val"), device_of(model)
+
+        def drawn(size: int, number: int) -> Tensor:
+            chosen = np.random.default_rng((size, number)).integers(len(data), size=size)
+            return normalised(_collate([data[int(i)] for i in chosen])[0].to(device))
+
+        return throughput(model.eval(), drawn, _settings(cfg).throughput, device)
 
     @torch.no_grad()
     def pictures(

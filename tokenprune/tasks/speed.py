@@ -66,8 +66,8 @@ def seconds_per_image(
         maps = [] if backbone is None else [partial(backbone, image)]
         return [alone(image), partial(dense.encode, image), partial(whole, record), *maps]
 
-    timer = _cuda_seconds if device.type == "cuda" else _thread_seconds
-    with _one_thread(device), _precision(device, plan.dtype):
+    timer = timed_by(device)
+    with one_thread(device), precision(device, plan.dtype):
         for call in calls(*inputs[0]) * plan.warmup:
             call()
         passes = [[timer(call) for call in these] for these in (calls(*pair) for pair in inputs) for _ in range(plan.repeats)]
@@ -81,6 +81,11 @@ def _note(device: torch.device, images: int, plan: SpeedPlan) -> str:
     how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
     times = f" x {plan.repeats} passes after {plan.warmup} to warm up" if plan.repeats > 1 else ""
     return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}, dense and pruned in turn"
+
+
+def timed_by(device: torch.device) -> Callable[[Callable[[], Any]], float]:
+    """Return what times a call on a device, in seconds: CUDA events, or the CPU time of this thread."""
+    return _cuda_seconds if device.type == "cuda" else _thread_seconds
 
 
 def _thread_seconds(call: Callable[[], Any]) -> float:
@@ -100,12 +105,13 @@ def _cuda_seconds(call: Callable[[], Any]) -> float:
     return begin.elapsed_time(end) / 1000
 
 
-def _precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Return the context in which a model runs in one of `DTYPES`."""
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def one_thread(device: torch.device) -> Iterator[None]:
     """Thread time only counts the calling thread, so all work must stay on it."""
     threads = torch.get_num_threads()
     if device.type != "cuda":
