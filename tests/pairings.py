@@ -14,6 +14,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "topk": [{"score": "cls"}, {"score": "mean_query"}, {"score": "column_mean"}],
     "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}, {"gate": "complex"}],
     "cropr": [{"queries": 3}],
+    "a_vit": [{"gamma": 5.0, "beta": 1.0}],  # with the paper's beta nothing halts in a model this small
 }
 SCHEDULES = {
     "stages": {"name": "stages", "blocks": [1, 2, 4], "keep_rate": 0.7},

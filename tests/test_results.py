@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import row
+from tests.image_sets import both_splits, pack
 from tokenprune.config import compose, resolve
 from tokenprune.errors import ResultSchemaError
 from tokenprune.keys import VOLATILE, fingerprint, run_key
@@ -162,6 +163,23 @@ def test_a_data_folder_counts_by_its_annotations(config, tmp_path):
         return run_key({**config, "data": {"name": "coco", "root": str(folder), "val_split": "val2017"}})
 
     assert key(tmp_path / "a", "{}") == key(tmp_path / "b", "{}") != key(tmp_path / "a", "{ }")
+
+
+def test_image_folders_count_by_their_file_names_and_archives_by_content(config, tmp_path):
+    def key(root: Path, **data) -> str:
+        return run_key({**config, "data": {"name": "imagefolder", "root": str(root), "train_split": "train", "val_split": "val", **data}})
+
+    folders = [both_splits(tmp_path / name, ("a", "b")) for name in ("one", "two")]
+    assert key(folders[0]) == key(folders[1]) != key(tmp_path / "nowhere")
+    pack(folders[0] / "val", tmp_path / "zips" / "val.zip")
+    zipped = key(tmp_path / "zips")
+    assert zipped != key(folders[0])
+    pack(folders[0] / "train", tmp_path / "zips" / "val.zip")
+    assert key(tmp_path / "zips") != zipped and key(tmp_path / "zips" / "val.zip") != zipped
+    (folders[1] / "test").mkdir()
+    assert key(folders[0]) == key(folders[1]) != key(folders[1], max_val=3)
+    (folders[1] / "val" / "b" / "more.png").write_bytes(b"")
+    assert key(folders[0]) != key(folders[1])
 
 
 def test_a_lock_is_held_by_one_process_and_dropped_when_it_dies(tmp_path, capsys):

@@ -67,6 +67,56 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, killed_at):
     assert again.losses == report.losses
 
 
+@pytest.mark.parametrize("killed_at", [3, 5, 11])
+def test_a_killed_run_with_averaged_weights_ends_with_the_same_bits(tmp_path, killed_at):
+    whole, resumed = new_net(), new_net()
+    fit(whole, batches, loss, recipe(ema=0.8), tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit(resumed, batches, loss, recipe(ema=0.8), tmp_path / "killed", before_step=kill_at(killed_at))
+    resumed, finished = new_net(), new_net()
+    fit(resumed, batches, loss, recipe(ema=0.8), tmp_path / "killed")
+    fit(finished, batches, loss, recipe(ema=0.8), tmp_path / "killed", before_step=kill_at(0))  # what is done is read, not trained
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]) and torch.equal(value, finished.state_dict()[name]), name
+
+
+def test_a_run_ends_with_the_moving_average_of_its_weights(tmp_path):
+    """Against the recursion by hand; the steps themselves are those of a run without an average."""
+    seen = []
+    plain, averaged = new_net(), new_net()
+    fit(plain, batches, loss, recipe(), tmp_path / "plain", before_step=lambda m, i: seen.append(m.body[0].weight.detach().clone()))
+    fit(averaged, batches, loss, recipe(ema=0.7), tmp_path / "averaged")
+    expected = seen[0]
+    for weight in [*seen[1:], plain.body[0].weight.detach()]:
+        expected = 0.7 * expected + 0.3 * weight
+    assert torch.allclose(averaged.body[0].weight, expected, atol=1e-6) and averaged.training
+    assert (averaged.body[0].weight - plain.body[0].weight).abs().max() > 1e-3
+
+
+def test_a_checkpoint_of_a_run_without_average_is_another_recipe(tmp_path):
+    with pytest.raises(Killed):
+        fit(new_net(), batches, loss, recipe(), tmp_path, before_step=kill_at(6))
+    with pytest.raises(CheckpointMismatch, match="ema: stored None, now 0.9"):
+        fit(new_net(), batches, loss, recipe(ema=0.9), tmp_path)
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    del saved["average"], saved["recipe"]["ema"]  # as written before there was a choice
+    torch.save(saved, tmp_path / "last.pt")
+    assert fit(new_net(), batches, loss, recipe(), tmp_path).iterations == ITERATIONS
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_a_decay_out_of_range_is_refused(decay):
+    with pytest.raises(InvalidConfig, match=f"training.ema is {decay}, allowed are null and 0 <= decay < 1"):
+        recipe(ema=decay)
+
+
+def test_no_iterations_are_no_training(tmp_path):
+    net = new_net()
+    report = fit(net, batches, loss, recipe(iterations=0, ema=0.9), tmp_path, before_step=kill_at(0))
+    assert (report.iterations, report.losses) == (0, {})
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), new_net().state_dict().values(), strict=True))
+
+
 def test_resume_across_processes(tmp_path):
     """The first process ends by os._exit, as a killed one does."""
     code = (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenprune.blocks import adapt
 from tokenprune.blocks.base import Projection
 from tokenprune.blocks.class_token import class_token
+from tokenprune.blocks.switched import switched
 from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import layout_for
 from tokenprune.losses.base import Facts
@@ -108,9 +109,9 @@ class PrunedViT(nn.Module):
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
-        budgets, usage = self.budgets(state.positions), []
+        budgets, policy, usage = self.budgets(state.positions), self._policy(), []
         for number in range(start, stop):
-            state, used = self._step(state, number, budgets.get(number))
+            state, used = self._step(state, number, budgets.get(number), policy)
             usage.append(used)
         return state, tuple(usage)
 
@@ -159,8 +160,8 @@ class PrunedViT(nn.Module):
             deployed.selectors[number] = selector.deploy()
         return deployed
 
-    def _step(self, state: TokenState, number: int, budget: Budget | None) -> tuple[TokenState, BlockUsage]:
-        policy, block = self._policy(), self.family.blocks[number]
+    def _step(self, state: TokenState, number: int, budget: Budget | None, policy: Policy) -> tuple[TokenState, BlockUsage]:
+        block = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
         hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number)}
@@ -170,9 +171,10 @@ class PrunedViT(nn.Module):
             return run_block(block, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
+        block, state = switched(block, state.branch), state.but(branch=None)
         if state.gate is None or policy.soft:
             return run_block(block, state, policy, **hooks)
-        after, used = run_block(block, state, self._policy(free=True), **hooks)
+        after, used = run_block(block, state, replace(policy, free=True), **hooks)
         gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
         return after.but(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
 
@@ -216,7 +218,7 @@ class PrunedViT(nn.Module):
 
         return see
 
-    def _policy(self, free: bool = False) -> Policy:
+    def _policy(self) -> Policy:
         selectors = list(self.selectors.values())
         gated = self.training and any(s.gated for s in selectors)
         mode = "masked" if gated else self.execution
@@ -224,4 +226,4 @@ class PrunedViT(nn.Module):
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, free or fade, self.treatment.reconsiders)
+        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, fade, self.treatment.reconsiders)

@@ -102,7 +102,7 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from tokenprune.tasks.base import pruned_of
     from tokenprune.training import TrainingConfig, fit
 
-    load, origin = _start(config)  # first, because it may be a run of its own
+    load, notes = _start(config)  # first, because it may be a run of its own
     console.say(f"running {name_of(config)}")
     task = get("task", config["task"]["name"])()
     config, found = solved(config, task, load)  # schedule.target_gmac
@@ -122,7 +122,7 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
     pruned.progress = 1.0
-    notes = [origin, *found, *report.notes]
+    notes += [*found, *report.notes]
     return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
 
 
@@ -167,24 +167,28 @@ def _caveats(model: Any) -> list[str]:
     return sorted({selector.caveat for selector in pruned_of(model).selectors.values()} - {""})
 
 
-def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], str]:
-    """Return what loads a new model's first weights, after training those if they are not there, and a note on them for the row."""
+def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
+    """Return what loads a new model's first weights, after training those if they are not there, and the row's notes on them.
+
+    Loading a file adds to the notes where its head does not fit.
+    """
     from tokenprune.backbones.vit import load_backbone
     from tokenprune.checkpoints import load_dense
     from tokenprune.tasks.base import pruned_of
 
     init, shipped = config["init"], config["init_weights"]
     if init == "scratch":
-        return lambda model: None, "starts from random weights"
+        return lambda model: None, ["starts from random weights"]
     if init == "pretrained":
         pretrained = dependency(pretrained_of(config), config)
-        return lambda model: load_backbone(pruned_of(model), pretrained), f"starts from the classification run {pretrained.parent.name}"
+        return lambda model: load_backbone(pruned_of(model), pretrained), [f"starts from the classification run {pretrained.parent.name}"]
     if init == "dense" and shipped:
-        return lambda model: load_dense(model, weights_path(shipped)), f"starts from the dense weights {shipped}"
+        return lambda model: load_dense(model, weights_path(shipped)), [f"starts from the dense weights {shipped}"]
     if init == "dense":
         dense = dependency(dense_of(config), config)
-        return lambda model: load_dense(model, dense), f"starts from the dense run {dense.parent.name}"
-    return lambda model: _load_any(model, Path(init)), f"starts from {Path(init).name}"
+        return lambda model: load_dense(model, dense), [f"starts from the dense run {dense.parent.name}"]
+    notes = [f"starts from {Path(init).name}"]
+    return lambda model: notes.extend(_load_any(model, Path(init))), notes
 
 
 def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:
@@ -201,17 +205,17 @@ def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:
     return path
 
 
-def _load_any(model: Any, path: Path) -> None:
-    """Load a file that holds either the whole model or only its encoder (timm's or DeiT's keys)."""
-    from tokenprune.backbones.vit import load_backbone
+def _load_any(model: Any, path: Path) -> list[str]:
+    """Load a file that holds either the whole model or a ViT (timm's or DeiT's keys); return what is worth a note."""
+    from tokenprune.backbones.vit import load_vit
     from tokenprune.checkpoints import load_dense, read_weights
     from tokenprune.tasks.base import pruned_of
 
     whole = set(model.state_dict()) & set(read_weights(path))
     if len(whole) > len(pruned_of(model).state_dict()) // 2:
         load_dense(model, path)
-    else:
-        load_backbone(pruned_of(model), path)
+        return []
+    return load_vit(pruned_of(model), path)
 
 
 def _save(model: Any, config: Mapping[str, Any], folder: Path) -> None:

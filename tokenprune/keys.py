@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,26 @@ def _start_of(value: str | None) -> str | None:
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:
-    root = data.get("root")
-    if not isinstance(root, str) or not Path(root).is_dir():
+    root, folders = data.get("root"), data.get("name") == "imagefolder"
+    if not isinstance(root, str) or not (Path(root).is_dir() or (folders and Path(root).is_file())):
         return dict(data)
     splits = [str(v) for k, v in data.items() if k.endswith("_split")]
-    files = sorted(p for p in Path(root).glob("annotations/*.json") if any(s in p.name for s in splits))
-    return {**{k: v for k, v in data.items() if k != "root"}, "files": {p.name: fingerprint(p) for p in files}}
+    if folders:
+        found = {p.name: fingerprint(p) if p.is_file() else _names(p) for p in _sources(Path(root), splits)}
+    else:
+        files = sorted(p for p in Path(root).glob("annotations/*.json") if any(s in p.name for s in splits))
+        found = {p.name: fingerprint(p) for p in files}
+    return {**{k: v for k, v in data.items() if k != "root"}, "files": found}
+
+
+def _sources(root: Path, splits: list[str]) -> list[Path]:
+    """The folders and archives of an image folder root, or the root itself where that is an archive."""
+    return [root] if root.is_file() else sorted(p for p in root.iterdir() if p.stem in splits)
+
+
+def _names(folder: Path) -> str:
+    """Return a short digest of the file names in class folders: millions of images are not read for a key."""
+    digest = hashlib.sha256()
+    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
+        digest.update(f"{part.name}: {sorted(os.listdir(part))}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -22,7 +22,8 @@ class Decision:
     keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
     notes: {name: payload} that losses and analytics read (see TokenState.aux); slots (B,K) long: which slots are kept, ascending,
-    where K is known without asking the device how many are live.
+    where K is known without asking the device how many are live; branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the
+    block about to run has switched on, 0/1 (site `before` only).
     """
 
     keep: Tensor
@@ -33,6 +34,7 @@ class Decision:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     slots: Tensor | None = None
+    branch: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TokenState:
     (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
     pixels (B,3,h,w) the input; rope rotary codes (N,2d) or (depth,h,N,2d); complete: every slot is known to be live; raster: slot n is
     position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known without a look at
-    `live`; packing: see `Packing`, of use as long as it stands for this `live`; aux ((name, block, payload), ...).
+    `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block, payload), ...).
     """
 
     prefix: Tensor
@@ -64,6 +66,7 @@ class TokenState:
     placed: bool = True
     slots: Tensor | None = None
     packing: Packing | None = None
+    branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
 
     @classmethod
@@ -109,7 +112,12 @@ class TokenState:
     def present(self) -> Tensor:
         """Return (B,N) bool: positions whose value is held by a live slot, their own or their owner's."""
         B, N = self.live.shape[0], self.positions
-        here = put(torch.zeros(B, N, dtype=torch.bool, device=self.live.device), self.index.where(self.live, -1), self.live)
+        if self.raster:
+            here = self.live
+        else:
+            everywhere = self.complete and self.placed
+            slots = self.index if everywhere else self.index.where(self.live, -1)
+            here = put(self.live.new_zeros(B, N), slots, self.live, everywhere)
         return here if self.owner is None else here.gather(1, self.owner)
 
     def dense(self) -> Tensor:
@@ -129,20 +137,28 @@ class TokenState:
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
         stored = self.traits[name][:, self.prefix.shape[1] :]
+        if self.raster:
+            return stored
+        if self.complete and self.placed:
+            return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
         return values.where(known, torch.as_tensor(missing, dtype=values.dtype, device=values.device))
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
-        """Store per-slot values (B,M,...) at the slots' positions, only where `where` (B,M) is true."""
+        """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
         B, P = self.prefix.shape[:2]
-        old = self.traits.get(name)
+        old, everywhere = self.traits.get(name), self.complete and self.placed
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
-        if self.raster and (where is None or self.complete):
+        if values.shape[1] > self.index.shape[1]:
+            old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
+        if self.raster and (where is None or everywhere):
             return self.but(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
-        slots = self.index + P if where is None else (self.index + P).where(where, -1)
-        return self.but(traits={**self.traits, name: put(old, slots.where(self.index >= 0, -1), values)})
+        slots = self.index + P
+        if not everywhere:
+            slots = slots.where(self.index >= 0 if where is None else where & (self.index >= 0), -1)
+        return self.but(traits={**self.traits, name: put(old, slots, values, everywhere)})
 
     def expand(self) -> "TokenState":
         """Bring every position back into the sequence, in raster order; fused tokens, which have no place, leave."""

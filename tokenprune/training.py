@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tokenprune import distributed
+from tokenprune.averaging import WeightAverage
 from tokenprune.checkpoints import atomic_write
 from tokenprune.console import progress
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
@@ -30,7 +31,8 @@ _TAIL = 0.2  # share of the run in which linear_tail falls to 0
 class TrainingConfig:
     """A recipe. Learning rates are per AdamW step; warm-up is in iterations; `steps` are shares of the run in (0,1).
 
-    batch_size is the whole batch, as papers give it: several processes take equal slices of it.
+    batch_size is the whole batch, as papers give it: several processes take equal slices of it. ema: decay of a moving average of the
+    weights, which is then what a run ends with (DeiT: 0.99996); null for none.
     """
 
     iterations: int
@@ -49,6 +51,7 @@ class TrainingConfig:
     backbone_lr_scale: float = 1.0
     workers: int = 0
     seed: int = 0
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig with every value that is out of range."""
@@ -63,6 +66,7 @@ class TrainingConfig:
             (any(not 0 < s < 1 for s in self.steps), f"training.steps is {self.steps}, allowed are shares of the run between 0 and 1"),
             (self.schedule == "steps" and not self.steps, "training.steps is empty: the schedule 'steps' needs at least one share"),
             (min(self.selector_lr_scale, self.backbone_lr_scale) < 0, "training: learning rate scales are 0 or more"),
+            (self.ema is not None and not 0 <= self.ema < 1, f"training.ema is {self.ema}, allowed are null and 0 <= decay < 1"),
             (min(self.warmup, self.checkpoint_every, self.workers) < 0, "training: warmup, checkpoint_every and workers are 0 or more"),
         ]
         problems = [text for wrong, text in bad if wrong]
@@ -147,6 +151,7 @@ def fit(
             steps.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
             if run.iteration == cfg.iterations or (cfg.checkpoint_every and run.iteration % cfg.checkpoint_every == 0):
                 run.save()
+        run.average.give(model)
     if run.iteration < cfg.iterations:
         raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")
     names = run.history[-1] if run.history else {}
@@ -174,11 +179,14 @@ def _spread(model: nn.Module, loss_fn: LossFn, group: Any) -> tuple[Callable[[An
     elif any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         notes.append("batch norms took each process's own images: SyncBatchNorm needs CUDA")
     # Static: which parameters get a gradient never changes, only token counts do, which DDP does not see. Some get none (Cropr's scorer
-    # chooses by rank; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them each time.
+    # chooses by rank; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them each time,
+    # which is left to selectors that learn by turns (IA-RED2).
     # Buffers start as the main process's and are then its own: nothing reads the others'.
+    steady = all(getattr(m, "steady", True) for m in model.modules())
+    graph = {"static_graph": True} if steady else {"find_unused_parameters": True}
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-    return DistributedDataParallel(_LossesOf(model, loss_fn), process_group=group, static_graph=True, **buffers), tuple(notes)
+    return DistributedDataParallel(_LossesOf(model, loss_fn), process_group=group, **graph, **buffers), tuple(notes)
 
 
 class _Run:
@@ -186,6 +194,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, cfg: TrainingConfig, workdir: Path) -> None:
         self.model, self.cfg, self.path = model, cfg, workdir / "last.pt"
+        self.average = WeightAverage(model, cfg.ema)
         self.losses_of, self.notes = _spread(model, loss_fn, distributed.group())
         self.device = next(model.parameters()).device
         fused = self.device.type in ("cpu", "cuda")
@@ -226,6 +235,7 @@ class _Run:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.average.update(self.model)
         self.iteration = iteration + 1
         self.history.append(values)
         return values
@@ -237,7 +247,7 @@ class _Run:
         content = {
             "iteration": self.iteration, "seconds": self.seconds(), "history": list(self.history), "rng": rngs[0], "peers": rngs[1:],
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-            "recipe": _recipe(self.cfg),
+            "recipe": _recipe(self.cfg), "average": self.average.state(),
         }
         atomic_write(self.path, lambda part: torch.save(content, part))
 
@@ -253,6 +263,7 @@ class _Run:
             raise CheckpointMismatch(f"{self.path.name} is of another model ({error}); remove it or use another folder") from error
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
+        self.average.resume(saved.get("average"))
         self.history.extend(saved["history"])
         self.iteration, self.before = saved["iteration"], saved["seconds"]
         rngs = [saved["rng"], *saved.get("peers", ())]

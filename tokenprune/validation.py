@@ -22,6 +22,8 @@ from tokenprune.settings import read_settings
 from tokenprune.training import TrainingConfig
 
 _NONE = "none"
+# What planned counts are, by what a selector `heeds`.
+_PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
 
 def validate(config: Mapping[str, Any], files: bool = True) -> str:
@@ -39,6 +41,8 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
         task = get("task", config["task"].get("name", "???"))
         refusals = [get("loss", name).refusal(task.name, task.gives) for name in config["losses"]]
         problems += [InvalidConfig(reason) for reason in refusals if reason]
+        if hasattr(task, "check"):
+            task.check(config)
     with _noting(problems):
         build_reports(config["reports"])
     for section in ("training", *(("dense.training",) if _starts_dense(config) else ())):
@@ -125,13 +129,21 @@ def _pairing(config: Mapping[str, Any]) -> str:
     check_pairing(selector, config["treatment"], answered(config["schedule"]), depth=depth, positions=total, execution=execution)
     schedule, cost = plan(config)
     budgets = check_pairing(selector, config["treatment"], schedule, depth=depth, positions=total, execution=execution)
-    return f"{total} positions: " + _in_words(budgets) + _cost_in_words(config, cost)
+    return f"{total} positions: " + _in_words(budgets, _PLANS[get("selector", selector["name"]).heeds]) + _cost_in_words(config, cost)
 
 
-def _in_words(budgets: tuple[Budget, ...]) -> str:
+def _in_words(budgets: tuple[Budget, ...], word: str) -> str:
+    """What the schedule says; `word` tells what its counts are to the selector."""
     groups = [(keep, [b.block for b in group]) for keep, group in groupby(budgets, lambda b: b.keep)]
-    words = [f"block {blocks[0]}" + (f"-{blocks[-1]}" if len(blocks) > 1 else "") + f" keep {keep}" for keep, blocks in groups]
+    words = [f"block {_range(blocks)} keep {word}{keep}" for keep, blocks in groups]
     return ", ".join(words) or "nothing is dropped"
+
+
+def _range(blocks: list[int]) -> str:
+    """Blocks in words: 3, 3-5, or 0, 4, 8."""
+    if len(blocks) > 1 and blocks == list(range(blocks[0], blocks[-1] + 1)):
+        return f"{blocks[0]}-{blocks[-1]}"
+    return ", ".join(map(str, blocks))
 
 
 def _bad_rate(config: Mapping[str, Any]) -> bool:
@@ -145,8 +157,8 @@ def _known_execution(config: Mapping[str, Any]) -> str:
 
 def _cost_in_words(config: Mapping[str, Any], cost: Macs) -> str:
     name = config["selector"]["name"]
-    dynamic = name != _NONE and get("selector", name).budget == "dynamic"
-    word = "at most " if samples(config) else "expected " if dynamic else ""
+    heeds = "count" if name == _NONE else get("selector", name).heeds
+    word = {"count": "", "target": "expected "}.get(heeds, "at most ")
     open_ = samples(config) and config["schedule"].get(TARGET) is not None
     later = f"; keep_rate is found on training images for {asked(config):.3g} GMAC" if open_ else ""
     return f"; planned: {word}{cost.total / 1e9:.3g} GMAC{later}"
@@ -156,10 +168,12 @@ def _files(config: Mapping[str, Any]) -> list[str]:
     problems, data = [], config["data"]
     if "root" in data:
         root = data["root"]
+        folders = data.get("name") == "imagefolder"
+        holds = "train and val, each a folder, zip or tar of class folders" if folders else "annotations/ and the images"
         if root in (None, "???"):
-            problems.append("data.root is not set; give the folder that holds annotations/ and the images: data.root=DIR")
-        elif not Path(root).is_dir():
-            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds annotations/ and the images")
+            problems.append(f"data.root is not set; give the folder that holds {holds}: data.root=DIR")
+        elif not (Path(root).is_dir() or (folders and Path(root).is_file())):
+            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds {holds}")
     start = config["dense"]["init"] if _starts_dense(config) else config["init"]
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")

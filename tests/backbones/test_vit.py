@@ -5,9 +5,9 @@ import timm
 import torch
 
 from tokenprune import prune
-from tokenprune.backbones.vit import build_pruned, build_vit, load_backbone, positions, read_backbone
+from tokenprune.backbones.vit import build_pruned, build_vit, load_backbone, load_vit, positions, read_backbone
 from tokenprune.checkpoints import save_weights
-from tokenprune.errors import CheckpointMismatch, InvalidConfig
+from tokenprune.errors import CheckpointMismatch, InvalidConfig, UnsupportedBackbone
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 
@@ -21,6 +21,43 @@ def test_sizes_are_taken_and_any_divisible_image_works():
 def test_by_name_equals_timm():
     ours = build_vit({"model": "deit_tiny_patch16_224"}, num_classes=1000)
     assert set(ours.state_dict()) == set(timm.create_model("deit_tiny_patch16_224").state_dict())
+
+
+EVA = {"model": "eva02_tiny_patch14_224", "patch_size": 14, "img_size": 56}
+
+
+def test_an_eva_by_name_is_built_pruned_and_takes_any_size():
+    plan = {"name": "stages", "blocks": [1], "keep_rate": 0.5}
+    cfg = {"backbone": EVA, "data": {"side": 70}, "selector": {"name": "random"}, "treatment": {"name": "preserve"}, "schedule": plan}
+    model = build_pruned(cfg, num_classes=3)
+    assert positions(cfg) == 25 and model.patch_size == 14
+    outputs = model.encode(torch.randn(1, 3, 70, 70))
+    assert outputs.map.shape == (1, 25, 192) and model.logits(outputs).shape == (1, 3) and outputs.usage[1].attended.tolist() == [13]
+
+
+def test_eva_weights_are_loaded_and_resampled(tmp_path):
+    source = build_vit(EVA, num_classes=4)
+    target = build_vit({**EVA, "img_size": 70, "pretrained": str(files(tmp_path, prune(source)))})
+    assert torch.equal(target.blocks[3].attn.q_bias, source.blocks[3].attn.q_bias) and target.pos_embed.shape == (1, 26, 192)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "text"),
+    [
+        ({**EVA, "patch_size": 16, "img_size": 64}, "set backbone.patch_size=14"),
+        ({"model": "naflexvit_base_patch16_gap"}, "cannot be built for any image size.*allowed: ViT, DeiT, EVA"),
+        ({"model": "vit_small_patch16_dinov3", "img_size": 32, "pos_init": "sincos"}, "no learned position codes.*use normal"),
+    ],
+    ids=["patch", "naflex", "sincos"],
+)
+def test_a_named_model_that_does_not_fit_the_settings_is_refused(cfg, text):
+    with pytest.raises(InvalidConfig, match=text):
+        build_vit(cfg)
+
+
+def test_a_named_model_without_adapter_is_refused_before_anything_is_trained():
+    with pytest.raises(UnsupportedBackbone, match="relative position bias"):
+        build_vit({"model": "beit_base_patch16_224"})
 
 
 def test_without_class_token_the_final_norm_stays_on_the_tokens():
@@ -134,3 +171,80 @@ def test_another_backbone_is_refused_with_all_keys(tmp_path):
     with pytest.raises(CheckpointMismatch) as error:
         load_backbone(build_vit(SMALL), path)
     assert str(error.value).count("unexpected blocks.2.") == 12
+
+
+@pytest.mark.parametrize(("included", "start"), [(True, 0), (False, 1), (None, 1)])
+def test_a_mean_counts_the_class_token_where_it_is_asked_to(included, start):
+    """Cropr's pooling, and timm's: the mean of the tokens, then the norm, then the head."""
+    torch.manual_seed(0)
+    vit = build_vit({**SMALL, "pool": "avg", "pool_includes_prefix": included}, num_classes=5).eval()
+    images = torch.randn(2, 3, 32, 32)
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    for block in vit.blocks:
+        tokens = block(tokens)
+    expected = vit.head(torch.nn.functional.layer_norm(tokens[:, start:].mean(1), (24,), vit.fc_norm.weight, vit.fc_norm.bias, 1e-6))
+    assert torch.allclose(vit(images), expected, atol=1e-5) and torch.allclose(prune(vit)(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("treatment", ["remove", "preserve"])
+def test_the_mean_of_a_pruned_model_counts_the_class_token_too(treatment):
+    torch.manual_seed(0)
+    vit = build_vit({**SMALL, "pool": "avg", "pool_includes_prefix": True}, num_classes=5)
+    for execution in ("gathered", "masked"):
+        axes = {"schedule": {"name": "explicit", "keep": {1: 5}}, "treatment": treatment, "execution": execution}
+        model = prune(vit, selector="evit", **axes).eval()
+        images = torch.randn(2, 3, 32, 32)
+        outputs = model.encode(images)
+        tokens = [outputs.map[i][outputs.present[i]] for i in range(2)]
+        assert {len(t) for t in tokens} == ({5} if treatment == "remove" else {16})
+        means = torch.stack([torch.cat([p, t]).mean(0) for p, t in zip(outputs.prefix, tokens, strict=True)])
+        assert torch.allclose(model(images), vit.head(vit.fc_norm(means)), atol=1e-5)
+
+
+def test_pooling_by_name_and_what_is_refused():
+    named = build_vit({"model": "deit_tiny_patch16_224", "pool": "avg", "pool_includes_prefix": True}, num_classes=5)
+    assert (named.global_pool, named.pool_include_prefix) == ("avg", True)
+    assert build_vit({**SMALL, "pool": "token"}, 5).global_pool == "token"
+    assert isinstance(build_vit({**SMALL, "pool": "avg"}).norm, torch.nn.LayerNorm)  # no head: maps are normed
+    for wrong, words in (
+        ({"pool": "max"}, "backbone.pool is 'max', allowed are token, avg and null"),
+        ({"pool": "token", "class_token": False}, "there is none to read"),
+        ({"pool_includes_prefix": True}, "give backbone.pool=avg with it"),
+        ({"pool": "token", "pool_includes_prefix": True}, "the head reads the class token alone"),
+        ({"model": "eva02_tiny_patch14_224", "pool": "avg", "pool_includes_prefix": True, "patch_size": 14}, "Eva has no such choice"),
+    ):
+        with pytest.raises(InvalidConfig, match=words):
+            build_vit({**SMALL, "img_size": 224, **wrong}, 5)
+
+
+def test_a_head_that_fits_comes_with_the_file(tmp_path):
+    source = build_vit(SMALL, num_classes=9)
+    for path in (files(tmp_path, source), files(tmp_path, torch.nn.ModuleDict({"net": source}))):
+        target = prune(build_vit(SMALL, 9), selector="evit", schedule={"name": "stages", "blocks": [1], "keep_rate": 0.5})
+        assert load_vit(target, path) == []
+        assert all(torch.equal(a, b) for a, b in zip(target.backbone.state_dict().values(), source.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(("outputs", "words"), [(7, "the file's is of 7 outputs, the model's has 9"), (0, "the file's is missing")])
+def test_a_head_that_does_not_fit_stays_random_and_is_noted(tmp_path, outputs, words):
+    source, target = build_vit(SMALL, outputs), build_vit(SMALL, 9)
+    before = target.head.weight.clone()
+    (note,) = load_vit(target, files(tmp_path, source))
+    assert note.startswith("the head starts from random weights") and words in note
+    assert torch.equal(target.head.weight, before) and torch.equal(target.cls_token, source.cls_token)
+
+
+def test_a_model_without_a_head_takes_any_file_without_a_note(tmp_path):
+    assert load_vit(build_vit(SMALL), files(tmp_path, build_vit(SMALL, 7))) == []
+
+
+def test_the_norm_goes_where_the_pooling_wants_it(tmp_path):
+    source = build_vit(SMALL, 9)
+    torch.nn.init.normal_(source.norm.weight)
+    target = build_vit({**SMALL, "pool": "avg"}, 9)
+    assert load_vit(target, files(tmp_path, source)) == ["the file's final norm stands behind the pooling"]
+    assert torch.equal(target.fc_norm.weight, source.norm.weight)
+    again = build_vit({**SMALL, "pool": "avg"}, 9)
+    assert load_vit(again, files(tmp_path, target)) == [] and torch.equal(again.fc_norm.weight, source.norm.weight)
+    with pytest.raises(CheckpointMismatch, match="missing norm.weight"):
+        load_vit(build_vit(SMALL, 9), files(tmp_path, target))

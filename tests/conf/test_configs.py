@@ -11,8 +11,9 @@ from tokenprune.config import compose, resolve
 from tokenprune.keys import run_key
 from tokenprune.legality import check_pairing
 from tokenprune.paths import config_dir
-from tokenprune.presets import files
+from tokenprune.presets import files, read
 from tokenprune.registry import get, names
+from tokenprune.tasks.recipe import Augmentation, Mixing, View, read_recipe
 from tokenprune.validation import validate
 
 SCALES = ("smoke", "demo", "paper")
@@ -28,8 +29,32 @@ TABLE_ROWS = [(name, group, path.stem) for name, group in TABLES.items() for pat
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_validates_at_every_scale(method, scale):
-    words = validate(resolve(compose([f"method={method}", f"scale={scale}"])), files=False)
-    assert words.startswith("dense" if method == "dense" else "4200 positions" if scale == "paper" else "")
+    losses = read(config_dir() / "method" / f"{method}.yaml").get("losses", {})
+    refuses = any(get("loss", name).refusal("detection", get("task", "detection").gives) for name in losses)
+    task = "classification" if refuses else "detection"
+    words = validate(resolve(compose([f"method={method}", f"scale={scale}", f"task={task}"])), files=False)
+    assert words.startswith("dense" if method == "dense" else "4200 positions" if scale == "paper" and not refuses else "")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("method", ("a_vit", "adavit", "ia_red2"))
+def test_methods_of_table_7_validate_for_classification(method, scale):
+    config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification"]))
+    words = validate(config, files=False)
+    total, blocks = words.split(" ")[0], {"ia_red2": "0, 4, 8"}.get(method, "1-11")
+    assert words == f"{total} positions: block {blocks} keep at most {total}"
+    epochs = {"a_vit": 100, "adavit": 150, "ia_red2": 90}[method]
+    if scale == "paper":
+        assert config["training"]["iterations"] == epochs * (1_281_167 // config["training"]["batch_size"])
+    else:
+        other = resolve(compose([f"scale={scale}", "task=classification", "method=evit"]))
+        assert config["training"]["iterations"] == other["training"]["iterations"]
+
+
+def test_the_paper_recipe_gives_way_to_the_command_line():
+    config = resolve(compose(["method=a_vit", "scale=paper", "task=classification", "selector.beta=30", "training.lr=1"]))
+    assert (config["selector"]["gamma"], config["selector"]["beta"], config["training"]["lr"]) == (10.0, 30.0, 1)
+    assert config["losses"] == {"ponder": {"weight": 0.0005, "prior_weight": 0.001}}
 
 
 @pytest.mark.parametrize("scale", ("demo", "paper"))  # smoke rows really run, in tests of their own
@@ -73,14 +98,47 @@ def test_paper_scale_has_the_papers_size_counts_and_recipe():
     assert config["backbone"]["name"] == "vit_adapter_tiny" and config["backbone"]["adapter"] is not None
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_validates_for_classification(method):
+    for scale, positions_ in (("smoke", 64), ("demo", 256), ("paper", 196)):
+        for data in ([] if scale == "paper" else ["data=imagefolder"], ["data=shapes"] if scale != "paper" else []):
+            config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification", *data]))
+            assert validate(config, files=False).startswith("dense" if method == "dense" else f"{positions_} positions")
+
+
+def test_paper_scale_of_classification_has_svits_recipe_and_deits():
+    config = resolve(compose(["method=svit", "scale=paper", "task=classification"]))
+    assert (config["data"]["name"], config["data"]["side"], config["data"]["max_val"]) == ("imagefolder", 224, None)
+    assert (config["backbone"]["embed_dim"], config["backbone"]["drop_path"], config["cls"]) == (384, 0.1, "learned")
+    fine, dense = config["training"], config["dense"]["training"]
+    assert fine["iterations"] == 30 * 1251 and fine["lr"] == pytest.approx(1024 / 512 * 1e-5) and "ema" not in fine
+    assert (dense["iterations"], dense["warmup"], dense["lr"]) == (300 * 1251, 5 * 1251, pytest.approx(1024 / 512 * 5e-4))
+    assert (dense["ema"], config["dense"]["init"]) == (0.99996, "scratch")
+    recipe = read_recipe(config)
+    assert recipe.augment == Augmentation(repeats=3) and recipe.mix == Mixing() and recipe.view == View()
+    detection = resolve(compose(["method=svit", "scale=paper"]))
+    assert detection["dense"]["init"] is None and not {"view", "augment", "mix"} & set(detection["task"])
+    assert not {"view", "augment", "mix"} & set(detection["pretrained"]["task"]) and "ema" not in detection["pretrained"]["training"]
+
+
+def test_photographs_keep_their_colours_and_shapes_their_flips():
+    """And a published head fits: no output is added for token labels."""
+    photographs = read_recipe(resolve(compose(["task=classification", "data=imagefolder"])))
+    assert photographs.view == View() and photographs.augment.policy is None and photographs.mix is None
+    assert (photographs.channels, photographs.vertical_flip, photographs.token_labels) == (False, False, 0.0)
+    shapes = resolve(compose(["task=classification"]))["task"]
+    assert shapes == {"name": "classification", "flip": True, "vertical_flip": True, "channels": True, "token_labels": 1.0,
+                      "batch_size": 50, "cost_images": 64, "speed_images": 20}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
         (["scale=paper"], "vit_adapter_tiny"),
         (["scale=paper", "backbone=vit_tiny"], "vit_tiny"),
         (["scale=paper", "backbone=vit_adapter_small"], "vit_adapter_small"),
-        (["scale=paper", "task=classification"], "vit_tiny"),
-        (["scale=paper", "task=classification", "backbone=vit_small"], "vit_small"),
+        (["scale=paper", "task=classification"], "vit_small"),
+        (["scale=paper", "task=classification", "backbone=vit_tiny"], "vit_tiny"),
         (["backbone=vit_adapter"], "vit_adapter_demo"),
         (["backbone=vit_adapter", "scale=smoke"], "vit_adapter_smoke"),
         (["backbone=vit_adapter", "scale=paper"], "vit_adapter_tiny"),
@@ -100,7 +158,7 @@ def test_every_backbone_builds_and_names_its_size(path):
         build_vit(config)
     adapted = "adapter" in path.stem or path.stem in ("paper", "detection_paper")
     assert (config.get("adapter") is not None) == adapted == ("adapter" in config["name"])
-    size = next((s for s in ("small", "base") if s in path.stem), "tiny")
+    size = next((s for s in ("small", "base") if s in path.stem), "small" if path.stem == "classification_paper" else "tiny")
     assert config["size"] == size
 
 

@@ -46,9 +46,10 @@ def test_fixed_counts_spend_what_was_planned_within_a_token_a_decision(method):
     model = build_pruned(answer).eval()
     with torch.no_grad():
         spent = encoder_macs(model, model.encode(torch.randn(1, 3, 64, 64))).total
+    schedule = answer["schedule"]
     assert spent == pytest.approx(planned_macs(model, 64).total)
-    assert spent == pytest.approx(0.018e9, rel=0.05)  # of 64 tokens one is 1.6 %, and per_block moves twelve at a time
-    assert f"{spent / 1e9:.4g} GMAC planned" in notes[0] and str(answer["schedule"].get("keep_rate", answer["schedule"].get("remove"))) in notes[0]
+    assert spent == pytest.approx(0.018e9, rel=0.06 if "remove" in schedule else 0.02)  # a step moves a token of 64, or one in each block
+    assert f"{schedule.get('remove', schedule.get('keep_rate'))} found, {spent / 1e9:.4g} GMAC planned" in notes[0]
 
 
 def test_keep_rates_of_the_published_numbers_are_found_again():
@@ -67,12 +68,18 @@ def test_gates_are_met_by_their_expected_counts():
 
 def test_a_sampler_is_measured_on_training_images():
     """The upper bound that is planned for ATS is not what it spends: the rate found keeps more than the bound would."""
+
+    def sharp(model):
+        for block in model.backbone.blocks:  # attention that is not flat: some tokens are sampled more than once
+            block.attn.qkv.weight.data.mul_(8)
+
     run = config("method=ats", "schedule.target_gmac=0.018")
     task = get("task", "classification")()
-    answer, notes = solved(run, task, lambda model: None)
+    answer, notes = solved(run, task, sharp)
     assert "expected on 64 training images" in notes[0]
     torch.manual_seed(run["seed"])
     model = task.build_model(answer).eval()
+    sharp(model)
     encode, batches = task.calibration(model, answer, 64)
     with torch.no_grad():
         spent = [encoder_macs(model, encode(images)).total * len(images) for images in batches]
@@ -97,6 +104,7 @@ def test_the_target_of_a_sampler_needs_whole_images(tmp_path):
         (["method=evit", "schedule.target_gmac=much"], "is 'much'; allowed: GMAC an image above 0"),
         (["method=evit", "schedule.target_gmac=-1"], "is -1; allowed: GMAC"),
         (["method=evit", "schedule.target_gmac=120%"], "reaches"),
+        (["method=a_vit", "schedule.target_gmac=0.018"], "schedule 'free' has neither keep_rate nor remove"),
         (["method=evit", "schedule=explicit", "schedule.target_gmac=0.018", "~schedule.of", "~schedule.rounding"], "neither keep_rate nor"),
     ],
 )
@@ -125,6 +133,6 @@ def test_without_a_target_nothing_changes():
     assert solved(run, None, None) == (run, [])
 
 
-@pytest.mark.parametrize(("method", "sampler"), [("ats", True), ("svit", False), ("evit", False), ("dense", False)])
+@pytest.mark.parametrize(("method", "sampler"), [("ats", True), ("a_vit", True), ("svit", False), ("evit", False), ("dense", False)])
 def test_samplers_are_told_by_what_they_declare(method, sampler):
     assert samples(config(f"method={method}")) is sampler

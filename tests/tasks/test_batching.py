@@ -1,11 +1,15 @@
 """Batches as a function of the iteration."""
 
+import random
 from itertools import islice
 
+import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenprune.tasks.batching import BatchPlan, batches_from
+from tokenprune.tasks.batching import BatchPlan, batches_from, in_order, seeded
 
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 5), st.booleans())
@@ -47,3 +51,41 @@ def test_starting_later_and_working_in_other_processes_changes_nothing():
     assert list(islice(batches_from(plan(), pair, list, 4), 5)) == whole[4:]
     assert list(islice(batches_from(plan(), pair, list, 4, workers=1), 5)) == whole[4:]
     assert [place for _, place in whole[4]] == [12, 13, 14]
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(2, 4), st.integers(0, 3))
+def test_repeats_fill_a_batch_with_copies_of_fewer_images(size, batch, repeats, seed):
+    plan = BatchPlan(size, batch, seed, repeats=repeats)
+    different = -(-batch // repeats)
+    for i in range(2 * plan.per_epoch):
+        assert plan[i] == (plan[i][:different] * repeats)[:batch]
+    if size >= batch:
+        shown = [n for i in range(plan.per_epoch) for n in plan[i][:different]]
+        assert len(set(shown)) == len(shown) == plan.per_epoch * different  # and no image in two batches of an epoch
+    assert plan.per_epoch == BatchPlan(size, batch, seed).per_epoch
+
+
+@given(st.integers(0, 30), st.integers(1, 7))
+def test_samples_in_order_come_once_each_and_end(count, batch):
+    assert [len(b) for b in in_order(count, lambda i: i, list, batch)] == [min(batch, count - s) for s in range(0, count, batch)]
+    assert [i for b in in_order(count, lambda i: i, list, batch) for i in b] == list(range(count))
+
+
+def draws():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_seeded_noise_is_a_function_of_the_entropy_and_leaves_no_trace():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    outside = [draws(), draws()]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    first = draws()
+    with pytest.raises(KeyError), seeded(3, 4):
+        inside = draws()
+        raise KeyError
+    assert [first, draws()] == outside
+    with seeded(3, 4):
+        assert draws() == inside
+    for other in ((4, 3), (3, 5), (3, 4, 1)):
+        with seeded(*other):
+            assert not set(draws()) & set(inside)

@@ -94,7 +94,7 @@ def test_no_speed_is_claimed_where_nothing_is_dropped(timed, model, monkeypatch)
     assert nothing(throughput(model, drawn, ThroughputPlan(), CPU), "masked execution is not timed")
     model.execution = "auto"
     monkeypatch.setattr(type(model.selectors["1"]), "drops", False)
-    assert nothing(throughput(model, drawn, ThroughputPlan(), CPU), "masks and drops nothing") and timed == []
+    assert nothing(throughput(model, drawn, ThroughputPlan(), CPU), "switches off is computed all the same") and timed == []
 
 
 def test_precision_is_that_of_the_plan(model, monkeypatch):
@@ -149,5 +149,6 @@ def test_on_a_gpu_graphs_change_no_output(selector):
         replay = captured(model, batch)
         if replay is not None:
             replay(batch)
-        found = throughput(model, lambda size, number: drawn(size, number).cuda(), ThroughputPlan(graphs=True, batches=2), torch.device("cuda"))
+        plan, device = ThroughputPlan(graphs=True, batches=2), torch.device("cuda")
+        found = throughput(model, lambda size, number: drawn(size, number).cuda(), plan, device)
     assert all(mean > 0 for mean in found["throughput_mean"]) and "CUDA events" in found["throughput_note"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tokenprune.backbones.pyramid import SCALES
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
+from tokenprune.blocks import adapt
 from tokenprune.checkpoints import load_weights
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig
@@ -31,7 +32,9 @@ class VitConfig:
     name: what the configuration group is called (for people). size: tiny, small or base, the rows of a paper that the model stands for.
     drop_path: stochastic depth of the last block, linear from 0. pos_init: "normal" (timm's) or "sincos" (2-D sin-cos codes as a start,
     trained on). pretrained: a local file of timm or DeiT weights. adapter: of a ViT-Adapter around the model, which has no final norm
-    then; None: the plain ViT.
+    then; None: the plain ViT. pool: what a classification head reads, the class token (`token`) or the mean of the patch tokens (`avg`,
+    with timm's norm behind the mean); None: the class token where there is one. pool_includes_prefix: whether that mean counts the class
+    token too, as Cropr's does; None: no (timm).
     """
 
     name: str = ""
@@ -48,6 +51,8 @@ class VitConfig:
     pos_init: str = "normal"
     pretrained: str | None = None
     adapter: AdapterConfig | None = None
+    pool: str | None = None
+    pool_includes_prefix: bool | None = None
 
 
 def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
@@ -55,19 +60,22 @@ def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
     return cfg if isinstance(cfg, VitConfig) else read_settings(VitConfig, cfg, "backbone")
 
 
-def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> VisionTransformer:
-    """Build a timm VisionTransformer that takes any image size its patches divide (`dynamic_img_size`).
+def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Module:
+    """Build a timm VisionTransformer, or by name an Eva, that takes any image size its patches divide (`dynamic_img_size`).
 
     Args:
         cfg: the `backbone` group of the configuration.
         num_classes: outputs of the classification head, 0 for none.
 
     Raises:
-        InvalidConfig: a size that does not fit, an unknown timm model. CheckpointMismatch: `pretrained` is of another model.
+        InvalidConfig: a size that does not fit, an unknown timm model. UnsupportedBackbone: one that has no adapter.
+        CheckpointMismatch: `pretrained` is of another model.
     """
     cfg = read_backbone(cfg)
     _check(cfg)
     vit = _named(cfg, num_classes) if cfg.model else _sized(cfg, num_classes)
+    if cfg.pool_includes_prefix is not None:
+        _pool_prefix(vit, cfg.pool_includes_prefix)
     if cfg.adapter is not None:
         vit.norm = nn.Identity()  # the adapter normalises its maps itself
     if cfg.pos_init == "sincos":
@@ -116,6 +124,35 @@ def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
     return load_weights(path, vit, allow_missing=ours, convert=lambda state: _encoder_state(state, vit, ours))
 
 
+def load_vit(module: nn.Module, path: Path | str) -> list[str]:
+    """Load weights as `load_backbone` does, and the head with them where the file has one of the module's shape.
+
+    Returns:
+        What is worth a note: why the head stays random, a final norm that moved. Nothing for a module without a head.
+
+    Raises:
+        CheckpointMismatch: see `load_backbone`; the norm behind the pooling has to be there too.
+    """
+    vit = module.backbone if isinstance(module, PrunedViT) else module
+    own, notes = vit.state_dict(), []
+
+    def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        heads = {k: v for k, v in _encoder_state(state, vit, ("head_dist.",)).items() if k.startswith("head.")}
+        fits = bool(heads) and {k: v.shape for k, v in heads.items()} == {k: v.shape for k, v in own.items() if k.startswith("head.")}
+        if "head.weight" in own and not fits:
+            has = f"of {len(heads['head.weight'])} outputs" if "head.weight" in heads else "missing"
+            notes.append(f"the head starts from random weights: the file's is {has}, the model's has {len(own['head.weight'])}")
+        left_out = ("head_dist.", *(() if fits else ("head.",)), *(() if "fc_norm.weight" in own else ("fc_norm.",)))
+        state = _encoder_state(state, vit, left_out)
+        if "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
+            notes.append("the file's final norm stands behind the pooling")
+            state = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
+        return state
+
+    load_weights(path, vit, allow_missing=("head.",), convert=convert)
+    return notes
+
+
 def _encoder_state(state: dict[str, Tensor], vit: VisionTransformer, leave_out: tuple[str, ...]) -> dict[str, Tensor]:
     """A file's state in a ViT's own keys: without this project's prefixes, heads and distillation token, embeddings resampled."""
     anchor = next((k for k in state if k.endswith("patch_embed.proj.weight")), "")
@@ -147,6 +184,12 @@ def _check(cfg: VitConfig) -> None:
         problems.append(f"backbone.pos_init is {cfg.pos_init!r}, allowed are normal, sincos")
     if cfg.model and not timm.is_model(cfg.model):
         problems.append(f"backbone.model {cfg.model!r} is not a timm model; `timm.list_models('*vit*')` lists them")
+    if cfg.pool not in (None, "token", "avg"):
+        problems.append(f"backbone.pool is {cfg.pool!r}, allowed are token, avg and null")
+    if cfg.pool == "token" and not cfg.class_token:
+        problems.append("backbone.pool is 'token', and backbone.class_token is false: there is none to read; allowed there: avg and null")
+    if cfg.pool_includes_prefix and (cfg.pool == "token" or (cfg.pool is None and cfg.class_token and not cfg.model)):
+        problems.append("backbone.pool_includes_prefix is true, and the head reads the class token alone; give backbone.pool=avg with it")
     if cfg.size not in SIZES:
         problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(filter(None, SIZES))} and ''")
     if cfg.adapter is not None and not cfg.model:  # the sizes of a timm model are known once it is built
@@ -155,9 +198,19 @@ def _check(cfg: VitConfig) -> None:
         raise InvalidConfig(problems)
 
 
-def _named(cfg: VitConfig, num_classes: int) -> VisionTransformer:
+def _named(cfg: VitConfig, num_classes: int) -> nn.Module:
+    """A model of timm: a VisionTransformer or an Eva; what is no ViT with one patch embedding is refused by name."""
     options = {"img_size": cfg.img_size, "num_classes": num_classes, "dynamic_img_size": True, "drop_path_rate": cfg.drop_path}
-    return timm.create_model(cfg.model, pretrained=False, **options)
+    pooling = {} if cfg.pool is None else {"global_pool": cfg.pool}
+    try:
+        vit = timm.create_model(cfg.model, pretrained=False, **options, **pooling)
+    except TypeError as error:
+        adapt(timm.create_model(cfg.model, pretrained=False))  # a model without adapter says what stands in the way
+        raise InvalidConfig(f"backbone.model {cfg.model!r} cannot be built for any image size: {error}; allowed: ViT, DeiT, EVA") from error
+    patch = adapt(vit).patch
+    if patch != cfg.patch_size:
+        raise InvalidConfig(f"backbone.patch_size is {cfg.patch_size}, but {cfg.model} has {patch} px: set backbone.patch_size={patch}")
+    return vit
 
 
 def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
@@ -165,11 +218,24 @@ def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
     sizes = {name: getattr(cfg, name) for name in names}
     # Without a class token timm would move the norm behind the pooling; a dense map wants it on every token.
     pooling = {"global_pool": "token"} if cfg.class_token else {"global_pool": "avg", "fc_norm": False}
+    if cfg.pool is not None and num_classes:  # without a head nothing is pooled
+        pooling = {"global_pool": cfg.pool}
     return VisionTransformer(**sizes, **pooling, num_classes=num_classes, dynamic_img_size=True, drop_path_rate=cfg.drop_path)
 
 
-def _sincos_start(vit: VisionTransformer) -> None:
+def _pool_prefix(vit: nn.Module, included: bool) -> None:
+    if not hasattr(vit, "pool_include_prefix"):
+        raise InvalidConfig(
+            f"backbone.pool_includes_prefix is {included}, and timm's {type(vit).__name__} has no such choice; leave it out, or take a"
+            " VisionTransformer of timm 1.0.9 or newer"
+        )
+    vit.pool_include_prefix = included
+
+
+def _sincos_start(vit: nn.Module) -> None:
     """Start the position embedding from fixed 2-D codes: neighbours look alike from the first iteration on."""
+    if vit.pos_embed is None:
+        raise InvalidConfig("backbone.pos_init is 'sincos', but the model has no learned position codes to start from it: use normal")
     codes = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
     with torch.no_grad():
         vit.pos_embed[:, -len(codes) :] = _INIT_SCALE * codes

@@ -11,6 +11,7 @@ from timm.layers import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
 from tokenprune.blocks.ragged import ragged_attention
+from tokenprune.blocks.refusals import part_obstacle
 from tokenprune.blocks.rotary import rotated
 from tokenprune.packing import Packing
 
@@ -56,14 +57,9 @@ class BaseBlock(ABC):
     @classmethod
     def refusal(cls, block: nn.Module) -> str | None:
         """Return why a block of `kind` cannot be run, or None."""
-        if type(block.attn) not in cls.attentions:
-            known = ", ".join(c.__name__ for c in cls.attentions)
-            return f"its attention is {type(block.attn).__name__}, known in a {cls.kind.__name__} is {known}"
-        if type(block.mlp) not in _MLPS:
-            known = ", ".join(c.__name__ for c in _MLPS)
-            return f"its MLP is {type(block.mlp).__name__}; known, because they take each token by itself, are {known}"
+        unknown = part_obstacle("attention", block.attn, cls.attentions) or part_obstacle("MLP", block.mlp, _MLPS)
         extra = sorted(_own(block) - _PARTS) + sorted(_own(block.attn) - _INSIDE)
-        return f"its block has parts that this adapter does not know: {', '.join(extra)}" if extra else None
+        return unknown or (f"its block has parts that this adapter does not know: {', '.join(extra)}" if extra else None)
 
     @property
     def heads(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenprune.blocks.base import BaseBlock
-from tokenprune.blocks.refusals import block_obstacle
+from tokenprune.blocks.refusals import part_obstacle
 from tokenprune.errors import UnsupportedBackbone
 
 
@@ -102,13 +102,12 @@ class Family(ABC):
         return float(sum(head.weight.numel() for head in heads if isinstance(head, nn.Linear)))
 
     @classmethod
-    def _adapter(cls, block: nn.Module) -> type[BaseBlock] | None:
-        return next((a for a in cls.adapters if type(block) is a.kind), None)
+    def _adapter(cls, block: nn.Module) -> type[BaseBlock]:
+        return next(a for a in cls.adapters if type(block) is a.kind)
 
     @classmethod
     def _block_refusal(cls, block: nn.Module) -> str | None:
-        adapter = cls._adapter(block)
-        return block_obstacle(block, [a.kind for a in cls.adapters]) if adapter is None else adapter.refusal(block)
+        return part_obstacle("block", block, [a.kind for a in cls.adapters]) or cls._adapter(block).refusal(block)
 
     @cached_property
     def _stem_macs(self) -> float:

@@ -21,8 +21,8 @@ class EvaBlock(BaseBlock):
         attn, (B, T, _) = self.block.attn, x.shape
         if attn.qkv is not None:
             return self._fused(x).reshape(B, T, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        parts = (layer(x) for layer in (attn.q_proj, attn.k_proj, attn.v_proj))
-        return tuple(part.reshape(B, T, -1, attn.head_dim).transpose(1, 2) for part in parts)
+        d = attn.q_proj.out_features // attn.num_heads
+        return tuple(layer(x).reshape(B, T, -1, d).transpose(1, 2) for layer in (attn.q_proj, attn.k_proj, attn.v_proj))
 
     def scaled(self, x: Tensor, branch: int) -> Tensor:
         """Return a branch times gamma."""

@@ -1,13 +1,13 @@
-"""Data sets by name: the embedded `shapes`, any COCO-format root, and pictures without labels of any size."""
+"""Data sets by name: the embedded `shapes`, any COCO-format root, any image folders, and pictures without labels of any size."""
 
 import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from tokenprune.data.base import DetectionData, Instances, Sample
+from tokenprune.data.base import DetectionData, Instances, Sample, require_same_classes
 from tokenprune.errors import DatasetError, UnknownPlugin
 
-__all__ = ["DetectionData", "Instances", "Sample", "build_classification", "build_detection"]
+__all__ = ["DetectionData", "Instances", "Sample", "build_classification", "build_detection", "require_same_classes"]
 
 _SPLITS = ("train", "val")
 
@@ -37,12 +37,18 @@ def build_detection(cfg: Mapping[str, Any], split: str) -> DetectionData:
 def build_classification(cfg: Mapping[str, Any], split: str) -> Any:
     """The classification data of `cfg`: item i is (image (H,W,3) uint8 RGB, label); `classes` names the labels.
 
-    Raises UnknownPlugin for a data set without image classes, DatasetError for a missing field.
-    """
-    _known(cfg, split, ("shapes",))
-    from tokenprune.data.shapes import ShapesClassification
+    Images of `shapes` have one size, those of image folders any. The first n of either are a sample of all classes.
 
-    return ShapesClassification(_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"), split)
+    Raises UnknownPlugin for a data set without image classes, DatasetError for a missing field, a missing root or malformed data.
+    """
+    if _known(cfg, split, ("shapes", "imagefolder")) == "shapes":
+        from tokenprune.data.shapes import ShapesClassification
+
+        return ShapesClassification(_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"), split)
+    from tokenprune.data.imagefolder import ImageFolder
+
+    root = _field(cfg, "root", "set data.root=DIR, a folder with train and val, each a folder, zip or tar of class folders")
+    return ImageFolder(root, _get(cfg, f"{split}_split") or split, _get(cfg, f"max_{split}"))
 
 
 def _known(cfg: Mapping[str, Any], split: str, names: tuple[str, ...]) -> str:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tokenprune.errors import DatasetError
+
 
 @dataclass(frozen=True)
 class Instances:
@@ -82,3 +84,19 @@ def class_map(instances: Instances) -> np.ndarray:
     for mask, label in zip(instances.masks, instances.labels, strict=True):
         result[mask] = label + 1
     return result
+
+
+def require_same_classes(train: Any, val: Any) -> None:
+    """Hold the class names of two splits against each other: a label must mean the same in both.
+
+    Raises:
+        DatasetError: names what only one of them has.
+    """
+    if train.classes == val.classes:
+        return
+    only = {"train": sorted(set(train.classes) - set(val.classes)), "val": sorted(set(val.classes) - set(train.classes))}
+    listed = "; ".join(f"only {split} has {', '.join(names[:5])}{', ...' * (len(names) > 5)}" for split, names in only.items() if names)
+    raise DatasetError(
+        f"the splits differ in their classes: {len(train.classes)} in train, {len(val.classes)} in val; {listed}; allowed are"
+        " the same class folders in both, because their sorted names give the labels: complete one or remove from the other"
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tokenprune.data.base import Sample, empty_instances, make_instances
+from tokenprune.data.pixels import to_rgb
 from tokenprune.data.segmentation import area_of, to_mask
 from tokenprune.data.validate import validate_coco
 from tokenprune.errors import DatasetError
@@ -127,17 +128,10 @@ def _load(path: Path, height: int, width: int) -> np.ndarray:
             image.load()
             if image.size != (width, height):
                 image = ImageOps.exif_transpose(image)
-            pixels = _to_rgb(image)
+            pixels = to_rgb(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: the image cannot be read ({error}); is it truncated? Download it again") from error
     if pixels.shape[:2] != (height, width):
         got = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise DatasetError(f"{path}: the image is {got}, its record says width x height = {width}x{height}: use the files of this data set")
     return pixels
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey at 255 instead of scaling it
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))

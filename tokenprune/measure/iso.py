@@ -91,10 +91,9 @@ def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> 
 
 
 def samples(config: Mapping[str, Any]) -> bool:
-    """Tell whether a run's count is each image's own matter, without a target: a dynamic budget and no gate."""
+    """Tell whether a run's count is each image's own matter, so that plans are upper bounds: its selector heeds no count and no target."""
     name = config["selector"].get("name")
-    kind = None if name == "none" else get("selector", name)
-    return kind is not None and kind.budget == "dynamic" and not kind.gated
+    return name != "none" and get("selector", name).heeds not in ("count", "target")
 
 
 def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:
@@ -103,7 +102,9 @@ def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:
     For a sampler the schedule stays as it is and the MACs are its upper bound.
     """
     schedule = config["schedule"]
-    if schedule.get(TARGET) is not None and not samples(config):
+    if schedule.get(TARGET) is not None and samples(config):
+        _choices(answered(schedule), positions(config))  # refuses a schedule without anything to set
+    elif schedule.get(TARGET) is not None:
         schedule, _ = meet(schedule, asked(config), positions(config), _planned(config))
     return answered(schedule), _planner(config)(answered(schedule))
 

@@ -65,7 +65,7 @@ def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Ta
     several, names = repeated(data), measured(rows)
     lines = collapse(data, names) if several else data
     legend = "" if paper is None else paper.legend(data)
-    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _failures(data))
+    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _notes(rows), _failures(data))
     seeds = summarise(data, names) if several else None
     raw = data.drop(columns=["configuration", "rest"])
     return Table(raw, lines, _shown(lines, several), tuple(block for block in blocks if block), seeds)
@@ -182,6 +182,12 @@ def _caution(data: pd.DataFrame) -> str:
         "The paper's numbers are of another data set and model than these rows, which are of"
         f" scale={' and '.join(data['scale'].unique())} on {' and '.join(data['data'].unique())}: compare rows with rows."
     )
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What rows say of themselves beside where they start from, which tables say elsewhere."""
+    said = dict.fromkeys((row["label"], note) for row in rows for note in row["notes"] if not note.startswith("starts from"))
+    return "\n".join(f"- {label}: {note}" for label, note in said)
 
 
 def _failures(data: pd.DataFrame) -> str:

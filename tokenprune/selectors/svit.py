@@ -36,6 +36,7 @@ class SViTGate(Selector):
     budget = "dynamic"
     gated = True
     learns = True
+    heeds = "target"
     module = "gating module"
     paper = "SViT, WACV 2024"
     published = {"treatment": "reactivate", "schedule": {"name": "every_block"}}

@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from tokenprune.indexing import take
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
 from tokenprune.selectors.base import Selector
@@ -41,7 +41,7 @@ class BipartiteMatching(Selector):
         ranked = rank.masked_fill(~seen.live, 2**31).sort(dim=1, stable=True).indices[:, : budget.live]
         a, b = ranked[:, P % 2 :: 2], ranked[:, 1 - P % 2 :: 2]  # the class token itself is the first of A
         metric = F.normalize(seen.keys().detach(), dim=-1)
-        similarity = pick(metric, a) @ pick(metric, b).transpose(1, 2)
+        similarity = take(metric, a) @ take(metric, b).transpose(1, 2)
         best, partner = similarity.max(-1)
         edges = best.sort(dim=1, descending=True, stable=True).indices
         source = a.gather(1, edges[:, :merged])
@@ -51,13 +51,9 @@ class BipartiteMatching(Selector):
         after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
         order = place.scatter(1, after, place[:, : after.shape[1]])
         score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
-        return Decision(keep, target=target, score=score, traits={TRAIT: order})
+        return Decision(keep, target=target, score=score, traits={TRAIT: order}, slots=after.sort(1).values)
 
     def macs(self, slots: float) -> float:
         """Return the M/2 x M/2 similarities of d channels."""
         return (slots / 2) ** 2 * self.context.dim / self.context.heads
 
-
-def pick(x: Tensor, slots: Tensor) -> Tensor:
-    """Return x (B,M,d) at slots (B,K)."""
-    return x.gather(1, slots.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

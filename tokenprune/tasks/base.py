@@ -76,9 +76,9 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def normalised(images: Tensor) -> Tensor:
-    """Images (B,3,H,W) on the 0..255 scale -> float, ImageNet statistics."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+def normalised(images: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
+    """Images (B,3,H,W) on the 0..255 scale -> float, by default with ImageNet's statistics."""
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
     return (images.float() - mean) / std
 
 

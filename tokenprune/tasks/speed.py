@@ -55,10 +55,11 @@ def seconds_per_image(
     Returns:
         seconds_encoder, seconds_backbone (None without one), seconds_total (medians over all passes, batch 1), speedup_encoder (median of
         the passes' own ratios of dense to pruned) and seconds_note, which says how they were taken. All None under masked execution, which
-        computes what it drops.
+        computes what it drops, and for a selector that switches parts off without skipping them.
     """
-    if pruned.execution == "masked":
-        return {**dict.fromkeys(_FIELDS), "seconds_note": "masked execution is not timed"}
+    reason = untimed(pruned)
+    if reason:
+        return {**dict.fromkeys(_FIELDS), "seconds_note": reason}
     plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
     alone = alone or (lambda image: partial(pruned.encode, image))
 
@@ -75,6 +76,14 @@ def seconds_per_image(
     speedups = [d / p for d, p in zip(full, mine, strict=True)]
     found = (median(mine), median(maps[0]) if maps else None, median(total), median(speedups))
     return {**dict(zip(_FIELDS, found, strict=True)), "seconds_note": _note(device, len(inputs), plan)}
+
+
+def untimed(pruned: PrunedViT) -> str:
+    """Return why no speed is measured of a model, "" where it is."""
+    if pruned.execution == "masked":
+        return "masked execution is not timed"
+    drops = all(selector.drops for selector in pruned.selectors.values())
+    return "" if drops else "not timed: what the selector switches off is computed all the same"
 
 
 def _note(device: torch.device, images: int, plan: SpeedPlan) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig, is_out_of_memory
 from tokenprune.pruning import prune
-from tokenprune.tasks.speed import DTYPES, one_thread, precision, timed_by
+from tokenprune.tasks.speed import DTYPES, one_thread, precision, timed_by, untimed
 
 FIELDS = ("throughput_mean", "throughput_sd", "throughput_speedup")
 Images = Callable[[int, int], Tensor]  # (size, number) -> batch `number` of that size, normalised and on the device
@@ -72,7 +72,7 @@ def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: 
         throughput_speedup (median over batches of dense / pruned seconds). Entries are None from the size on at which memory ran out. All
         are None where no speed can be claimed: under masked execution, and for selectors that drop nothing. throughput_note says how.
     """
-    reason = unclaimed(pruned)
+    reason = untimed(pruned)
     if reason:
         nothing = {name: [None] * len(plan.batch_sizes) for name in FIELDS}
         return {"throughput_batch": list(plan.batch_sizes), **nothing, "throughput_note": reason}
@@ -87,14 +87,6 @@ def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: 
     columns = zip(*points, strict=True)
     lists = {name: list(values) for name, values in zip(FIELDS, columns, strict=True)}
     return {"throughput_batch": list(plan.batch_sizes), **lists, "throughput_note": _note(device, plan, graphed)}
-
-
-def unclaimed(pruned: PrunedViT) -> str:
-    """Return why no speed can be claimed of a model, "" where one can."""
-    if pruned.execution == "masked":
-        return "masked execution is not timed"
-    idle = [type(s).__name__ for s in pruned.selectors.values() if not s.drops]
-    return f"{idle[0]} masks and drops nothing, so that there is no speed to time" if idle else ""
 
 
 def _speeds(

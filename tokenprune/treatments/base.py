@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.errors import InvalidConfig
+from tokenprune.indexing import flat, take
 from tokenprune.state import Decision, TokenState
 
 CHOICES = {"memory": ("forget", "remember"), "candidates": ("live", "all"), "revive": ("never", "last"), "fold": ("none", "fuse", "merge")}
@@ -72,7 +73,8 @@ class Treatment:
     def apply(self, state: TokenState, decision: Decision) -> TokenState:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         dropped = state.live & ~decision.keep
-        state = state.but(live=decision.keep, gate=decision.gate, slots=decision.slots if state.complete else None)
+        slots = decision.slots if state.complete else None
+        state = state.but(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         if self.fold == "fuse":
@@ -111,27 +113,32 @@ def fuse(state: TokenState, dropped: Tensor, score: Tensor) -> TokenState:
 def merge(state: TokenState, dropped: Tensor, target: Tensor) -> TokenState:
     """Move dropped slots into their targets (B,M): mass-weighted mean, masses added, ownership passed on (ToMe section 3)."""
     mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
-    moving = mass * dropped
-    into = target.where(dropped, 0)
-    weighted = torch.zeros_like(state.tokens).scatter_add(
-        1, into.unsqueeze(-1).expand_as(state.tokens), state.tokens * moving.unsqueeze(-1)
-    )
-    gained = torch.zeros_like(mass).scatter_add(1, into, moving)
-    total = mass + gained
-    tokens = torch.where(gained.unsqueeze(-1) > 0, (state.tokens * mass.unsqueeze(-1) + weighted) / total.unsqueeze(-1), state.tokens)
-    return state.but(tokens=tokens, mass=total, owner=new_owner(state, dropped, into))
+    gone = leaving(state, dropped)
+    into, moving = target.gather(1, gone), (mass * dropped).gather(1, gone)
+    total = mass.scatter_add(1, into, moving)
+    share = (moving / total.gather(1, into)).unsqueeze(-1)
+    gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
+    tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
+    return state.but(tokens=tokens, mass=total, owner=new_owner(state, dropped, gone, into))
 
 
-def new_owner(state: TokenState, dropped: Tensor, into: Tensor) -> Tensor:
-    """Return (B,N): positions whose owner was dropped now belong to the target's position."""
+def leaving(state: TokenState, dropped: Tensor) -> Tensor:
+    """Return slots (B,R) with every dropped one among them: just those where their number is known, else all."""
+    B, M = dropped.shape
+    if state.slots is None:
+        return torch.arange(M, device=dropped.device).expand(B, M)
+    return dropped.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : M - state.slots.shape[1]]
+
+
+def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) -> Tensor:
+    """Return (B,N): positions whose owner was dropped now belong to the target's position; `gone`, `into` (B,R) are slots."""
     B, N = state.live.shape[0], state.positions
     itself = torch.arange(N, device=into.device).expand(B, N)
-    owner = itself if state.owner is None else state.owner
-    slot = torch.arange(state.index.shape[1], device=into.device).expand_as(into)
-    heir = state.index.gather(1, into.where(dropped, slot))  # position of each slot's heir, its own if it stays
+    place, heir = state.index.gather(1, gone), state.index.gather(1, into)
+    moves = dropped.gather(1, gone) & (place >= 0)
     spill = torch.cat([itself, itself[:, :1]], 1)
-    heirs = spill.scatter(1, state.index.where(dropped & (state.index >= 0), N), heir)[:, :N]
-    return heirs.gather(1, owner)
+    heirs = spill.scatter(1, place.where(moves, N), heir)[:, :N]
+    return heirs if state.owner is None else heirs.gather(1, state.owner)
 
 
 def nearest(state: TokenState, keep: Tensor) -> Tensor:

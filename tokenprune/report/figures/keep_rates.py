@@ -72,7 +72,8 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
         for score in (name for name in _SCORES if name in data):
             errors = group[f"{score}_se"] if f"{score}_se" in group else group[score] * float("nan")
             point |= {score: group[score].mean(), f"{score}_error": group[score].std() if several else errors.mean()}
-        point["error"] = "standard deviation over seeds" if several else "bootstrap standard error over images"
+        single = "bootstrap standard error over images" if "ap_box" in data else "standard error over images"
+        point["error"] = "standard deviation over seeds" if several else single
         means = {name: group[name].mean() for name in ("gmac_total", "kept_share", "time_relative", "seconds_encoder")}
         points.append({**point, **means})
     return pd.DataFrame(points)

@@ -1,0 +1,97 @@
+"""Any labelled images: ROOT/train and ROOT/val with a folder a class, each a folder, a zip or a tar; or one archive with both."""
+
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tokenprune.data.pixels import to_rgb
+from tokenprune.data.readers import ARCHIVES, UNREADABLE, Entry, entries_of, open_source
+from tokenprune.errors import DatasetError
+
+_LAYOUT = "an image folder root holds train/<class>/<file> and val/<class>/<file>, as folders or packed as train.zip, val.zip (or .tar)"
+
+
+class ImageFolder:
+    """The images of one split with the index of their class folder, sorted by name, as label.
+
+    The order is the same for a folder, a zip and a tar: class by class in turn, within a class by a checksum of the name. So the first n
+    images are a sample of all classes, their counts differing by one at most where the classes are as large.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None, split: str = "val", max_images: int | None = None) -> None:
+        """root: a folder, or a zip or tar; split: the folder or archive in it; max_images: only the first ones of the order above.
+
+        Raises DatasetError for a missing or damaged folder or archive, one without images and images in no class folder.
+        """
+        if max_images is not None and (type(max_images) is not int or max_images < 1):
+            raise DatasetError(f"data set 'imagefolder': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
+        self.source = locate(root, split)
+        self._reader = open_source(self.source)
+        entries = entries_of(self._reader, self.source, split)
+        self.classes = tuple(sorted({e.folder for e in entries}))
+        self._entries = _in_turn(entries)[:max_images]
+        self._labels = {name: label for label, name in enumerate(self.classes)}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        """Image (H,W,3) uint8 RGB in its own size, as stored (EXIF turns are ignored, as timm does), and its label.
+
+        Raises DatasetError, which names the file, where it is missing or no image.
+        """
+        entry = self._entries[i]
+        try:
+            file, _ = self._reader[entry.number]
+            with file, Image.open(file) as image:
+                image.load()
+                return to_rgb(image), self._labels[entry.folder]
+        except (*UNREADABLE, KeyError, Image.DecompressionBombError) as error:
+            raise DatasetError(
+                f"{self.source}: the image {self.name(i)} cannot be read ({error}); is it missing or truncated? Fetch it again"
+            ) from error
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        return (self[i] for i in range(len(self)))
+
+    def name(self, i: int) -> str:
+        """Return `<class>/<file>` of image i."""
+        return f"{self._entries[i].folder}/{self._entries[i].file}"
+
+
+def locate(root: str | os.PathLike[str] | None, split: str) -> Path:
+    """Return where a split lies: ROOT/split, ROOT/split.zip, ROOT/split.tar, the first that is there, or ROOT, where that is an archive.
+
+    Raises:
+        DatasetError: none of them is.
+    """
+    if root is None or str(root) in ("", "???"):
+        raise DatasetError(f"data set 'imagefolder': root is not given: set data.root=DIR; {_LAYOUT}")
+    folder = Path(root).expanduser()
+    if folder.is_file() and folder.suffix in ARCHIVES:
+        return folder
+    if not folder.is_dir():
+        what = "is neither a folder nor a .zip or .tar" if folder.exists() else "no such folder"
+        raise DatasetError(f"{folder}: {what}: set data.root=DIR; {_LAYOUT}")
+    for path in (folder / split, *(folder / f"{split}{ending}" for ending in ARCHIVES)):
+        if path.is_dir() or (path.suffix in ARCHIVES and path.is_file()):
+            return path
+    present = ", ".join(sorted(entry.name for entry in os.scandir(folder))[:10]) or "nothing"
+    names = f"{split}/, {split}.zip or {split}.tar"
+    raise DatasetError(f"{folder}: no {names}; there is: {present}: set data.train_split and data.val_split; {_LAYOUT}")
+
+
+def _in_turn(entries: list[Entry]) -> list[Entry]:
+    """Every class's first image, then every class's second, ... ; which is first depends on the names alone."""
+    keyed = sorted((zlib.crc32(f"{e.folder}/{e.file}".encode()), e.folder, e.file, e.number) for e in entries)
+    turns: dict[str, int] = defaultdict(int)
+    ranked = []
+    for place, (_, folder, file, number) in enumerate(keyed):
+        ranked.append((turns[folder], place, Entry(number, folder, file)))
+        turns[folder] += 1
+    return [entry for _, _, entry in sorted(ranked, key=lambda r: r[:2])]

@@ -1,0 +1,143 @@
+"""Where labelled images lie: a folder, tar or zip of class folders, read through a timm reader that opens its archive once a process."""
+
+import io
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from timm.data.readers.img_extensions import get_img_extensions
+from timm.data.readers.reader import Reader
+from timm.data.readers.reader_image_folder import ReaderImageFolder
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar, TarState
+
+from tokenprune.errors import DatasetError
+
+ARCHIVES = (".zip", ".tar")
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, SyntaxError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+
+class ReaderImageInZip(Reader):
+    """timm has readers of folders and tars; this is the one of zips: item i is (open file, class index), classes sorted by name."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Reads the directory of the zip only. Raises BadZipFile and OSError."""
+        super().__init__()
+        self.root, self.process, self.zip = root, -1, None
+        known = get_img_extensions(as_set=True)
+        with zipfile.ZipFile(root) as file:
+            self.samples = [name for name in file.namelist() if PurePosixPath(name).suffix.lower() in known]
+        self.class_to_idx = {name: i for i, name in enumerate(sorted({_folder(name) for name in self.samples}))}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
+        if self.process != os.getpid():  # a forked worker would share its parent's place in the file
+            self.zip, self.process = zipfile.ZipFile(self.root), os.getpid()
+        name = self.samples[index]
+        return io.BytesIO(self.zip.read(name)), self.class_to_idx[_folder(name)]
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return PurePosixPath(self.samples[index]).name if basename else self.samples[index]
+
+
+class ReaderImageInOneTar(ReaderImageInTar):
+    """timm's reader of one tar, or of a tar of tars, reopened in each worker process; its index is never cached on disk."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Scans the whole tar once, which has no directory. Raises TarError, OSError, and ValueError where it holds no image."""
+        super().__init__(str(root), cache_tarinfo=False)
+        self.process = -1
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        if self.process != os.getpid():
+            self.tar_state, self.process = _unopened(self.tar_state), os.getpid()
+        return super().__getitem__(index)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        """The path in the tar; of a tar in it, its name without the ending as the folder."""
+        info, _, parent = self.samples[index]
+        path = PurePosixPath(info.path if parent is None else f"{parent.path.removesuffix('.tar')}/{info.path}")
+        return path.name if basename else str(path)
+
+
+class Entry(NamedTuple):
+    """One image of a source: its index in the reader, its class folder and its file name."""
+
+    number: int
+    folder: str
+    file: str
+
+
+def open_source(path: Path) -> Reader:
+    """Return the timm reader of a folder of class folders, a .tar or a .zip.
+
+    Raises:
+        DatasetError: what cannot be read or holds no image.
+    """
+    kinds = {".zip": ReaderImageInZip, ".tar": ReaderImageInOneTar}
+    try:
+        reader = ReaderImageFolder(str(path)) if path.is_dir() else kinds[path.suffix](path)
+    except UNREADABLE as error:
+        if type(error) not in (RuntimeError, ValueError):  # timm's for a folder and for a tar without images
+            raise DatasetError(f"{path}: the archive cannot be read ({error}); is it complete? Fetch or pack it again") from error
+        reader = ()
+    if not len(reader):
+        raise DatasetError(f"{path}: there is no image in it, allowed are {_endings()} in class folders; fetch the data set again")
+    return reader
+
+
+def entries_of(reader: Reader, path: Path, split: str) -> list[Entry]:
+    """Return the images of one split: those under `<split>/<class>/` where there are any, else those under `<class>/`.
+
+    Raises:
+        DatasetError: images elsewhere only, images that lie in no class folder, a class folder without images.
+    """
+    parts = [PurePosixPath(reader.filename(i)).parts for i in range(len(reader))]
+    for leading in ((split,), ()):
+        found = [Entry(i, p[-2], p[-1]) for i, p in enumerate(parts) if p[:-2] == leading and len(p) > 1 and not _hidden(p)]
+        if found and not (leading == () and any(e.folder == split for e in found)):
+            _require_full(path, {e.folder for e in found})
+            return found
+    first = "/".join(parts[0])
+    raise DatasetError(
+        f"{path}: its images are not in class folders of the split {split!r}: the first is {first!r}; allowed are <class>/<file>"
+        f" and {split}/<class>/<file>: pack it again, or name the split by data.train_split and data.val_split"
+    )
+
+
+def _require_full(path: Path, folders: set[str]) -> None:
+    if path.is_dir():
+        empty = sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".") and e.name not in folders)
+        if empty:
+            raise DatasetError(
+                f"{path}: {_some(empty)} without an image right in it; each class folder holds images ({_endings()}): fill or remove it"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} class folder{'s' * (len(names) > 1)} ({shown})"
+
+
+def _endings() -> str:
+    return ", ".join(get_img_extensions())
+
+
+def _folder(name: str) -> str:
+    return PurePosixPath(name).parent.name
+
+
+def _hidden(parts: tuple[str, ...]) -> bool:
+    """What systems leave beside the images, such as __MACOSX/val/._x.jpg."""
+    return parts[-1].startswith(".") or "__MACOSX" in parts
+
+
+def _unopened(state: TarState) -> TarState:
+    fresh = TarState(ti=state.ti)
+    fresh.children = {name: _unopened(child) for name, child in state.children.items()}
+    return fresh
