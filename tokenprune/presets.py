@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from tokenprune.keys import TARGET
 from tokenprune.paths import config_dir
 
 _TAKEN = ("label", "method", "losses", "treatment_labels")
@@ -40,7 +41,7 @@ def complete(plain: dict[str, Any]) -> dict[str, Any]:
     method = read(path) if path.is_file() else _published(selector)
     method["losses"] = _losses(selector, method, plain)
     chosen = choices(method)
-    given = {k: v for k, v in plain["schedule"].items() if k == "keep_rate" and v is not None}
+    given = {k: v for k, v in plain["schedule"].items() if k in ("keep_rate", TARGET) and v is not None}
     size = _of_group("schedule/sizes", f"{chosen['schedule']}_{plain['scale']}")
     schedule = {"name": chosen["schedule"], **_of_group("schedule", chosen["schedule"]), **size, **method.get("schedule", {}), **given}
     own = {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"])}
