@@ -21,8 +21,8 @@ def clean(monkeypatch):
 
 
 def test_what_ships():
-    expected = {"ats", "cropr", "dynamicvit", "evit", "evo_vit", "random", "svit", "tome", "topk", "variance"}
-    assert set(registry.names("selector")) == expected
+    expected = {"a_vit", "adavit", "ats", "cropr", "dynamicvit", "evit", "evo_vit", "ia_red2", "random", "spvit", "svit", "tome", "topk"}
+    assert set(registry.names("selector")) == expected | {"variance"}
     assert set(registry.names("treatment")) == {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
     assert set(registry.names("task")) == {"classification", "detection"}
 
@@ -54,7 +54,7 @@ def test_a_name_is_taken_once(clean):
 
 
 def test_unknown_names_and_kinds():
-    with pytest.raises(UnknownPlugin, match="Available: ats, cropr"):
+    with pytest.raises(UnknownPlugin, match="Available: a_vit, adavit, ats"):
         registry.get("selector", "zzz")
     with pytest.raises(UnknownPlugin, match="no plugin kind"):
         registry.names("colour")

@@ -83,7 +83,7 @@ def test_a_missing_export_is_made_again(cli, fake):  # noqa: F811
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["method=evit", "selector=evti"], "unknown selector 'evti'. Did you mean 'evit'? Available: ats, cropr,"),
+        (["method=evit", "selector=evti"], "unknown selector 'evti'. Did you mean 'evit'? Available: a_vit, adavit,"),
         (["method=evitt"], "unknown method 'evitt'. Did you mean 'evit'?"),
         (["+experiment=table2_preserv"], "unknown experiment 'table2_preserv'. Did you mean 'table2_preserve'?"),
         (["method=evit", "schedule.keep_rate=0"], "schedule.keep_rate is 0; allowed: 0 < keep_rate <= 1"),

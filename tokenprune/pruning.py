@@ -26,7 +26,7 @@ def prune(
     """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
 
     Args:
-        model: a timm Vision Transformer.
+        model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm.
         selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
         treatment, schedule: the same; None takes what the selector's paper uses.
         cls: the class token that attention-based selectors read: `learned` the model's own, `random` a new one (SViT on dense

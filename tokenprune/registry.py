@@ -14,8 +14,8 @@ ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
     "selector": ("tokenprune.selectors",),
     "treatment": ("tokenprune.treatments",),
-    "schedule": ("tokenprune.schedules",),
-    "loss": ("tokenprune.losses.ratio",),
+    "schedule": ("tokenprune.schedules", "tokenprune.schedules_free"),
+    "loss": ("tokenprune.losses",),
     "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task"),
     "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.insights", "tokenprune.report.figures"),
 }

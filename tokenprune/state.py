@@ -19,20 +19,23 @@ from tokenprune.packing import Packing
 class Decision:
     """What a selector says about M slots.
 
-    keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
-    straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    notes: {name: payload} that losses and analytics read (see TokenState.aux); slots (B,K) long: which slots are kept, ascending,
-    where K is known without asking the device how many are live.
+    keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; weight (B,M) of dropped
+    tokens in a fused one, the score if None; gate (B,M) the straight-through 0/1 value that carries the gradient in training;
+    log_prob (B,M); traits: per-slot memory (B,M,...) to store; notes: {name: payload} that losses and analytics read (TokenState.aux);
+    slots (B,K) long: which slots are kept, ascending, where K is known without asking the device how many are live; branch: heads (B,h)
+    and sub-layers (B,2), attention and MLP, that the block about to run has switched on, 0/1 (site `before` only).
     """
 
     keep: Tensor
     target: Tensor | None = None
     score: Tensor | None = None
+    weight: Tensor | None = None
     gate: Tensor | None = None
     log_prob: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     slots: Tensor | None = None
+    branch: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class TokenState:
     (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
     pixels (B,3,h,w) the input; rope rotary codes (N,2d) or (depth,h,N,2d); complete: every slot is known to be live; raster: slot n is
     position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known without a look at
-    `live`; packing: see `Packing`, of use as long as it stands for this `live`; aux ((name, block, payload), ...).
+    `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block, payload), ...).
     """
 
     prefix: Tensor
@@ -64,6 +67,7 @@ class TokenState:
     placed: bool = True
     slots: Tensor | None = None
     packing: Packing | None = None
+    branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
 
     @classmethod
@@ -143,11 +147,13 @@ class TokenState:
         return values.where(known, torch.as_tensor(missing, dtype=values.dtype, device=values.device))
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
-        """Store per-slot values (B,M,...) at the slots' positions, only where `where` (B,M) is true."""
+        """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
         B, P = self.prefix.shape[:2]
         old, everywhere = self.traits.get(name), self.complete and self.placed
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
+        if values.shape[1] > self.index.shape[1]:
+            old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
         if self.raster and (where is None or everywhere):
             return self.but(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
         slots = self.index + P

@@ -7,7 +7,7 @@ import torch
 from tokenprune import prune
 from tokenprune.backbones.vit import build_pruned, build_vit, load_backbone, load_vit, positions, read_backbone
 from tokenprune.checkpoints import save_weights
-from tokenprune.errors import CheckpointMismatch, InvalidConfig
+from tokenprune.errors import CheckpointMismatch, InvalidConfig, UnsupportedBackbone
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 
@@ -21,6 +21,43 @@ def test_sizes_are_taken_and_any_divisible_image_works():
 def test_by_name_equals_timm():
     ours = build_vit({"model": "deit_tiny_patch16_224"}, num_classes=1000)
     assert set(ours.state_dict()) == set(timm.create_model("deit_tiny_patch16_224").state_dict())
+
+
+EVA = {"model": "eva02_tiny_patch14_224", "patch_size": 14, "img_size": 56}
+
+
+def test_an_eva_by_name_is_built_pruned_and_takes_any_size():
+    plan = {"name": "stages", "blocks": [1], "keep_rate": 0.5}
+    cfg = {"backbone": EVA, "data": {"side": 70}, "selector": {"name": "random"}, "treatment": {"name": "preserve"}, "schedule": plan}
+    model = build_pruned(cfg, num_classes=3)
+    assert positions(cfg) == 25 and model.patch_size == 14
+    outputs = model.encode(torch.randn(1, 3, 70, 70))
+    assert outputs.map.shape == (1, 25, 192) and model.logits(outputs).shape == (1, 3) and outputs.usage[1].attended.tolist() == [13]
+
+
+def test_eva_weights_are_loaded_and_resampled(tmp_path):
+    source = build_vit(EVA, num_classes=4)
+    target = build_vit({**EVA, "img_size": 70, "pretrained": str(files(tmp_path, prune(source)))})
+    assert torch.equal(target.blocks[3].attn.q_bias, source.blocks[3].attn.q_bias) and target.pos_embed.shape == (1, 26, 192)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "text"),
+    [
+        ({**EVA, "patch_size": 16, "img_size": 64}, "set backbone.patch_size=14"),
+        ({"model": "naflexvit_base_patch16_gap"}, "cannot be built for any image size.*allowed: ViT, DeiT, EVA"),
+        ({"model": "vit_small_patch16_dinov3", "img_size": 32, "pos_init": "sincos"}, "no learned position codes.*use normal"),
+    ],
+    ids=["patch", "naflex", "sincos"],
+)
+def test_a_named_model_that_does_not_fit_the_settings_is_refused(cfg, text):
+    with pytest.raises(InvalidConfig, match=text):
+        build_vit(cfg)
+
+
+def test_a_named_model_without_adapter_is_refused_before_anything_is_trained():
+    with pytest.raises(UnsupportedBackbone, match="relative position bias"):
+        build_vit({"model": "beit_base_patch16_224"})
 
 
 def test_without_class_token_the_final_norm_stays_on_the_tokens():

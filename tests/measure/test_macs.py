@@ -1,5 +1,7 @@
 """MACs of built models against the papers' figures and against torch's own counter."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tokenprune
 from tests.pairings import images, label, pairings, pruned
 from tokenprune.measure.macs import encoder_macs, planned_macs
+from tokenprune.registry import get
 
 
 def gmac(name="deit_small_patch16_224", size=224, head=True, cls_token=True, **pruning):
@@ -52,6 +55,9 @@ def counted(model, x):
 def test_analytic_agrees_with_the_counter(selector, treatment):
     model = pruned(selector, treatment)
     outputs, seen = counted(model, images(1))
+    if not get("selector", selector["name"]).drops:  # what it switches off is computed all the same: its MACs are fewer than were seen
+        assert encoder_macs(model, outputs).total < seen
+        outputs = replace(outputs, state=outputs.state.but(aux=()))
     macs = encoder_macs(model, outputs)
     allowed = 0.06 if selector["name"] in ("topk", "evit", "ats", "evo_vit", "tome") else 0.01  # rows and weighted sums on the side
     assert seen == pytest.approx(macs.total, rel=allowed)
@@ -90,3 +96,35 @@ def test_plan_is_what_fixed_budgets_use(selector, treatment):
         assert plan.total > 0
     else:
         assert plan == seen
+
+
+def test_a_selector_that_is_not_asked_costs_nothing():
+    """Stage-wise, blocks between the stages have gates that only the first part of training used."""
+    schedule = {"name": "constant", "rate": 0.5, "start": 1, "span": 2}
+    always, stage_wise = (pruned("svit", "reactivate", {**schedule, "stage_wise_from": share}) for share in (None, 0.5))
+    assert len(always.selectors) == len(stage_wise.selectors) == 5
+    with torch.no_grad():
+        costs = [encoder_macs(model, model.encode(images(2))).selector for model in (always, stage_wise)]
+    assert costs[1] / 3 == costs[0] / 5 == planned_macs(stage_wise, 64).selector / 3
+
+
+def eva_large(size, patch, **pruning):
+    """Return the planned MACs of EVA-02-L over 1024 positions, on the meta device."""
+    with torch.device("meta"):
+        eva = timm.create_model("eva02_large_patch14_448", img_size=size, patch_size=patch, num_classes=0).eval()
+        model = tokenprune.prune(eva, **pruning)
+        return planned_macs(model, 1024), model.family.blocks[0].macs(1, 1, 1, 0)
+
+
+def test_eva_02_large_as_cropr_counts_it():
+    """Per token 4 D^2 + 3 D 2730; Cropr prints weight layers, for segmentation with norms and a head of 150 classes a token."""
+    dense, block = eva_large(448, 14)
+    assert block.linear == 12_580_864 == 4 * 1024**2 + 3 * 1024 * 2730
+    assert dense.linear / 1e9 == pytest.approx(310.11, abs=0.005) and dense.attention / 1e9 == pytest.approx(51.64, abs=0.005)
+    plan = {"name": "per_block", "remove": 40, "start": 1, "stop": 23}
+    fused, _ = eva_large(448, 14, selector="cropr", treatment="last_layer_fusion", schedule=plan)
+    assert fused.linear / 1e9 == pytest.approx(182.5, abs=0.05) and fused.attention / 1e9 == pytest.approx(21.5, abs=0.05)
+    segmenting, _ = eva_large(512, 16)
+    head = 1024 * 1024 * 150
+    assert (segmenting.linear + head) / 1e9 == pytest.approx(310.45, abs=0.005)
+    assert (segmenting.linear + segmenting.norm + head) / 1e9 == pytest.approx(311.04, abs=0.01)

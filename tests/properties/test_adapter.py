@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from tests.adapters import EVERYTHING, adapter, images
-from tests.pairings import label, pairings
+from tests.pairings import OPTIONS, label, pairings
 from tokenprune.registry import get
 
-# Gates with uneven counts, a score inside the block, kept rows only, memory between blocks, merging, a plain score before the block.
-KINDS = ({"name": "svit", "eval_mode": "threshold"}, *({"name": n} for n in ("evit", "ats", "evo_vit", "tome", "random")))
+# Gates with uneven counts, a score inside the block, kept rows only, memory between blocks, merging, a plain score before the block,
+# outputs that are means over blocks, blocks of which parts are switched off, an interpreter.
+KINDS = (
+    {"name": "svit", "eval_mode": "threshold"},
+    {"name": "a_vit", **OPTIONS["a_vit"][0]},
+    *({"name": n} for n in ("evit", "ats", "evo_vit", "tome", "random", "adavit", "ia_red2")),
+)
 LEGAL = [(s, t) for s, t in pairings() if s in KINDS]
 FORGETTING = [(s, t) for s, t in LEGAL if not get("treatment", t)().remembers]
 KEEPING = [(s, t) for s, t in LEGAL if t in ("preserve", "reactivate")]
@@ -84,7 +89,8 @@ def test_kept_values_are_constant_inside_a_group_and_written_between(selector, t
         used = torch.stack([seen.active[block] for block in range(first, stop)]).any(0)
         moved = (leaving != entering).any(-1)
         assert not moved[~used].any()
-        assert moved[used].all() or get("selector", selector["name"]).site == "rows"  # there a block attends to tokens that it then drops
+        kind = get("selector", selector["name"])  # `rows`: a block attends to tokens that it then drops; masked parts leave tokens alone
+        assert moved[used].all() or kind.site == "rows" or not kind.drops
         assert (before != entering).any(-1).all()
         idle += int((~used).sum())
     assert idle > 0

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from tokenprune.backbones.pyramid import SCALES
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
+from tokenprune.blocks import adapt
 from tokenprune.checkpoints import load_weights
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig
+from tokenprune.keys import answered
 from tokenprune.pruning import prune
 from tokenprune.settings import plain, read_settings
 
@@ -58,15 +60,16 @@ def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
     return cfg if isinstance(cfg, VitConfig) else read_settings(VitConfig, cfg, "backbone")
 
 
-def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> VisionTransformer:
-    """Build a timm VisionTransformer that takes any image size its patches divide (`dynamic_img_size`).
+def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Module:
+    """Build a timm VisionTransformer, or by name an Eva, that takes any image size its patches divide (`dynamic_img_size`).
 
     Args:
         cfg: the `backbone` group of the configuration.
         num_classes: outputs of the classification head, 0 for none.
 
     Raises:
-        InvalidConfig: a size that does not fit, an unknown timm model. CheckpointMismatch: `pretrained` is of another model.
+        InvalidConfig: a size that does not fit, an unknown timm model. UnsupportedBackbone: one that has no adapter.
+        CheckpointMismatch: `pretrained` is of another model.
     """
     cfg = read_backbone(cfg)
     _check(cfg)
@@ -90,6 +93,7 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0) -> PrunedViT:
     """
     axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
     given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
+    given.update({"schedule": answered(given["schedule"])} if given.get("schedule") else {})
     return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, **given)
 
 
@@ -194,10 +198,19 @@ def _check(cfg: VitConfig) -> None:
         raise InvalidConfig(problems)
 
 
-def _named(cfg: VitConfig, num_classes: int) -> VisionTransformer:
+def _named(cfg: VitConfig, num_classes: int) -> nn.Module:
+    """A model of timm: a VisionTransformer or an Eva; what is no ViT with one patch embedding is refused by name."""
     options = {"img_size": cfg.img_size, "num_classes": num_classes, "dynamic_img_size": True, "drop_path_rate": cfg.drop_path}
     pooling = {} if cfg.pool is None else {"global_pool": cfg.pool}
-    return timm.create_model(cfg.model, pretrained=False, **options, **pooling)
+    try:
+        vit = timm.create_model(cfg.model, pretrained=False, **options, **pooling)
+    except TypeError as error:
+        adapt(timm.create_model(cfg.model, pretrained=False))  # a model without adapter says what stands in the way
+        raise InvalidConfig(f"backbone.model {cfg.model!r} cannot be built for any image size: {error}; allowed: ViT, DeiT, EVA") from error
+    patch = adapt(vit).patch
+    if patch != cfg.patch_size:
+        raise InvalidConfig(f"backbone.patch_size is {cfg.patch_size}, but {cfg.model} has {patch} px: set backbone.patch_size={patch}")
+    return vit
 
 
 def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
@@ -219,8 +232,10 @@ def _pool_prefix(vit: nn.Module, included: bool) -> None:
     vit.pool_include_prefix = included
 
 
-def _sincos_start(vit: VisionTransformer) -> None:
+def _sincos_start(vit: nn.Module) -> None:
     """Start the position embedding from fixed 2-D codes: neighbours look alike from the first iteration on."""
+    if vit.pos_embed is None:
+        raise InvalidConfig("backbone.pos_init is 'sincos', but the model has no learned position codes to start from it: use normal")
     codes = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
     with torch.no_grad():
         vit.pos_embed[:, -len(codes) :] = _INIT_SCALE * codes

@@ -1,1 +1,7 @@
-"""Losses that selectors bring with them; tasks add their own."""
+"""Losses that methods bring with them; tasks add their own. Importing this package registers all of them."""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from tokenprune.engine import PrunedViT
 from tokenprune.outputs import Outputs
 
@@ -36,35 +39,46 @@ class Macs:
 
 
 class _Counts(NamedTuple):
-    """Mean tokens of one block, prefix included, the mean product of keys and queries, and the slots its selector looked at."""
+    """Mean tokens of one block, prefix included, the mean product of keys and queries, and the slots its selector looked at.
+
+    Where heads and sub-layers are switched off (`branch` notes), an image's tokens count with the share of them that runs.
+    """
 
     attended: float
     rows: float
     fed: float
     products: float
     scored: float
+    entering: float  # of attention, whatever runs there
+    normed: tuple[float, float]  # attended and rows, of norms: heads that are off make them no cheaper
 
 
 def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs:
     """Return the mean MACs an image of one encoder pass: patch embedding and blocks, with the classification head if asked.
 
-    Counts are per image, so the quadratic term of uneven batches is the mean of squares, not the square of the mean.
+    Counts are per image, so the quadratic term of uneven batches is the mean of squares, not the square of the mean. Heads and sub-layers
+    that a selector switched off, by its notes of the name `branch`, are not counted, though they may have been computed (`Selector.drops`).
     """
     counts, before = [], float(outputs.state.positions)
+    branches = {block: branch for name, block, branch in outputs.aux if name == "branch"}
     for number, used in enumerate(outputs.usage):
         attended, rows, fed = (t.double().cpu() for t in (used.attended, used.rows, used.fed))
-        entering = float(attended.mean()) - model.prefix_tokens
-        scored = _scored(model, number, entering, before, outputs.state.positions)
-        counts.append(_Counts(float(attended.mean()), float(rows.mean()), float(fed.mean()), float((attended * rows).mean()), scored))
+        heads, attends, feeds = _shares(branches.get(number))
+        entering = float(attended.mean())
+        scored = _scored(model, number, entering - model.prefix_tokens, before, outputs.state.positions)
         before = float(fed.mean()) - model.prefix_tokens
+        working = (attended * heads, rows * heads, fed * feeds, attended * rows * heads)
+        normed = (float((attended * attends).mean()), float((rows * attends).mean()))
+        counts.append(_Counts(*(float(t.mean()) for t in working), scored, entering, normed))
     return _sum(model, counts, outputs.state.positions, head)
 
 
 def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
     """Return the MACs that the schedule stands for at N positions, without running anything.
 
-    Exact for fixed budgets. For gates it is the MACs at the expected usage, rate * N tokens (E[n]^2 in the quadratic term); for a
-    sampler, which has no target, the upper bound that its number of samples sets.
+    What that is depends on what the selector heeds. Exact for fixed budgets. For gates with a target it is the
+    MACs at the expected usage, rate * N tokens (E[n]^2 in the quadratic term); for a sampler the upper bound that its number of samples
+    sets; for a selector that heeds blocks alone the upper bound where it drops nothing.
     """
     counts, live, P = [], float(positions), model.prefix_tokens
     budgets = model.budgets(positions)
@@ -74,13 +88,13 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
         before, after, budget = live, live, budgets.get(number)
         if budget is not None:
             gate = model.selectors[str(number)]
-            expected = float(budget.rate) * positions if gate.gated and gate.counts_vary else float(budget.keep)
-            after = min(expected, positions) + model.treatment.extra
+            expected = float(budget.rate) * positions if gate.heeds == "target" and gate.counts_vary else float(budget.keep)
+            after = live if gate.heeds == "blocks" else min(expected, positions) + model.treatment.extra
         site = model.selectors[str(number)].site if budget is not None else "before"
         attended = (after if site == "before" else before) + P
         rows = (before if site == "inside" else after) + P
         scored = _scored(model, number, attended - P, before, positions)
-        counts.append(_Counts(attended, rows, after + P, attended * rows, scored))
+        counts.append(_Counts(attended, rows, after + P, attended * rows, scored, attended, (attended, rows)))
         live = after
     return _sum(model, counts, positions, head)
 
@@ -93,16 +107,26 @@ def _scored(model: PrunedViT, number: int, entering: float, before: float, posit
     return before if site == "before" else entering
 
 
+def _shares(branch: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Share of each image's heads that run, whether its attention does, and its MLP, (B,) each; ones for an ordinary block."""
+    if branch is None:
+        return (torch.ones((), dtype=torch.float64),) * 3
+    heads, sublayers = (gates.detach().double().cpu() for gates in branch)
+    return heads.mean(1) * sublayers[:, 0], sublayers[:, 0], sublayers[:, 1]
+
+
 def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool) -> Macs:
     P = model.prefix_tokens
     embedding = model.family.embed_macs(positions)
     linear = embedding + (model.family.head_macs() if head else 0.0)
     attention = selecting = 0.0
+    deciding = model.budgets(positions)  # a schedule that changes in training has selectors that it does not always ask
     norm = 5.0 * model.embed_dim * (positions + P)
     for number, (block, c) in enumerate(zip(model.family.blocks, counts, strict=True)):
         cost = block.macs(c.attended, c.rows, c.fed, c.products)
-        linear, attention, norm = linear + cost.linear, attention + cost.attention, norm + cost.norm
-        if str(number) in model.selectors:
+        norm += block.macs(*c.normed, c.fed, 0.0).norm
+        linear, attention = linear + cost.linear, attention + cost.attention
+        if number in deciding and str(number) in model.selectors:
             selecting += model.selectors[str(number)].macs(c.scored)
-    kept = tuple((c.attended - P) / positions for c in counts)
+    kept = tuple((c.entering - P) / positions for c in counts)
     return Macs(linear, attention, norm, selecting, embedding, kept)

@@ -20,6 +20,7 @@ class AdaptiveTokenSampler(Selector):
 
     site = "rows"
     budget = "dynamic"
+    heeds = "cap"
     reads_cls = True
     module = "attention-based"
     paper = "ATS, ECCV 2022"

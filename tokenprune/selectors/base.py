@@ -32,9 +32,12 @@ class Selector(nn.Module):
         budget: fixed (as many as the schedule says) or dynamic (its own number per image), at test time.
         gated: trains by a straight-through gate, hence in masked execution.
         visibility: in training, `hard` (dropped keys masked) or `soft` (DynamicViT's policy softmax).
-        reads_cls: scores by the class token's attention. absorbing: a dropped token can never be wanted again.
-        merging: names a target for each dropped token.
-        cap(live, prefix): how many slots one decision can drop at most.
+        reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again. merging: names
+            a target for each dropped token.
+        drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
+        learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables.
+        heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
+        steady: in training the same parameters get a gradient in every pass. cap(live, prefix): slots that one decision can drop at most.
         published: treatment and schedule of the paper, the defaults of `tokenprune.prune`.
     """
 
@@ -46,6 +49,10 @@ class Selector(nn.Module):
     reads_cls: ClassVar[bool] = False
     absorbing: ClassVar[bool] = False
     merging: ClassVar[bool] = False
+    drops: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+    heeds: ClassVar[str] = "count"
+    steady: ClassVar[bool] = True
     module: ClassVar[str] = "parameter-free"
     paper: ClassVar[str] = ""
     cap: ClassVar[Callable[[int, int], int] | None] = None
@@ -60,7 +67,7 @@ class Selector(nn.Module):
     @classmethod
     def facts(cls) -> dict[str, Any]:
         """Return the declared facts, as the list, the docs and SViT's Table 1 print them."""
-        keys = ("site", "budget", "gated", "visibility", "reads_cls", "absorbing", "merging", "module", "paper")
+        keys = ("site", "budget", "heeds", "gated", "visibility", "reads_cls", "absorbing", "merging", "drops", "module", "paper")
         return {key: getattr(cls, key) for key in keys}
 
     @classmethod

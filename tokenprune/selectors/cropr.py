@@ -23,6 +23,7 @@ class CroprRouter(Selector):
         queries: number of queries Nq (1 for classification, one a patch for segmentation).
     """
 
+    learns = True
     module = "cross-attention router"
     paper = "Token Cropr, CVPR 2025"
     published = {"treatment": "last_layer_fusion", "schedule": {"name": "per_block", "remove": 8}}

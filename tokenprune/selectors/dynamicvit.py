@@ -18,6 +18,7 @@ class DynamicViTPredictor(Selector):
     """
 
     gated = True
+    learns = True
     visibility = "soft"
     module = "gating module"
     paper = "DynamicViT, NeurIPS 2021"
