@@ -13,6 +13,7 @@ DEPTH, SIDE, PATCH = 6, 32, 4  # 64 positions
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "topk": [{"score": "cls"}, {"score": "mean_query"}, {"score": "column_mean"}],
     "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}, {"gate": "complex"}],
+    "spvit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}],
     "cropr": [{"queries": 3}],
     "a_vit": [{"gamma": 5.0, "beta": 1.0}],  # with the paper's beta nothing halts in a model this small
 }

@@ -110,6 +110,13 @@ def test_all_mistakes_at_once(evit):
     assert len(caught.value.problems) == 5
 
 
+@pytest.mark.parametrize(
+    ("method", "words"), [("evit", "block 3 keep 45"), ("svit", "block 3-5 keep expected 44"), ("ats", "block 3 keep at most 44")]
+)
+def test_words_say_what_the_counts_are_to_the_selector(method, words):
+    assert words in validate(resolve(compose([*SMOKE, f"method={method}"])), files=False)
+
+
 def test_validate_only_asks_for_no_data_and_no_weights():
     config = resolve(compose(["scale=paper", "method=evit"]))
     assert "block 3 keep 2940" in validate(config, files=False)

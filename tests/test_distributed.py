@@ -146,6 +146,15 @@ def test_torchrun_makes_one_row_and_a_single_process_reads_it(cli, sweep):  # no
     assert sorted(p.name for p in (cli.folder / "results").iterdir()) == (["rows", "tables"] if sweep else ["rows"])
 
 
+def test_processes_train_a_selector_whose_parts_learn_by_turns(cli):  # noqa: F811
+    """Which parameters get a gradient changes with IA-RED2's phases, one an iteration here."""
+    settings = ["method=ia_red2", "scale=smoke", "task=classification", "init=scratch", f"results_dir={cli.folder}/results"]
+    ended = torchrun("-m", "tokenprune.run", *settings)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (row,) = cli.rows()
+    assert row["status"] == "ok" and ONE_NOTE in row["notes"]
+
+
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 7))
 def test_the_processes_slices_make_up_the_batch(processes, share, start):
     batch = processes * share

@@ -240,6 +240,18 @@ def test_the_schedule_of_the_moment_decides_and_selectors_are_there_for_all_of_t
     assert model.budgets(64) is model.budgets(64)  # resolved once
 
 
+@pytest.mark.parametrize(
+    ("schedule", "steady"),
+    [
+        ({"name": "constant", "start": 1}, True),
+        ({"name": "constant", "start": 1, "span": 2, "stage_wise_from": 0.5}, False),
+        ({"name": "stages", "blocks": [1, 3], "shrink_start": 0.1, "shrink_end": 0.5}, False),
+    ],
+)
+def test_whether_the_same_gates_learn_all_the_time_follows_from_the_schedule(schedule, steady):
+    assert pruned("svit", "reactivate", schedule).steady is steady
+
+
 def test_the_first_selector_has_the_last_word_on_the_tokens():
     model = pruned("variance", "remove")
     first, second = list(model.selectors.values())[:2]

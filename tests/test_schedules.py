@@ -41,6 +41,37 @@ def test_dense_task_counts_are_exact_and_reference_rounding_reproduces_the_float
     assert keeps(evit, positions=4200, extra=1) == [2940, 2059, 1442]
 
 
+def test_evits_curriculum_holds_back_and_ends_at_the_rate_of_the_test():
+    schedule = build("schedule", {"name": "stages", "of": "current", "rounding": "ceil", "shrink_start": 10 / 300, "shrink_end": 110 / 300})
+    counts = [[b.keep for b in schedule.at(epoch / 300).budgets(Layout(12, 196, 1))] for epoch in (5, 35, 60, 85, 110, 300)]
+    assert counts[0] == [] and counts[-2] == counts[-1] == keeps({"name": "stages", "of": "current", "rounding": "ceil"}) == [138, 97, 68]
+    assert counts[1] == [188, 180, 173] and counts[2] == [167, 142, 121]  # .9561 and .85 of what is there, rounded up
+    plain = build("schedule", {"name": "stages"})
+    assert plain.at(0.0) is plain  # no curriculum: the rate of the test at once
+
+
+def test_evo_vit_is_layer_wise_first_and_stage_wise_then():
+    schedule = build("schedule", {"name": "constant", "rate": 0.5, "stage_wise_from": 2 / 3})
+    blocks = {epoch: [b.block for b in schedule.at(epoch / 300).budgets(Layout(12, 196, 1))] for epoch in (0, 199, 200, 300)}
+    assert blocks[0] == blocks[199] == list(range(4, 12)) and blocks[200] == blocks[300] == [4, 8]
+    layer_wise = build("schedule", {"name": "constant", "rate": 0.5})
+    assert layer_wise.at(0.0) is layer_wise.at(1.0) is layer_wise and len(layer_wise.budgets(Layout(12, 196, 1))) == 8
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ({"name": "stages", "shrink_start": 0.5, "shrink_end": 0.4}, "after shrink_end"),
+        ({"name": "stages", "shrink_end": 30}, "shrink_end is 30; allowed is a share"),
+        ({"name": "constant", "stage_wise_from": 200}, "stage_wise_from is 200; allowed is a share"),
+        ({"name": "constant", "span": 0}, "span is 0; allowed: a whole number"),
+    ],
+)
+def test_epochs_are_given_as_shares(spec, text):
+    with pytest.raises(InvalidSchedule, match=text):
+        build("schedule", spec)
+
+
 def test_constant_rate_published_and_matched():
     assert keeps({"name": "constant", "rate": 0.5}, all_candidates=True) == [98] * 8
     matched = build("schedule", {"name": "constant", "keep_rate": 0.7}).rates(Layout(12, 196))

@@ -73,6 +73,19 @@ def test_traits_are_stored_by_position():
     assert (kept.trait("memory", missing=7.0)[small.index < 0] == 7).all()
 
 
+def test_traits_of_prefix_tokens_are_stored_with_those_of_the_slots_or_left_alone():
+    whole = state_of(2, 3, 3, prefix=2)
+    small = dropped(whole, 1).compact(*dropped(whole, 1).packed().slots(), remember=True)
+    for state in (whole, small):
+        values = torch.arange(2.0 * (2 + state.index.shape[1])).view(2, -1) + 1
+        stored = state.with_trait("memory", values)
+        assert torch.equal(stored.traits["memory"][:, :2], values[:, :2]) and stored.traits["memory"].shape == (2, 11)
+        assert torch.equal(stored.trait("memory")[state.live], values[:, 2:][state.live])
+        later = stored.with_trait("memory", values[:, 2:] * 10)
+        assert torch.equal(later.traits["memory"][:, :2], values[:, :2])
+        assert torch.equal(later.trait("memory")[state.live], 10 * values[:, 2:][state.live])
+
+
 def test_a_record_is_appended_and_the_state_stays():
     state = state_of(1, 2, 2)
     noted = state.note("usage", 3, 0.5)

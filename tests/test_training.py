@@ -8,11 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import DropPath
 from torch import nn
 
 from tests.fakes import Killed, kill_at
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
-from tokenprune.training import TrainingConfig, fit, lr_factor, parameter_groups
+from tokenprune.learning_rates import lr_factor, parameter_groups
+from tokenprune.training import TrainingConfig, fit
 
 ITERATIONS = 12
 
@@ -173,6 +175,35 @@ def test_divergence_names_iteration_and_losses(tmp_path):
 def test_data_that_ends_is_an_error(tmp_path):
     with pytest.raises(InvalidConfig, match="ended after 5 of 12"):
         fit(new_net(), lambda start: (b for b, _ in zip(batches(start), range(5), strict=False)), loss, recipe(), tmp_path)
+
+
+def test_drop_path_can_be_off_while_the_rest_trains(tmp_path):
+    """As in scripts that fine-tune in evaluation mode; dropout stays, as does every gate."""
+    modes = []
+
+    def watching(model, batch):
+        modes.append((model.training, model.body[2].training, model.drop.training))
+        return {"loss": model.drop(model(batch[0])).pow(2).mean()}
+
+    for drop_path in (True, False):
+        net = new_net()
+        net.drop = DropPath(0.5)
+        fit(net, batches, watching, recipe(iterations=1, drop_path=drop_path), tmp_path / str(drop_path))
+    assert modes == [(True, True, True), (True, True, False)]
+
+
+def test_a_checkpoint_from_before_a_setting_existed_goes_on(tmp_path):
+    fit(new_net(), batches, loss, recipe(), tmp_path)
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    for name in ("min_lr", "backbone_freeze", "drop_path", "ema"):
+        saved["recipe"].pop(name)
+    for group in saved["optimizer"]["param_groups"]:
+        group.pop("freeze")
+    saved["iteration"] = ITERATIONS - 1
+    torch.save(saved, tmp_path / "last.pt")
+    assert fit(new_net(), batches, loss, recipe(), tmp_path).iterations == ITERATIONS
+    with pytest.raises(CheckpointMismatch, match="min_lr: stored 0.0, now 0.001"):
+        fit(new_net(), batches, loss, recipe(min_lr=1e-3), tmp_path)
 
 
 def test_clipping_bounds_the_gradient(tmp_path):

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from tokenprune.keys import MEASURES
+from tokenprune.keys import MEASURES, TARGET, answered
 from tokenprune.paths import config_dir
 from tokenprune.presets import complete
 
@@ -39,9 +39,10 @@ class RunConfig:
 
     method, scale: names of the chosen presets. init: dense | scratch | pretrained | a file. init_weights: dense weights to use instead of
     training the dense model: demo (shipped with the package) | a file | null. cls: the CLS token of a dense task: learned | random | mean.
-    losses: {name: options} that the method adds. treatment_labels: what a table prints for a treatment. export_weights: where the trained
-    weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null for a report less. rows: False for
-    an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares, seconds), or both.
+    losses: {name: options} that the method adds, null for a loss less. treatment_labels: what a table prints for a treatment.
+    export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
+    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares,
+    seconds) and throughput (images/s over batch sizes), any of them.
     """
 
     method: str = "dense"
@@ -95,13 +96,23 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     is_dense = plain["selector"].get("name") == "none"
     if not is_dense and plain["schedule"].get("name") == "none":
         plain = complete(plain)
+    plain["losses"] = {name: options for name, options in plain["losses"].items() if options is not None}
+    if plain["schedule"].get(TARGET) is None:
+        plain["schedule"] = answered(plain["schedule"])  # a run without a target has the key it always had
+    _without_throughput(plain)
     if plain["schedule"].get("name") == "none":
-        plain["schedule"] = {"name": "none"}  # its keep_rate only serves sweeps
+        plain["schedule"] = {"name": "none"}  # its keep_rate and its target only serve sweeps
     for section in ("dense", "pretrained"):
         plain[section]["training"]["seed"] = plain["dense"]["seed"]
     if is_dense and plain["init"] == "dense" and plain["init_weights"] is None:
         return dense_of(plain, plain["seed"])
     return plain
+
+
+def _without_throughput(plain: dict[str, Any]) -> None:
+    """Leave out how throughput is measured where it is not: the run's key does not depend on it."""
+    if "throughput" not in plain["measure"]:
+        plain["task"].pop("throughput", None)
 
 
 def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
@@ -113,6 +124,7 @@ def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     dense.update(init=plain["dense"]["init"], training={**plain["dense"]["training"], "seed": seed}, seed=seed)
     if plain["method"] != "dense":
         dense.update(export_weights=None, measure=list(MEASURES))
+    _without_throughput(dense)
     return dense
 
 

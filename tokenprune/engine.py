@@ -32,11 +32,13 @@ class PrunedViT(nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
-    `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so).
+    `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
+    with the Observation of that attention, q, k and v included (`measure.attention`).
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
+    probe: Callable[[Observation], None] | None = None
     progress: float = 1.0
 
     def __init__(
@@ -82,6 +84,12 @@ class PrunedViT(nn.Module):
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.family.patch
+
+    @property
+    def steady(self) -> bool:
+        """Tell whether the same blocks decide all through training, so that the same parameters get a gradient in every pass."""
+        own = self.family.own_positions
+        return self._budgets(own, 0.0).keys() == self._budgets(own, 1.0).keys()
 
     def budgets(self, positions: int) -> dict[int, Budget]:
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
@@ -162,7 +170,7 @@ class PrunedViT(nn.Module):
         block = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
-        hooks = {"see": self._see(number)} if self._observer is not None else {}
+        hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number)}
         if selector is None or selector.site != "before":
             decide = None if selector is None else partial(self._decide, number, selector, budget)
             self._show(number, state)
@@ -207,7 +215,10 @@ class PrunedViT(nn.Module):
 
     def _see(self, number: int) -> Any:
         def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
-            for name, values in self._observer.observe(Observation(state, number, p, bias, self.progress)).items():
+            seen = Observation(state, number, p, bias, self.progress)
+            if self.probe is not None:
+                self.probe(seen)
+            for name, values in ({} if self._observer is None else self._observer.observe(seen)).items():
                 state = state.with_trait(name, values, state.live)
             return state
 

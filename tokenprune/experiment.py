@@ -10,7 +10,7 @@ from tokenprune import console, distributed
 from tokenprune.config import dense_of, pretrained_of
 from tokenprune.environment import environment, installed
 from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
-from tokenprune.keys import SCHEMA, run_key
+from tokenprune.keys import SCHEMA, TARGET, run_key
 from tokenprune.locks import locked
 from tokenprune.paths import weights_path
 from tokenprune.results import check, finished, row_folder, write_result
@@ -70,8 +70,9 @@ def cls_of(config: Mapping[str, Any]) -> str:
 
 def name_of(config: Mapping[str, Any]) -> str:
     """Return a short name of a run for messages, such as "EViT preserve 0.7"."""
-    rate = config["schedule"].get("keep_rate")
-    parts = [config["label"] or config["method"], treatment_of(config), "" if rate is None else str(rate)]
+    rate, target = config["schedule"].get("keep_rate"), config["schedule"].get(TARGET)
+    word = f"at target {target}" if target is not None else "" if rate is None else str(rate)
+    parts = [config["label"] or config["method"], treatment_of(config), word]
     return " ".join(p for p in parts if p and p != "none") + f" ({config['task'].get('name')}, seed {config['seed']})"
 
 
@@ -95,6 +96,7 @@ def _new_row(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     import torch
 
+    from tokenprune.measure.iso import solved
     from tokenprune.registry import get
     from tokenprune.settings import read_settings
     from tokenprune.tasks.base import pruned_of
@@ -103,6 +105,7 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     load, notes = _start(config)  # first, because it may be a run of its own
     console.say(f"running {name_of(config)}")
     task = get("task", config["task"]["name"])()
+    config, found = solved(config, task, load)  # schedule.target_gmac
     torch.manual_seed(config["seed"])
     model = task.build_model(config)
     load(model)
@@ -119,7 +122,7 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
     pruned.progress = 1.0
-    notes += report.notes
+    notes += [*found, *report.notes]
     return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
 
 
@@ -137,6 +140,8 @@ def _judged(
     evaluated = time.perf_counter()
     timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
     cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}
+    if "throughput" in measured:
+        cost |= task.throughput(model, config)
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
     return {**_header(config), **row, "notes": [*notes, *_caveats(model)]}
 

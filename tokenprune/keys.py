@@ -16,6 +16,9 @@ VOLATILE = (
     "results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights", "reports", "rows",
 )  # fmt: skip
 MEASURES = ("accuracy", "cost")  # what a row holds by default
+MORE_MEASURES = ("throughput",)  # what it holds if asked
+TARGET = "target_gmac"  # of a schedule: what is asked for; the answers, which do not count in the key, are
+ANSWERS = ("keep_rate", "rate", "remove")
 NO_EFFECT = ("checkpoint_every", "workers")
 
 
@@ -30,9 +33,16 @@ def run_key(config: Mapping[str, Any]) -> str:
     _start(relevant)
     if sorted(relevant.get("measure", ())) == sorted(MEASURES):
         relevant.pop("measure")  # the key of a row from before there was a choice
+    if relevant.get("schedule", {}).get(TARGET) is not None:
+        relevant["schedule"] = {k: v for k, v in relevant["schedule"].items() if k not in ANSWERS}
     relevant["data"] = _data(relevant.get("data", {}))
     text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def answered(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schedule's own options, without the target that they were found for."""
+    return {k: v for k, v in schedule.items() if k != TARGET}
 
 
 def fingerprint(path: Path | str) -> str:

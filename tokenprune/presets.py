@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from tokenprune.keys import TARGET
 from tokenprune.paths import config_dir
 
 _TAKEN = ("label", "method", "losses", "treatment_labels")
@@ -32,13 +33,15 @@ def choices(method: dict[str, Any]) -> dict[str, str]:
 def complete(plain: dict[str, Any]) -> dict[str, Any]:
     """Return a run with a selector and no schedule (`selector=evit` alone) with the rest of the preset of that name.
 
-    What was given stays: a treatment, a keep rate. A selector without a preset (a plugin) takes what its class calls published.
+    What was given stays: a treatment, a keep rate, losses. A selector without a preset (a plugin) takes what its class calls published.
+    How the paper trains it (conf/when/recipe) comes with `method=evit` only: `training` was given, if only by the scale.
     """
     selector = plain["selector"]["name"]
     path = config_dir() / "method" / f"{selector}.yaml"
     method = read(path) if path.is_file() else _published(selector)
+    method["losses"] = _losses(selector, method, plain)
     chosen = choices(method)
-    given = {k: v for k, v in plain["schedule"].items() if k == "keep_rate" and v is not None}
+    given = {k: v for k, v in plain["schedule"].items() if k in ("keep_rate", TARGET) and v is not None}
     size = _of_group("schedule/sizes", f"{chosen['schedule']}_{plain['scale']}")
     schedule = {"name": chosen["schedule"], **_of_group("schedule", chosen["schedule"]), **size, **method.get("schedule", {}), **given}
     own = {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"])}
@@ -53,6 +56,19 @@ def _published(selector: str) -> dict[str, Any]:
     schedule, treatment = published["schedule"], published["treatment"]
     axes = {"schedule": dict(schedule) if not isinstance(schedule, str) else {"name": schedule}}
     return {"defaults": [{"/treatment": treatment}, {"/schedule": axes["schedule"]["name"]}], **axes, "method": selector, "label": selector}
+
+
+def _losses(selector: str, method: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
+    """The losses of a preset and of what it adds to the task, with the options that were given."""
+    added = _added(f"{plain['task'].get('name')}_{selector}")
+    return OmegaConf.to_container(OmegaConf.merge(method.get("losses", {}), added.get("losses", {}), plain["losses"]))
+
+
+def _added(name: str) -> dict[str, Any]:
+    """Return conf/when/method/NAME.yaml with the files that its defaults list names, {} where there is no such file."""
+    own = _of_group("when/method", name)
+    parts = [_added(entry) for entry in own.pop("defaults", [])]
+    return OmegaConf.to_container(OmegaConf.merge(*parts, own)) if own or parts else {}
 
 
 def _of_group(group: str, name: str) -> dict[str, Any]:

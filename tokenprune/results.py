@@ -23,12 +23,16 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
-    "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone",
+    "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone", "throughput_batch",
+    "throughput_mean", "throughput_sd", "throughput_speedup", "throughput_note",
 )  # fmt: skip
+_AT_LARGEST = ("images_per_second_batch", "images_per_second", "speedup_batch")
 ENVIRONMENT = ("python", "torch", "timm", "detectron2", "device", "threads", "commit", "dirty", "tokenprune")
-_OPTIONAL = ("kept_share_uncalibrated", "seconds_backbone")  # of selectors with thresholds only; younger than the first rows
-# speed is not measured for masked execution, and a classifier has no backbone of its own
-_NULLABLE = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder", "detectron2", "commit", "dirty")
+_THROUGHPUT = tuple(name for name in COST if name.startswith("throughput_"))  # lists, an entry a batch size
+# of selectors with thresholds only; younger than the first rows; where it is measured
+_OPTIONAL = ("kept_share_uncalibrated", "seconds_backbone", *_THROUGHPUT)
+# speed is not measured for masked execution, a classifier has no backbone of its own, a batch may be too large for the memory
+_NULLABLE = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder", "detectron2", "commit", "dirty", *_THROUGHPUT)
 
 
 def check(row: Mapping[str, Any]) -> None:
@@ -101,9 +105,20 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     plain = {k: row[k] for k in ("key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution")}
     plain["keep_rate"] = row["config"].get("schedule", {}).get("keep_rate")
     plain.update(row["metrics"])
-    plain.update({k: v for k, v in row["cost"].items() if k != "kept_per_block"})
+    plain.update(scalars(row["cost"]))
     plain.update({k: row["environment"].get(k) for k in ENVIRONMENT})
     return {**plain, "status": row["status"], "reason": row["reason"]}
+
+
+def scalars(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the costs that are one value each, and of throughput the largest batch that ran.
+
+    That is images_per_second, images_per_second_batch (its size) and speedup_batch (over the dense backbone, at that size).
+    """
+    plain = {k: v for k, v in cost.items() if not isinstance(v, list)}
+    lists = (cost.get(f"throughput_{name}", ()) for name in ("batch", "mean", "speedup"))
+    ran = [point for point in zip(*lists, strict=True) if point[1] is not None]
+    return {**plain, **(dict(zip(_AT_LARGEST, ran[-1], strict=True)) if ran else {})}
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -121,6 +136,8 @@ def _check_values(row: Mapping[str, Any]) -> list[str]:
         problems += [f"unknown field {section}.{k}" for k in row[section] if k not in names]
         if row["status"] == "ok" and (section != "cost" or "cost" in measured):
             problems += [f"missing field {section}.{k}" for k in names if k not in row[section] and k not in _OPTIONAL]
+        if row["status"] == "ok" and section == "cost" and "throughput" in measured:
+            problems += [f"missing field cost.{k}" for k in _THROUGHPUT if k not in row["cost"]]
     if row["status"] == "ok" and "accuracy" in measured and not row["metrics"]:
         problems.append("an `ok` row has no metrics")
     for section in ("metrics", "cost", "timing"):
@@ -131,7 +148,7 @@ def _check_values(row: Mapping[str, Any]) -> list[str]:
 def _finite(name: str, value: Any) -> bool:
     if isinstance(value, list):
         return all(_finite(name, v) for v in value)
-    if name == "seconds_note":
+    if name.endswith("_note"):
         return isinstance(value, str)
     if value is None:
         return name in _NULLABLE

@@ -4,16 +4,13 @@ Counts are of patch slots; prefix tokens (CLS, registers) are never counted and 
 (papers also call it pruning rate, keep ratio or token ratio). Blocks are 0-based; the papers' block 4 is block 3 here.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from numbers import Real
 
 from tokenprune.errors import InvalidSchedule
+from tokenprune.rates import ROUNDINGS, exact, matched, rounded, share, shrinking
 from tokenprune.registry import register
-
-ROUNDINGS = ("floor", "ceil", "round", "reference")
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,6 @@ class Layout:
     revive: bool = False
     all_candidates: bool = False
     cap: Callable[[int, int], int] | None = None
-
-
-def exact(value: object, name: str) -> Fraction:
-    """Turn 0.7 into 7/10, so that 0.7**2 * 4200 is 2058 and not 2057; must be in (0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real | Fraction):
-        raise InvalidSchedule(f"{name} is {value!r}; a number in (0, 1] is needed, e.g. 0.7 (the kept fraction)")
-    rate = value if isinstance(value, Fraction) else Fraction(str(value)) if math.isfinite(value) else Fraction(-1)
-    if not 0 < rate <= 1:
-        raise InvalidSchedule(f"{name} is {value}; allowed is 0 < {name} <= 1 (the kept fraction, 1 keeps every token)")
-    return rate
 
 
 class Schedule:
@@ -97,9 +84,7 @@ class Schedule:
         return "\n".join(lines)
 
     def _round(self, value: Fraction, approximate: float) -> int:
-        if self.rounding == "reference":
-            return int(approximate)
-        return {"floor": math.floor, "ceil": math.ceil, "round": round}[self.rounding](value)
+        return rounded(value, self.rounding, approximate)
 
     def _check_block(self, block: int, before: Sequence[Budget], layout: Layout) -> None:
         if not isinstance(block, int) or not 0 <= block < layout.depth:
@@ -126,18 +111,29 @@ class Stages(Schedule):
     """keep_rate, keep_rate**2, keep_rate**3 of the tokens from blocks 3, 6, 9 (SViT section 4, DynamicViT, EViT).
 
     `of: original` counts against N; `of: current` takes keep_rate of what is there at each stage, fused tokens counted (EViT).
+    While training, the rate falls from 1 to keep_rate between the shares `shrink_start` and `shrink_end` of the run (EViT trained from
+    scratch: 10/300 and 110/300); by default it is keep_rate at once, as in fine-tuning.
     """
 
     keep_rate: float = 0.7
     blocks: tuple[int, ...] = (3, 6, 9)
     of: str = "original"
     rounding: str = "floor"
+    shrink_start: float = 0.0
+    shrink_end: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "blocks", tuple(self.blocks))
         if self.of not in ("original", "current"):
             raise InvalidSchedule(f"of is {self.of!r}; allowed: original, current")
+        if share(self.shrink_start, "shrink_start") > share(self.shrink_end, "shrink_end"):
+            raise InvalidSchedule(f"shrink_start is {self.shrink_start}, after shrink_end, {self.shrink_end}; allowed: start <= end")
+
+    def at(self, progress: float) -> Schedule:
+        """Return the stages of the rate in force."""
+        rate = shrinking(self.keep_rate, progress, self.shrink_start, self.shrink_end)
+        return self if rate == self.keep_rate else replace(self, keep_rate=rate)
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return the stage blocks with keep_rate to the power of the stage."""
@@ -174,24 +170,35 @@ class Constant(Schedule):
     """Evo-ViT: the same share at every block from `start` on (0-based 4; published rate 0.5).
 
     `rate: null` takes the constant rate whose mean usage over all blocks equals that of three stages at `keep_rate`, so that a
-    table compares methods at equal use; at 0.7 that is 0.44988 where the paper has 0.5.
+    table compares methods at equal use; at 0.7 that is 0.44988 where the paper has 0.5. Once a share `stage_wise_from` of training is
+    done (published: 2/3), and at test, tokens are chosen every `span` blocks only; null: at every block, always.
     """
 
     keep_rate: float = 0.7
     start: int = 4
     rate: float | None = None
     rounding: str = "floor"
+    stage_wise_from: float | None = None
+    span: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stage_wise_from is not None:
+            share(self.stage_wise_from, "stage_wise_from")
+        if not isinstance(self.span, int) or self.span < 1:
+            raise InvalidSchedule(f"span is {self.span!r}; allowed: a whole number of blocks >= 1")
+
+    def at(self, progress: float) -> Schedule:
+        """Return the schedule in force: layer-wise before `stage_wise_from`."""
+        early = self.stage_wise_from is not None and progress < self.stage_wise_from
+        return replace(self, stage_wise_from=None) if early else self
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return blocks start ... depth-1 at one rate."""
-        b, stop = exact(self.keep_rate, "keep_rate"), layout.depth - layout.revive
-        if self.rate is not None:
-            rate = exact(self.rate, "rate")
-        else:
-            quarter = Fraction(layout.depth, 4)
-            rate = (quarter * (1 + b + b**2 + b**3) - self.start) / (layout.depth - self.start)
-            rate = exact(max(rate, Fraction(1, layout.positions)), "rate")
-        return [] if rate == 1 else [(block, rate) for block in range(self.start, stop)]
+        base, stop = exact(self.keep_rate, "keep_rate"), layout.depth - layout.revive
+        rate = exact(matched(base, self.start, layout.depth, layout.positions) if self.rate is None else self.rate, "rate")
+        step = 1 if self.stage_wise_from is None else self.span
+        return [] if rate == 1 else [(block, rate) for block in range(self.start, stop, step)]
 
 
 @register("schedule", "per_block")

@@ -19,16 +19,17 @@ from tokenprune.packing import Packing
 class Decision:
     """What a selector says about M slots.
 
-    keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; gate (B,M) the
-    straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    notes: {name: payload} that losses and analytics read (see TokenState.aux); slots (B,K) long: which slots are kept, ascending,
-    where K is known without asking the device how many are live; branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the
-    block about to run has switched on, 0/1 (site `before` only).
+    keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; weight (B,M) of dropped
+    tokens in a fused one, the score if None; gate (B,M) the straight-through 0/1 value that carries the gradient in training;
+    log_prob (B,M); traits: per-slot memory (B,M,...) to store; notes: {name: payload} that losses and analytics read (TokenState.aux);
+    slots (B,K) long: which slots are kept, ascending, where K is known without asking the device how many are live; branch: heads (B,h)
+    and sub-layers (B,2), attention and MLP, that the block about to run has switched on, 0/1 (site `before` only).
     """
 
     keep: Tensor
     target: Tensor | None = None
     score: Tensor | None = None
+    weight: Tensor | None = None
     gate: Tensor | None = None
     log_prob: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)

@@ -6,12 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,11 +21,10 @@ from tokenprune.averaging import WeightAverage
 from tokenprune.checkpoints import atomic_write
 from tokenprune.console import progress
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
+from tokenprune.learning_rates import learning_rate, parameter_groups
 
 LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
 _SCHEDULES = ("cosine", "steps", "linear_tail", "constant")
-_UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
-_TAIL = 0.2  # share of the run in which linear_tail falls to 0
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class TrainingConfig:
     """A recipe. Learning rates are per AdamW step; warm-up is in iterations; `steps` are shares of the run in (0,1).
 
     batch_size is the whole batch, as papers give it: several processes take equal slices of it. ema: decay of a moving average of the
-    weights, which is then what a run ends with (DeiT: 0.99996); null for none.
+    weights, which is then what a run ends with (DeiT: 0.99996); null for none. min_lr: where the cosine ends. backbone_freeze: share of the
+    run in which a pruned encoder's backbone learns nothing (DynamicViT). drop_path: False turns the model's DropPath off, as scripts do
+    that fine-tune in evaluation mode (EViT).
     """
 
     iterations: int
@@ -52,6 +54,9 @@ class TrainingConfig:
     workers: int = 0
     seed: int = 0
     ema: float | None = None
+    min_lr: float = 0.0
+    backbone_freeze: float = 0.0
+    drop_path: bool = True
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig with every value that is out of range."""
@@ -66,6 +71,9 @@ class TrainingConfig:
             (any(not 0 < s < 1 for s in self.steps), f"training.steps is {self.steps}, allowed are shares of the run between 0 and 1"),
             (self.schedule == "steps" and not self.steps, "training.steps is empty: the schedule 'steps' needs at least one share"),
             (min(self.selector_lr_scale, self.backbone_lr_scale) < 0, "training: learning rate scales are 0 or more"),
+            (not 0 <= self.min_lr <= self.lr, f"training.min_lr is {self.min_lr}, allowed are 0 to training.lr, {self.lr}"),
+            (self.min_lr > 0 and self.schedule != "cosine", f"training.min_lr, a cosine's end, has no meaning in {self.schedule!r}: set 0"),
+            (not 0 <= self.backbone_freeze < 1, f"training.backbone_freeze is {self.backbone_freeze}, allowed: 0 to below 1"),
             (self.ema is not None and not 0 <= self.ema < 1, f"training.ema is {self.ema}, allowed are null and 0 <= decay < 1"),
             (min(self.warmup, self.checkpoint_every, self.workers) < 0, "training: warmup, checkpoint_every and workers are 0 or more"),
         ]
@@ -82,39 +90,6 @@ class TrainingReport:
     seconds: float
     iterations: int
     notes: tuple[str, ...] = ()
-
-
-def lr_factor(cfg: TrainingConfig, iteration: int) -> float:
-    """Multiplier of every learning rate at a 0-based iteration: linear warm-up times the schedule."""
-    warm = min(1.0, (iteration + 1) / cfg.warmup) if cfg.warmup else 1.0
-    done = (iteration - cfg.warmup) / max(1, cfg.iterations - cfg.warmup)
-    share = iteration / max(1, cfg.iterations)
-    if cfg.schedule == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
-    if cfg.schedule == "steps":
-        return warm * cfg.gamma ** sum(share >= step for step in cfg.steps)
-    if cfg.schedule == "linear_tail":
-        return warm * min(1.0, (1 - share) / _TAIL)
-    return warm
-
-
-def parameter_groups(model: nn.Module, cfg: TrainingConfig) -> list[dict[str, Any]]:
-    """AdamW groups, one per (learning rate scale, decay): no decay for vectors, scalars and embeddings.
-
-    Selectors' parameters learn `selector_lr_scale` times as fast, those of a pruned encoder's backbone `backbone_lr_scale` times.
-    """
-    owners = [m for m in model.modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
-    encoder = {id(p) for m in owners for p in m.backbone.parameters()}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            scale = cfg.selector_lr_scale if "selectors." in name else cfg.backbone_lr_scale if id(p) in encoder else 1.0
-            decays = p.ndim >= 2 and not any(word in name for word in _UNDECAYED)
-            groups.setdefault((scale, decays), []).append(p)
-    return [
-        {"params": params, "lr": cfg.lr * scale, "base_lr": cfg.lr * scale, "weight_decay": cfg.weight_decay if decays else 0.0}
-        for (scale, decays), params in groups.items()
-    ]
 
 
 def fit(
@@ -143,6 +118,9 @@ def fit(
     """
     with distributed.training_group(), closing(_Run(model, loss_fn, cfg, Path(workdir))) as run:
         model.train()
+        for module in model.modules() if not cfg.drop_path else ():
+            if isinstance(module, DropPath):
+                module.eval()
         steps = progress(range(run.iteration, cfg.iterations), description, cfg.iterations, run.iteration)
         for iteration, batch in zip(steps, batches(run.iteration) if run.iteration < cfg.iterations else (), strict=False):
             if before_step:
@@ -221,7 +199,7 @@ class _Run:
 
     def step(self, batch: Any, iteration: int) -> dict[str, float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor(self.cfg, iteration)
+            group["lr"] = learning_rate(group, self.cfg, iteration)
         with torch.autocast(self.device.type, self.dtype) if self.amp else nullcontext():
             losses = self.losses_of(batch)
         total = torch.stack([v.float() for v in losses.values()])
@@ -253,7 +231,7 @@ class _Run:
 
     def _resume(self) -> None:
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        stored = saved["recipe"]
+        stored = {f.name: f.default for f in fields(self.cfg) if f.default is not MISSING} | saved["recipe"]  # settings newer than the file
         differing = [f"{k}: stored {stored.get(k)!r}, now {v!r}" for k, v in _recipe(self.cfg).items() if stored.get(k) != v]
         if differing:
             raise CheckpointMismatch(f"{self.path.name} is of another recipe ({'; '.join(differing)}); remove it or use another folder")

@@ -10,10 +10,12 @@ from typing import Any
 from tokenprune.backbones.vit import positions
 from tokenprune.blocks.class_token import SOURCES
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.keys import MEASURES, STARTS
+from tokenprune.keys import MEASURES, MORE_MEASURES, STARTS, TARGET, answered
 from tokenprune.legality import EXECUTIONS, check_pairing
+from tokenprune.measure.iso import asked, plan, samples
+from tokenprune.measure.macs import Macs
 from tokenprune.paths import weights_path
-from tokenprune.registry import get
+from tokenprune.registry import get, names
 from tokenprune.report.base import build_reports
 from tokenprune.schedules import Budget
 from tokenprune.settings import read_settings
@@ -80,16 +82,26 @@ def _fields(config: Mapping[str, Any]) -> list[str]:
     for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
-    measure = config["measure"]
-    if not measure or not set(measure) <= set(MEASURES):
-        problems.append(f"measure is {measure}; allowed: [{', '.join(MEASURES)}] or one of them")
-    elif "accuracy" in measure and config["data"].get("name") == "unlabelled":
+    return problems + _measures(config) + _dense_or_pruned(config)
+
+
+def _measures(config: Mapping[str, Any]) -> list[str]:
+    measure, task, problems = config["measure"], config["task"].get("name"), []
+    if not measure or not set(measure) <= {*MEASURES, *MORE_MEASURES}:
+        return [f"measure is {measure}; allowed: [{', '.join(MEASURES)}] or one of them, and {', '.join(MORE_MEASURES)}"]
+    if "throughput" in measure and task in names("task") and not hasattr(get("task", task), "throughput"):
+        problems.append(f"measure holds throughput, which task={task} does not measure; allowed there: [{', '.join(MEASURES)}]")
+    if "accuracy" in measure and config["data"].get("name") == "unlabelled":
         problems.append("measure holds accuracy, and data=unlabelled has no labels to judge by; use measure=[cost] or another data set")
+    return problems
+
+
+def _dense_or_pruned(config: Mapping[str, Any]) -> list[str]:
     dense = [config[axis].get("name") == _NONE for axis in ("selector", "schedule")]
     if dense[0] != dense[1]:
         given = ", ".join(f"{axis} is {config[axis].get('name')!r}" for axis in ("selector", "schedule"))
-        problems.append(f"{given}: a dense model has neither, a pruned one needs both; choose a method, e.g. method=evit")
-    return problems
+        return [f"{given}: a dense model has neither, a pruned one needs both; choose a method, e.g. method=evit"]
+    return []
 
 
 def _sizes(config: Mapping[str, Any]) -> list[str]:
@@ -109,16 +121,15 @@ def _sizes(config: Mapping[str, Any]) -> list[str]:
 def _pairing(config: Mapping[str, Any]) -> str:
     selector = config["selector"]
     if selector.get("name") == _NONE:
-        return "dense: every token in every block"
+        return "dense: every token in every block" + _cost_in_words(config, plan(config)[1])
     if config["schedule"].get("name") == _NONE or _bad_rate(config):
         get("selector", selector["name"])  # what else can be said without a schedule
         return ""
-    depth, total = config["backbone"].get("depth", 12), positions(config)
-    budgets = check_pairing(
-        selector, config["treatment"], config["schedule"], depth=depth, positions=total, execution=_known_execution(config)
-    )
-    _try_model(config)
-    return f"{total} positions: " + _in_words(budgets, _PLANS[get("selector", selector["name"]).heeds])
+    depth, total, execution = config["backbone"].get("depth", 12), positions(config), _known_execution(config)
+    check_pairing(selector, config["treatment"], answered(config["schedule"]), depth=depth, positions=total, execution=execution)
+    schedule, cost = plan(config)
+    budgets = check_pairing(selector, config["treatment"], schedule, depth=depth, positions=total, execution=execution)
+    return f"{total} positions: " + _in_words(budgets, _PLANS[get("selector", selector["name"]).heeds]) + _cost_in_words(config, cost)
 
 
 def _in_words(budgets: tuple[Budget, ...], word: str) -> str:
@@ -144,14 +155,13 @@ def _known_execution(config: Mapping[str, Any]) -> str:
     return config["execution"] if config["execution"] in EXECUTIONS else "auto"
 
 
-def _try_model(config: Mapping[str, Any]) -> None:
-    """Build the encoder without memory, so that a misspelt option of any axis is found before images and weights load."""
-    import torch
-
-    from tokenprune.backbones.vit import build_pruned
-
-    with torch.device("meta"):
-        build_pruned({**config, "backbone": {**config["backbone"], "pretrained": None}})
+def _cost_in_words(config: Mapping[str, Any], cost: Macs) -> str:
+    name = config["selector"]["name"]
+    heeds = "count" if name == _NONE else get("selector", name).heeds
+    word = {"count": "", "target": "expected "}.get(heeds, "at most ")
+    open_ = samples(config) and config["schedule"].get(TARGET) is not None
+    later = f"; keep_rate is found on training images for {asked(config):.3g} GMAC" if open_ else ""
+    return f"; planned: {word}{cost.total / 1e9:.3g} GMAC{later}"
 
 
 def _files(config: Mapping[str, Any]) -> list[str]:

@@ -98,6 +98,16 @@ def test_plan_is_what_fixed_budgets_use(selector, treatment):
         assert plan == seen
 
 
+def test_a_selector_that_is_not_asked_costs_nothing():
+    """Stage-wise, blocks between the stages have gates that only the first part of training used."""
+    schedule = {"name": "constant", "rate": 0.5, "start": 1, "span": 2}
+    always, stage_wise = (pruned("svit", "reactivate", {**schedule, "stage_wise_from": share}) for share in (None, 0.5))
+    assert len(always.selectors) == len(stage_wise.selectors) == 5
+    with torch.no_grad():
+        costs = [encoder_macs(model, model.encode(images(2))).selector for model in (always, stage_wise)]
+    assert costs[1] / 3 == costs[0] / 5 == planned_macs(stage_wise, 64).selector / 3
+
+
 def eva_large(size, patch, **pruning):
     """Return the planned MACs of EVA-02-L over 1024 positions, on the meta device."""
     with torch.device("meta"):

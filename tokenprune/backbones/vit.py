@@ -17,6 +17,7 @@ from tokenprune.blocks import adapt
 from tokenprune.checkpoints import load_weights
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig
+from tokenprune.keys import answered
 from tokenprune.pruning import prune
 from tokenprune.settings import plain, read_settings
 
@@ -92,6 +93,7 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0) -> PrunedViT:
     """
     axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
     given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
+    given.update({"schedule": answered(given["schedule"])} if given.get("schedule") else {})
     return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, **given)
 
 

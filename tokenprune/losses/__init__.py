@@ -1,4 +1,4 @@
-"""Losses that selectors bring with them; tasks add their own. Importing this package registers all of them."""
+"""Losses that methods bring with them; tasks add their own. Importing this package registers all of them."""
 
 import importlib
 import pkgutil

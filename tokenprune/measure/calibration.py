@@ -64,12 +64,12 @@ def _evaluating(pruned: PrunedViT) -> Iterator[None]:
 
 @contextmanager
 def _listening(selector: Selector, scores: list[tuple[Tensor, float]]) -> Iterator[None]:
-    """Note each batch's candidate scores and how many tokens should stay in it, and end the pass there."""
+    """Note each batch's candidate scores and how many tokens should stay in it, and end the pass there; fused tokens do not count."""
     original = selector.score
 
     def listen(seen: Observation, budget: Any) -> Decision:
         decision = original(seen, budget)
-        scores.append((decision.score[seen.live], float(budget.rate) * seen.live.shape[0] * seen.state.positions))
+        scores.append((decision.score[seen.live & (seen.state.index >= 0)], float(budget.rate) * seen.live.shape[0] * seen.state.positions))
         raise _Seen
 
     selector.score = listen  # type: ignore[method-assign]

@@ -120,12 +120,13 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
     embedding = model.family.embed_macs(positions)
     linear = embedding + (model.family.head_macs() if head else 0.0)
     attention = selecting = 0.0
+    deciding = model.budgets(positions)  # a schedule that changes in training has selectors that it does not always ask
     norm = 5.0 * model.embed_dim * (positions + P)
     for number, (block, c) in enumerate(zip(model.family.blocks, counts, strict=True)):
         cost = block.macs(c.attended, c.rows, c.fed, c.products)
         norm += block.macs(*c.normed, c.fed, 0.0).norm
         linear, attention = linear + cost.linear, attention + cost.attention
-        if str(number) in model.selectors:
+        if number in deciding and str(number) in model.selectors:
             selecting += model.selectors[str(number)].macs(c.scored)
     kept = tuple((c.entering - P) / positions for c in counts)
     return Macs(linear, attention, norm, selecting, embedding, kept)

@@ -17,6 +17,11 @@ import pandas as pd
 from tokenprune.errors import DatasetError
 
 NUMBERS = {
+    "top1": ("paper top-1", "{:.1f}"),
+    "delta": ("paper delta", "{:+.1f}"),
+    "gmacs": ("paper GMAC", "{:.1f}"),
+    "epochs": ("paper epochs", "{:.0f}"),
+    "images_per_second": ("paper images/s", "{:.0f}"),
     "ap_box": ("paper box AP", "{:.1f}"),
     "ap_mask": ("paper mask AP", "{:.1f}"),
     "fps": ("paper FPS", "{:.2f}"),

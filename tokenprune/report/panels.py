@@ -1,6 +1,7 @@
 """Drawing pictures and maps of their tokens; the look of every figure. Colours are of Okabe and Ito's palette, or viridis."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from tokenprune.tasks.pictures import Picture
 
 BLUE, ORANGE, GREEN, CYAN, BLACK, GREY, WHITE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#222222", "#8a8a8a", "#ffffff"
 SMALL, NORMAL, LARGE = 8, 10, 12  # points
+_LINES = (ORANGE, BLUE, GREEN, CYAN, "#cc79a7", "#e69f00", "#8c564b", GREY)
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
@@ -23,6 +26,11 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=LARGE)
     return figure
+
+
+def looks() -> Iterator[dict[str, str]]:
+    """Return colours and markers of one curve after the other, without end; colours and markers go round together."""
+    return cycle({"color": colour, "marker": marker} for colour, marker in zip(_LINES, _MARKERS, strict=True))
 
 
 def save(figure: Figure, folder: Path, name: str, numbers: pd.DataFrame, dpi: int = 130) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenprune.results import scalars
+
 _METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
 _SPEEDS = (("seconds_encoder", "encoder"), ("seconds_backbone", "backbone"), ("seconds_total", "whole"))
 
@@ -12,8 +14,13 @@ def summary(row: Mapping[str, Any], results_dir: str) -> str:
     """Return a finished row in words, with where it lies."""
     metrics, cost = row["metrics"], row["cost"]
     scores = [_score(title, metrics[name], metrics.get(f"{name}_se")) for name, title in _METRICS if name in metrics]
+    plain = scalars(cost)
     speed = [f"{title} {cost[n]:.4g} s/image" for n, title in _SPEEDS if cost.get(n)]
-    kept = [f"encoder {cost['gmac_total']:.4g} GMAC, {cost['kept_share']:.1%} of the tokens kept"] if cost else ["cost not measured"]
+    if "images_per_second" in plain:
+        speed.append(f"{plain['images_per_second']:.4g} images/s at batch {plain['images_per_second_batch']}")
+    kept = ["cost not measured"]
+    if "gmac_total" in cost:
+        kept = [f"encoder {cost['gmac_total']:.4g} GMAC, {cost['kept_share']:.1%} of the tokens kept"]
     lines = [
         f"{row['label']}, {row['treatment']}: " + (", ".join(scores) or "accuracy not measured"),
         "; ".join([*kept, ", ".join(speed) or "speed not measured"]),

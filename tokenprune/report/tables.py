@@ -11,17 +11,18 @@ import pandas as pd
 from tokenprune.report.expected import NUMBERS, Expected, size_of
 from tokenprune.report.formats import numbers
 from tokenprune.report.seeds import collapse, configuration, paired, repeated, summarise
-from tokenprune.results import frame
+from tokenprune.results import frame, scalars
 
 SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
 _COSTS = (
     ("gmac_total", "GMAC encoder", "{:.3g}"), ("kept_share", "kept share", "{:.3f}"),
     ("kept_share_uncalibrated", "uncalibrated share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
     ("speedup_encoder", "encoder speed-up", "{:.2f}"), ("seconds_total", "total s/img", "{:.4f}"),
+    ("images_per_second", "images/s", "{:.4g}"), ("speedup_batch", "speed-up in batches", "{:.2f}"),
 )  # fmt: skip
 _FPS = (("seconds_backbone", "FPS backbone"), ("seconds_total", "FPS whole"))  # 1/s; shown where a backbone was timed
-_WHERE_MEASURED = ("kept_share_uncalibrated",)  # other columns show a dash
-_UNMEASURED = ("kept_per_block", "seconds_note")
+_WHERE_MEASURED = ("kept_share_uncalibrated", "images_per_second", "speedup_batch")  # other columns show a dash
+_UNMEASURED = ("seconds_note", "throughput_note", "images_per_second_batch")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Ta
     several, names = repeated(data), measured(rows)
     lines = collapse(data, names) if several else data
     legend = "" if paper is None else paper.legend(data)
-    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _failures(data))
+    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _notes(rows), _failures(data))
     seeds = summarise(data, names) if several else None
     raw = data.drop(columns=["configuration", "rest"])
     return Table(raw, lines, _shown(lines, several), tuple(block for block in blocks if block), seeds)
@@ -79,7 +80,7 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of measured numbers: metrics without their bootstrap errors, and costs."""
-    names = dict.fromkeys(name for row in rows for section in ("metrics", "cost") for name in row[section])
+    names = dict.fromkeys(name for row in rows for name in (*row["metrics"], *scalars(row["cost"])))
     return [name for name in names if name not in _UNMEASURED and not (name.endswith("_se") and name[:-3] in names)]
 
 
@@ -162,6 +163,9 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
     )
     if "kept_share_uncalibrated" in data and data["kept_share_uncalibrated"].notna().any():
         text += " Uncalibrated share: what gates keep at p > 0.5, before their thresholds are set to meet the target."
+    if "images_per_second" in data and data["images_per_second"].notna().any():
+        sizes = sorted({int(size) for size in data["images_per_second_batch"].dropna()})
+        text += f" Images/s: of the whole classifier at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
     if _has_backbone(data):
         text += " FPS: one over the seconds an image; backbone: the encoder with what makes feature maps of it."
     if data["device"].nunique() > 1:
@@ -172,10 +176,18 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
 def _caution(data: pd.DataFrame) -> str:
     if ((data["scale"] == "paper") & (data["data"] == "coco")).all():
         return ""
+    if ((data["scale"] == "paper") & (data["data"] == "imagefolder")).all():
+        return "The paper's numbers are of ImageNet-1k, these rows of the folder that was given."
     return (
         "The paper's numbers are of another data set and model than these rows, which are of"
         f" scale={' and '.join(data['scale'].unique())} on {' and '.join(data['data'].unique())}: compare rows with rows."
     )
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What rows say of themselves beside where they start from, which tables say elsewhere."""
+    said = dict.fromkeys((row["label"], note) for row in rows for note in row["notes"] if not note.startswith("starts from"))
+    return "\n".join(f"- {label}: {note}" for label, note in said)
 
 
 def _failures(data: pd.DataFrame) -> str:

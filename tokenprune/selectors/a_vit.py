@@ -28,7 +28,7 @@ class AViTHalting(Selector):
     Args:
         context: see `Context`.
         gamma, beta: 5 and 10 in the paper (which adds a beta of -10). The released commands have 10 and 30 for DeiT-T, 10 and 75 for
-            DeiT-S, whose first channels are that large.
+            DeiT-S.
         eps: 0.01.
 
     Raises:

@@ -17,6 +17,7 @@ from tokenprune.tasks.labelled import LabelledImages
 from tokenprune.tasks.pictures import Picture, cropped
 from tokenprune.tasks.recipe import read_recipe
 from tokenprune.tasks.speed import seconds_per_image
+from tokenprune.tasks.throughput import throughput
 from tokenprune.tasks.views import Batch, as_input, collate
 
 if TYPE_CHECKING:
@@ -105,6 +106,11 @@ class ClassificationTask:
         times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
         model.train(training)
         return {**cost, **times}
+
+    def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Images a second over batch sizes, of validation images drawn at random (see `tasks.throughput`)."""
+        images, device = self._images(cfg), device_of(model)
+        return throughput(model.eval(), lambda size, number: images.drawn(size, number).to(device), images.recipe.throughput, device)
 
     @torch.no_grad()
     def pictures(

@@ -67,6 +67,12 @@ class LabelledImages:
         for images, labels in in_order(min(count, len(data)), make, collate, batch, workers):
             yield as_input(images.to(device), self.statistics), labels
 
+    def drawn(self, size: int, number: int) -> Tensor:
+        """Batch `number` of `size` validation images drawn at random, with repetition, as a test sees them: (size,3,H,W), normalised."""
+        data = self.split("val")
+        look, chosen = self._look(data), np.random.default_rng((size, number)).integers(len(data), size=size)
+        return as_input(collate([(look(data[int(i)][0]), 0) for i in chosen])[0], self.statistics)
+
     def pixels(self, number: int) -> np.ndarray:
         """Validation image (H,W,3) uint8 at the model's input size."""
         data = self.split("val")

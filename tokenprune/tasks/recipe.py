@@ -1,7 +1,7 @@
 """The `task` group of a classification run: how images are seen at test time, and how training varies and mixes them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from timm.data.auto_augment import rand_augment_transform
@@ -10,6 +10,7 @@ from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENE
 from tokenprune import distributed
 from tokenprune.errors import InvalidConfig
 from tokenprune.settings import read_settings
+from tokenprune.tasks.throughput import ThroughputPlan
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 _Triple = tuple[float, float, float]
@@ -67,7 +68,7 @@ class ClassificationConfig:
     token_labels: weight of a second cross-entropy on every patch token, whose label is the object's or "no class" (token labelling
     as in LV-ViT, Jiang et al. 2021); needs a data set with class maps. The head then has one output more.
     view: None takes images of one size as they are, and View() of others. augment: in the place of flips and channels. mix: None for
-    plain labels.
+    plain labels. throughput: how images a second are measured, where a run asks for them.
     """
 
     name: str = "classification"
@@ -81,6 +82,7 @@ class ClassificationConfig:
     view: View | None = None
     augment: Augmentation | None = None
     mix: Mixing | None = None
+    throughput: ThroughputPlan = field(default_factory=ThroughputPlan)
 
 
 def read_recipe(config: Mapping[str, Any]) -> ClassificationConfig:

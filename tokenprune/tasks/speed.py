@@ -57,10 +57,9 @@ def seconds_per_image(
         the passes' own ratios of dense to pruned) and seconds_note, which says how they were taken. All None under masked execution, which
         computes what it drops, and for a selector that switches parts off without skipping them.
     """
-    if pruned.execution == "masked":
-        return {**dict.fromkeys(_FIELDS), "seconds_note": "masked execution is not timed"}
-    if not all(selector.drops for selector in pruned.selectors.values()):
-        return {**dict.fromkeys(_FIELDS), "seconds_note": "not timed: what the selector switches off is computed all the same"}
+    reason = untimed(pruned)
+    if reason:
+        return {**dict.fromkeys(_FIELDS), "seconds_note": reason}
     plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
     alone = alone or (lambda image: partial(pruned.encode, image))
 
@@ -68,8 +67,8 @@ def seconds_per_image(
         maps = [] if backbone is None else [partial(backbone, image)]
         return [alone(image), partial(dense.encode, image), partial(whole, record), *maps]
 
-    timer = _cuda_seconds if device.type == "cuda" else _thread_seconds
-    with _one_thread(device), _precision(device, plan.dtype):
+    timer = timed_by(device)
+    with one_thread(device), precision(device, plan.dtype):
         for call in calls(*inputs[0]) * plan.warmup:
             call()
         passes = [[timer(call) for call in these] for these in (calls(*pair) for pair in inputs) for _ in range(plan.repeats)]
@@ -79,10 +78,23 @@ def seconds_per_image(
     return {**dict(zip(_FIELDS, found, strict=True)), "seconds_note": _note(device, len(inputs), plan)}
 
 
+def untimed(pruned: PrunedViT) -> str:
+    """Return why no speed is measured of a model, "" where it is."""
+    if pruned.execution == "masked":
+        return "masked execution is not timed"
+    drops = all(selector.drops for selector in pruned.selectors.values())
+    return "" if drops else "not timed: what the selector switches off is computed all the same"
+
+
 def _note(device: torch.device, images: int, plan: SpeedPlan) -> str:
     how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
     times = f" x {plan.repeats} passes after {plan.warmup} to warm up" if plan.repeats > 1 else ""
     return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}, dense and pruned in turn"
+
+
+def timed_by(device: torch.device) -> Callable[[Callable[[], Any]], float]:
+    """Return what times a call on a device, in seconds: CUDA events, or the CPU time of this thread."""
+    return _cuda_seconds if device.type == "cuda" else _thread_seconds
 
 
 def _thread_seconds(call: Callable[[], Any]) -> float:
@@ -102,12 +114,13 @@ def _cuda_seconds(call: Callable[[], Any]) -> float:
     return begin.elapsed_time(end) / 1000
 
 
-def _precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Return the context in which a model runs in one of `DTYPES`."""
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def one_thread(device: torch.device) -> Iterator[None]:
     """Thread time only counts the calling thread, so all work must stay on it."""
     threads = torch.get_num_threads()
     if device.type != "cuda":

@@ -73,12 +73,13 @@ class Treatment:
     def apply(self, state: TokenState, decision: Decision) -> TokenState:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         dropped = state.live & ~decision.keep
+        weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
         slots = decision.slots if state.complete else None
         state = state.but(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         if self.fold == "fuse":
-            return fuse(state, dropped, decision.score)
+            return fuse(state, dropped, weight)
         if self.fold == "merge":
             target = decision.target if decision.target is not None else nearest(state, decision.keep)
             return merge(state, dropped, target)
@@ -89,10 +90,22 @@ class Treatment:
         return state.mass.log() if state.mass is not None and self.proportional else None
 
 
-def fuse(state: TokenState, dropped: Tensor, score: Tensor) -> TokenState:
-    """Append one token an image, the sum of dropped tokens weighted by score (B,M), not normalised (EViT Eq. 4)."""
-    weight = score.masked_fill(~dropped, 0.0).to(state.tokens.dtype)
-    fused = weight.unsqueeze(1) @ state.tokens  # (B,1,C)
+def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
+    """Return how much of each slot a fused token gets, (B,M): the decision's weight where `dropped` (B,M), else 0.
+
+    Where a gate decides, each candidate's gate learns from the difference that going there makes (SPViT).
+    """
+    weight = decision.score if decision.weight is None else decision.weight
+    if decision.gate is None:
+        return weight.masked_fill(~dropped, 0.0)
+    before = state.live.to(decision.gate.dtype) if state.gate is None else state.gate
+    going = before - decision.gate
+    return weight * (going + (dropped.to(going.dtype) - going).detach())
+
+
+def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
+    """Append one token an image, the sum of dropped tokens times their weight (B,M), not normalised (EViT Eq. 4)."""
+    fused = weight.to(state.tokens.dtype).unsqueeze(1) @ state.tokens  # (B,1,C)
     some = dropped.any(1, keepdim=True)
     nowhere = torch.full_like(state.index[:, :1], -1)
     gate = None if state.gate is None else torch.cat([state.gate, some.to(state.gate.dtype)], 1)

@@ -18,6 +18,7 @@ _TIMES = {
     "relative": ("time_relative", "encoder time / dense encoder time (batch 1, timed in turn)"),
     "seconds": ("seconds_encoder", "encoder seconds an image (batch 1)"),
 }
+_ROOM = 3  # curves
 _SCORES = {"ap_box": "box AP", "ap_mask": "mask AP", "top1": "top-1 accuracy (%)"}
 
 
@@ -71,7 +72,8 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
         for score in (name for name in _SCORES if name in data):
             errors = group[f"{score}_se"] if f"{score}_se" in group else group[score] * float("nan")
             point |= {score: group[score].mean(), f"{score}_error": group[score].std() if several else errors.mean()}
-        point["error"] = "standard deviation over seeds" if several else "bootstrap standard error over images"
+        single = "bootstrap standard error over images" if "ap_box" in data else "standard error over images"
+        point["error"] = "standard deviation over seeds" if several else single
         means = {name: group[name].mean() for name in ("gmac_total", "kept_share", "time_relative", "seconds_encoder")}
         points.append({**point, **means})
     return pd.DataFrame(points)
@@ -79,38 +81,52 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
 
 def draw(points: "pd.DataFrame", time: str, title: str) -> "Figure":
     """Return the figure: a line of panels a score, encoder time on the left and GMAC on the right."""
+    return curves(points, (_TIMES[time], ("gmac_total", "encoder GMAC")), title)
+
+
+def curves(points: "pd.DataFrame", costs: Sequence[tuple[str, str]], title: str) -> "Figure":
+    """Return a line of panels a score, a panel for each of two `costs`, a column of `points` (see `summarised`) and its name for people.
+
+    Keep rates are written beside points where few curves leave room for them.
+    """
     from tokenprune.report.panels import NORMAL, new_figure
 
     scores = [name for name in _SCORES if name in points and points[name].notna().any()]
     kinds = " / ".join(dict.fromkeys(points["error"]))
-    figure = new_figure(11, 0.9 + 3.5 * len(scores), f"{title}\nnumbers beside points: keep rates; error bars: {kinds}")
+    crowded = points.groupby(["label", "treatment"]).ngroups > _ROOM
+    beside = "" if crowded else "numbers beside points: keep rates; "
+    figure = new_figure(11, 0.9 + (4.2 if crowded else 3.5) * len(scores), f"{title}\n{beside}error bars: {kinds}")
     axes = figure.subplots(len(scores), 2, squeeze=False, sharex="col", sharey="row")
-    costs = (_TIMES[time], ("gmac_total", "encoder GMAC"))
     for line, score in zip(axes, scores, strict=True):
         line[0].set_ylabel(_SCORES[score], fontsize=NORMAL)
         for axis, (cost, _) in zip(line, costs, strict=True):
-            _panel(axis, points, cost, score)
+            _panel(axis, points, cost, score, numbers=not crowded)
     for axis, (_, name) in zip(axes[-1], costs, strict=True):
         axis.set_xlabel(name, fontsize=NORMAL)
-    axes[0, 1].legend(fontsize=NORMAL, loc="lower right")
+    if crowded:
+        figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside right upper", fontsize=NORMAL, frameon=False)
+    else:
+        axes[0, 1].legend(fontsize=NORMAL, loc="lower right")
     return figure
 
 
-def _panel(axis: "Axes", points: "pd.DataFrame", cost: str, score: str) -> None:
-    from tokenprune.report.panels import BLACK, BLUE, CYAN, GREEN, NORMAL, ORANGE, open_axis
+def _panel(axis: "Axes", points: "pd.DataFrame", cost: str, score: str, numbers: bool) -> None:
+    from tokenprune.report.panels import BLACK, NORMAL, looks, open_axis
 
     open_axis(axis).margins(x=0.09)
-    colours = iter((ORANGE, BLUE, GREEN, CYAN) * len(points))
-    curves = points.groupby(["label", "treatment"], sort=False)
-    for (label, treatment), group in curves:
+    styles = looks()
+    groups = points.groupby(["label", "treatment"], sort=False)
+    for (label, treatment), group in groups:
         name = label if points.loc[points["label"] == label, "treatment"].nunique() == 1 else f"{label}, {treatment}"
         curve = group.sort_values("keep_rate")
         dense = treatment == "none"
         star = {"color": BLACK, "marker": "*", "markersize": 15, "linestyle": "none"}
-        style = star if dense else {"color": next(colours), "marker": "o", "markersize": 6}
+        style = star if dense else {**next(styles), "markersize": 6}
         axis.errorbar(curve[cost], curve[score], yerr=curve[f"{score}_error"], capsize=3, label=name, elinewidth=1, **style)
         if dense:
             axis.axhline(curve[score].iloc[0], color=BLACK, linewidth=0.8, linestyle="--", zorder=0)
+        if not numbers:
+            continue
         for _, point in curve[curve[cost].notna() & curve["keep_rate"].notna()].iterrows():
             place = {"xytext": (6, -13), "textcoords": "offset points", "fontsize": NORMAL - 1}
             axis.annotate(f"{point['keep_rate']:g}", (point[cost], point[score]), **place)

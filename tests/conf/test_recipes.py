@@ -1,0 +1,101 @@
+"""How each paper trains: Table 7's epochs, the rates, what a teacher adds, and who overrides whom."""
+
+import pytest
+
+from tokenprune.config import compose, resolve
+from tokenprune.errors import InvalidConfig
+from tokenprune.presets import files
+from tokenprune.settings import read_settings
+from tokenprune.training import TrainingConfig
+from tokenprune.validation import validate
+
+EPOCH = 1251  # iterations at batch 1024
+PAPER = ["scale=paper", "task=classification"]
+DISTILL = {"logits": 0.5, "tokens": 0.5, "kind": "mse"}
+# epochs, lr at batch 1024, least lr, weight decay, epochs of warm-up, backbone's share of the lr, epochs that it rests, DropPath, EMA
+RECIPES = {
+    "dynamicvit": (30, 1e-3, 1e-6, 0.05, 5, 0.01, 5, False, 0.9999),
+    "evit": (30, 4e-5, 2e-6, 1e-6, 0, 1.0, 0, False, None),
+    "evit_fused": (30, 4e-5, 2e-6, 1e-6, 0, 1.0, 0, False, None),
+    "evo_vit": (30, 2e-5, 0.0, 1e-6, 0, 1.0, 0, True, None),
+    "ats": (30, 4e-5, 2e-6, 1e-6, 0, 1.0, 0, False, None),
+    "svit": (30, 2e-5, 0.0, 1e-6, 0, 1.0, 0, True, None),
+    "spvit": (60, 1e-3, 1e-5, 0.05, 0, 0.01, 5, True, 0.99996),
+}
+SCRATCH = {"evit": "evit_scratch", "evit_fused": "evit_scratch", "evo_vit": "evo_vit_scratch"}
+
+
+def composed(*overrides):
+    config = resolve(compose(list(overrides)))
+    validate(config, files=False)
+    return config
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_recipes_of_table_7(method):
+    config = composed(f"method={method}", *PAPER)
+    recipe = read_settings(TrainingConfig, config["training"], "training")
+    epochs, lr, least, decay, warmup, share, rest, drop_path, ema = RECIPES[method]
+    assert (recipe.iterations, recipe.warmup, recipe.batch_size) == (epochs * EPOCH, warmup * EPOCH, 1024)
+    assert (recipe.lr, recipe.min_lr, recipe.weight_decay, recipe.clip) == (pytest.approx(lr), least, decay, None)
+    assert (recipe.backbone_lr_scale, recipe.selector_lr_scale) == (share, 1.0)
+    assert recipe.backbone_freeze * recipe.iterations == pytest.approx(rest * EPOCH)
+    assert (recipe.drop_path, recipe.ema, recipe.schedule) == (drop_path, ema, "cosine")
+    assert config["dense"]["training"] == composed("method=svit", *PAPER)["dense"]["training"]  # one dense model for all
+
+
+@pytest.mark.parametrize("method", SCRATCH)
+def test_recipes_from_scratch_are_deits_with_a_schedule_that_changes(method):
+    config = composed(f"method={method}", *PAPER, f"+recipe={SCRATCH[method]}")
+    assert config["init"] == "scratch" and config["training"]["iterations"] == 300 * EPOCH and config["training"]["lr"] == 1e-3
+    schedule = config["schedule"]
+    if method == "evo_vit":
+        assert schedule["stage_wise_from"] * 300 == pytest.approx(200)
+    else:
+        assert [schedule[k] * 300 for k in ("shrink_start", "shrink_end")] == pytest.approx([10, 110])
+
+
+@pytest.mark.parametrize("path", files("when/recipe") + files("recipe"), ids=lambda p: p.stem)
+def test_every_recipe_says_where_it_is_from(path):
+    first = path.read_text().splitlines()
+    assert first[0] == "# @package _global_" and first[1].startswith("# ") and len(first[1]) > 40
+
+
+@pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
+def test_where_there_are_labels_there_is_a_teacher(scale):
+    for method, ratio in (("dynamicvit", {"weight": 2.0, "form": "image"}), ("spvit", {"weight": 2.0, "form": "batch"})):
+        for axis in ("method", "selector"):  # a selector alone takes what its method adds to the task, too
+            assert composed(f"{axis}={method}", f"scale={scale}", "task=classification")["losses"] == {"ratio": ratio, "distill": DISTILL}
+            assert composed(f"{axis}={method}", f"scale={scale}", "task=detection")["losses"] == {"ratio": ratio}
+
+
+def test_the_command_line_beats_the_recipe():
+    config = composed("method=dynamicvit", *PAPER, "training.lr=0.5", "training.drop_path=true", "losses.distill.logits=3")
+    assert (config["training"]["lr"], config["training"]["drop_path"], config["training"]["min_lr"]) == (0.5, True, 1e-6)
+    assert config["losses"]["distill"] == {**DISTILL, "logits": 3}
+    assert "distill" not in composed("method=dynamicvit", "scale=smoke", "task=classification", "losses.distill=null")["losses"]
+    alone = composed("selector=dynamicvit", "scale=smoke", "task=classification", "+losses.distill.tokens=0", "+losses.ratio.weight=9")
+    assert alone["losses"] == {"ratio": {"weight": 9, "form": "image"}, "distill": {**DISTILL, "tokens": 0}}
+
+
+def test_an_experiment_beats_the_recipe(tmp_path):
+    """What a table says of its rows, it says of all of them."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from tokenprune.config import register_schema
+    from tokenprune.paths import config_dir
+
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining: {lr: 7.0e-4}\nlosses: {distill: {kind: kl}}\n")
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra_compose("config", [*PAPER, "method=dynamicvit", "+experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert (config.training.lr, config.training.min_lr, config.losses.distill.kind) == (7e-4, 1e-6, "kl")
+
+
+def test_detection_is_refused_distillation_by_name():
+    with pytest.raises(InvalidConfig, match="losses.distill needs .*task=detection"):
+        composed("method=dynamicvit", "scale=smoke", "+losses.distill={}")

@@ -1,0 +1,52 @@
+"""The training-free figure: its table, its claim with its error, and rows that are named instead of drawn."""
+
+import pandas as pd
+import pytest
+
+from tests.fakes import row
+from tokenprune.registry import build
+from tokenprune.report import Sweep
+from tokenprune.report.figures.training_free import claim, parted
+
+
+def judged(method, rate, top1, error=1.0, selector=None, treatment="remove"):
+    config = {"schedule": {"name": "stages", "keep_rate": rate}, "selector": {"name": selector or method}}
+    base = row(method=method, label=method, treatment=treatment, config=config, cost={"gmac_total": (rate or 1.0) * 2})
+    return {**base, "metrics": {"top1": top1, "top1_se": error}}
+
+
+ROWS = [
+    judged("dense", None, 70.0, selector="none", treatment="none"),
+    judged("topk", 0.9, 69.0), judged("topk", 0.5, 60.0), judged("random", 0.9, 68.0), judged("random", 0.5, 40.0),
+]  # fmt: skip
+
+
+def test_files_table_and_claim(tmp_path, capsys):
+    wrote = build("report", "training_free")(Sweep("made_up", ROWS, tmp_path, tmp_path))
+    assert wrote == ["training_free.png", "training_free.csv", "training_free.md"]
+    points = pd.read_csv(tmp_path / "training_free.csv")
+    assert points["keep_rate"].fillna(0).tolist() == [0, 0.9, 0.5, 0.9, 0.5] and set(points["error"]) == {"standard error over images"}
+    text = (tmp_path / "training_free.md").read_text()
+    assert "| topk, remove | 69.0 ± 1.0 (1.8) | 60.0 ± 1.0 (1) |" in text and "| dense, none | 70.0 ± 1.0 (2) | 70.0 ± 1.0 (2) |" in text
+    assert "- keep rate 0.9: +1.0 ± 1.4, undecided\n- keep rate 0.5: +20.0 ± 1.4, holds" in text
+    assert "topk is better than random: holds in part, 1 of 2 undecided" in text and text[16:40] in capsys.readouterr().out
+
+
+def test_a_claim_needs_both_methods_at_a_keep_rate():
+    assert claim(ROWS[:3], "topk", "random") == "" and claim([ROWS[1], ROWS[4]], "topk", "random") == ""
+    assert "does not hold" in claim([judged("topk", 0.5, 40.0), judged("random", 0.5, 50.0)], "topk", "random")
+
+
+@pytest.mark.parametrize("selector", ["svit", "dynamicvit", "cropr", "a_vit", "adavit", "ia_red2"])
+def test_what_has_to_be_trained_is_left_out_by_name(selector, tmp_path):
+    learner = judged(selector, 0.5, 99.0)
+    free, named = parted([*ROWS, learner])
+    assert free == ROWS and f"{selector} (selector {selector})" in named
+    build("report", "training_free")(Sweep("made_up", [*ROWS, learner], tmp_path, tmp_path))
+    assert "99.0" not in (tmp_path / "training_free.md").read_text() and named in (tmp_path / "training_free.md").read_text()
+
+
+@pytest.mark.parametrize("selector", ["evit", "ats", "topk", "random", "variance", "tome", "evo_vit", "none"])
+def test_what_needs_no_training_stays(selector):
+    rows = [judged(selector, 0.5, 50.0)]
+    assert parted(rows) == (rows, "")

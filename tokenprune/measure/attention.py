@@ -1,0 +1,73 @@
+"""The class token's attention to every position, block by block, heads averaged (SViT's supplement, Fig. 2: "layer attention").
+
+Exact rows of each block's softmax over the tokens that really take part in it, as `Observation.cls_row` gives them; no attention matrix is
+ever formed. Shapes: L blocks, N = H*W positions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.errors import TokenPruneError
+from tokenprune.indexing import put
+from tokenprune.selectors.observation import Observation
+from tokenprune.tasks.base import pruned_of
+
+
+class Attended(NamedTuple):
+    """One image's attention: blocks (L,N) float on the CPU, NaN where a position has no token in that block; grid (H,W)."""
+
+    blocks: Tensor
+    grid: tuple[int, int]
+
+    def cropped(self, height: int, width: int) -> Tensor:
+        """Return (L,height,width): the cells of a picture without those that hold only padding."""
+        return self.blocks.unflatten(1, self.grid)[:, :height, :width]
+
+
+@contextmanager
+def attention_of(model: nn.Module) -> Iterator[list[Attended]]:
+    """Collect the class attention of every image that `model` sees inside the `with` block, in order; whole passes only.
+
+    Args:
+        model: a PrunedViT or any module around one; fused tokens, which have no position, are left out of the maps.
+
+    Raises:
+        TokenPruneError: no PrunedViT in the model, or no class token to look through.
+    """
+    try:
+        pruned = pruned_of(model)
+    except StopIteration as error:
+        raise TokenPruneError(f"attention: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune") from error
+    if not pruned.prefix_tokens:
+        raise TokenPruneError("attention: the model has no class token, whose attention this is; use a backbone with class_token=true")
+    images: list[Attended] = []
+    rows: list[Tensor] = []
+
+    def see(seen: Observation) -> None:
+        rows.append(by_position(seen))
+        if len(rows) == pruned.depth:
+            maps = torch.stack(rows, 1).float().cpu()
+            rows.clear()
+            images.extend(Attended(image, seen.state.grid) for image in maps)
+
+    before, pruned.probe = pruned.probe, see
+    try:
+        yield images
+    finally:
+        pruned.probe = before
+
+
+def by_position(seen: Observation) -> Tensor:
+    """Return (B,N): the class token's attention to each position, mean over heads, NaN where no live token stands there."""
+    row = seen.cls_row().mean(1)
+    nothing = torch.full_like(row[:, :1], float("nan")).expand(-1, seen.state.positions)
+    return put(nothing, seen.state.index.where(seen.live, -1), row)
+
+
+def coverage(whole: Tensor, used: Tensor) -> Tensor:
+    """Return (L,): the share of the whole model's patch attention (L,N) that falls on the positions another one uses, (L,N) bool."""
+    return (whole * used).sum(1) / whole.sum(1)

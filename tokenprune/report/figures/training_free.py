@@ -1,0 +1,102 @@
+"""Accuracy over keep rates without any training, and whether attention finds better tokens than chance does."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenprune import console
+from tokenprune.registry import get, register
+from tokenprune.report.base import Sweep
+from tokenprune.report.figures.base import FigureReport
+from tokenprune.report.figures.keep_rates import curves, summarised
+from tokenprune.report.verdicts import FAILS, HOLDS, UNDECIDED, together
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SURE = 1.96  # standard errors: 95 % of a normal distribution
+_AXES = (("keep_rate", "keep rate of a stage"), ("gmac_total", "encoder GMAC"))
+
+
+@register("report", "training_free")
+@dataclass(frozen=True)
+class TrainingFree(FigureReport):
+    """Draws top-1 accuracy over keep rates and over GMAC of methods that were not trained, with a table, and compares two of them.
+
+    Args:
+        first, second: the methods that are compared at each keep rate; no comparison where the sweep lacks one.
+    """
+
+    first: str = "topk"
+    second: str = "random"
+
+    def __call__(self, sweep: Sweep) -> list[str]:
+        """Write training_free.png, training_free.csv (a row a method and keep rate) and training_free.md (both in words)."""
+        from tokenprune.report.panels import save
+
+        rows, refused = parted(sweep.good)
+        points = summarised(rows)
+        lines = [claim(rows, self.first, self.second), refused]
+        text = "\n\n".join([pivot(points), *filter(None, lines)])
+        console.say(text)
+        (sweep.folder / "training_free.md").write_text(f"# {sweep.name}\n\n{text}\n")
+        shown = points.assign(keep_rate=points["keep_rate"].fillna(1.0))  # dense keeps every token
+        figure = curves(shown, _AXES, f"{sweep.name}: accuracy without any training of the pruned model")
+        return [*save(figure, sweep.folder, "training_free", points), "training_free.md"]
+
+
+def parted(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
+    """Return the rows whose selectors need no training, and a sentence that names the others, "" for none."""
+    learners, free = {}, []
+    for row in rows:
+        name = row["config"]["selector"].get("name", "none") if row["config"].get("selector") else "none"
+        if name != "none" and get("selector", name).learns:
+            learners[row["label"]] = name
+        else:
+            free.append(row)
+    named = ", ".join(f"{label} (selector {name})" for label, name in learners.items())
+    return free, f"Left out, because what they select by has to be trained first: {named}." if named else ""
+
+
+def pivot(points: "pd.DataFrame") -> str:
+    """Return a Markdown table: a line a method, a column a keep rate, top-1 ± standard error and GMAC."""
+    rates = sorted(points["keep_rate"].dropna().unique(), reverse=True)
+    lines = ["| Method | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---|" + "---|" * len(rates)]
+    for (label, treatment), group in points.groupby(["label", "treatment"], sort=False):
+        cells = [_cell(group if treatment == "none" else group[group["keep_rate"] == rate]) for rate in rates]
+        lines.append(f"| {label}, {treatment} | " + " | ".join(cells) + " |")
+    legend = "top-1 ± standard error (GMAC of the encoder); columns: keep rate of a stage; the dense model drops nothing."
+    return "\n".join(lines) + f"\n\n{legend}"
+
+
+def _cell(point: "pd.DataFrame") -> str:
+    if not len(point):
+        return "—"
+    p = point.iloc[0]
+    return f"{p['top1']:.1f} ± {p['top1_error']:.1f} ({p['gmac_total']:.3g})"
+
+
+def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
+    """Return whether one method beats another, keep rate by keep rate; "" where a sweep lacks either.
+
+    The error of a difference is that of independent samples; both are judged on the same images, so the true one is smaller.
+    """
+    found = {name: {_rate(row): row for row in rows if row["method"] == name and "top1" in row["metrics"]} for name in (first, second)}
+    shared = sorted(set(found[first]) & set(found[second]), reverse=True)
+    if not shared:
+        return ""
+    verdicts, lines = [], []
+    for rate in shared:
+        one, two = (found[name][rate] for name in (first, second))
+        gap = one["metrics"]["top1"] - two["metrics"]["top1"]
+        error = math.hypot(one["metrics"]["top1_se"], two["metrics"]["top1_se"])
+        verdicts.append(HOLDS if gap > _SURE * error else FAILS if gap < -_SURE * error else UNDECIDED)
+        lines.append(f"- keep rate {rate:g}: {gap:+.1f} ± {error:.1f}, {verdicts[-1]}")
+    names = [found[name][shared[0]]["label"] for name in (first, second)]
+    rule = f"holds where the difference is above {_SURE} standard errors (of independent samples, though both see the same images)"
+    return "\n".join([f"{names[0]} is better than {names[1]}: {together(verdicts)} ({rule}).", *lines])
+
+
+def _rate(row: Mapping[str, Any]) -> float:
+    return float(row["config"]["schedule"]["keep_rate"])

@@ -1,0 +1,161 @@
+"""Images a second of a whole classifier over batch sizes, pruned model and dense backbone run in turn (SViT Fig. 8, Table 6)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean, median, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenprune.engine import PrunedViT
+from tokenprune.errors import InvalidConfig, is_out_of_memory
+from tokenprune.pruning import prune
+from tokenprune.tasks.speed import DTYPES, one_thread, precision, timed_by, untimed
+
+FIELDS = ("throughput_mean", "throughput_sd", "throughput_speedup")
+Images = Callable[[int, int], Tensor]  # (size, number) -> batch `number` of that size, normalised and on the device
+_CAPTURE_PASSES = 3  # that PyTorch wants before a capture
+
+
+@dataclass(frozen=True)
+class ThroughputPlan:
+    """What is measured, the `task.throughput` section.
+
+    Args:
+        batch_sizes: images a batch, ascending. largest: the last of them alone.
+        batches: batches a size; mean and standard deviation are over them (the paper: 30).
+        passes: over each batch, whose mean is the batch's speed (the paper: 50).
+        warmup: passes over the first batch of each size that do not count.
+        dtype: of `speed.DTYPES`; other than float32 by autocast.
+        graphs: on CUDA, replay a CUDA graph of each model that can be captured (one whose token counts are known beforehand).
+
+    Raises:
+        InvalidConfig: a size, a number or a type that is out of range.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 8)
+    batches: int = 30
+    passes: int = 1
+    warmup: int = 2
+    dtype: str = "float32"
+    graphs: bool = False
+    largest: bool = False
+
+    def __post_init__(self) -> None:
+        sizes, where = self.batch_sizes, "task.throughput"
+        bad = [
+            (not sizes or list(sizes) != sorted(set(sizes)) or min(sizes) < 1, "batch_sizes", sizes, "ascending whole numbers from 1 on"),
+            (min(self.batches, self.passes) < 1, "batches and passes", (self.batches, self.passes), "1 and more"),
+            (self.warmup < 0, "warmup", self.warmup, "0 and more"),
+            (self.dtype not in DTYPES, "dtype", repr(self.dtype), ", ".join(DTYPES)),
+        ]
+        problems = [f"{where}.{name}: got {got}; allowed: {allowed}" for wrong, name, got, allowed in bad if wrong]
+        if problems:
+            raise InvalidConfig(problems)
+        object.__setattr__(self, "batch_sizes", tuple(sizes[-1:] if self.largest else sizes))
+
+
+@torch.inference_mode()
+def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: torch.device) -> dict[str, Any]:
+    """Return images a second of `pruned` at each batch size, and its gain over its own backbone with nothing dropped.
+
+    Both go through the same engine, attention kernel and precision, pass by pass in turn, so that a slow moment of the machine hits both.
+
+    Args:
+        pruned: the classifier, in eval mode.
+        images: gives the batches; called once a batch, before it is timed.
+
+    Returns:
+        Lists with one entry a batch size: throughput_batch; throughput_mean and throughput_sd (images/s, over batches); and
+        throughput_speedup (median over batches of dense / pruned seconds). Entries are None from the size on at which memory ran out. All
+        are None where no speed can be claimed: under masked execution, and for selectors that drop nothing. throughput_note says how.
+    """
+    reason = untimed(pruned)
+    if reason:
+        nothing = {name: [None] * len(plan.batch_sizes) for name in FIELDS}
+        return {"throughput_batch": list(plan.batch_sizes), **nothing, "throughput_note": reason}
+    deployed = pruned.deploy()
+    models, points, graphed = (deployed, prune(deployed.backbone).eval()), [], False
+    with one_thread(device), precision(device, plan.dtype):
+        for size in plan.batch_sizes:
+            full = bool(points) and points[-1][0] is None
+            speeds, captured = (None, False) if full else _speeds(models, images, size, plan, device)
+            points.append((None, None, None) if speeds is None else _summary(speeds, size))
+            graphed |= captured
+    columns = zip(*points, strict=True)
+    lists = {name: list(values) for name, values in zip(FIELDS, columns, strict=True)}
+    return {"throughput_batch": list(plan.batch_sizes), **lists, "throughput_note": _note(device, plan, graphed)}
+
+
+def _speeds(
+    models: Sequence[PrunedViT], images: Images, size: int, plan: ThroughputPlan, device: torch.device
+) -> tuple[list[tuple[float, float]] | None, bool]:
+    """Seconds a batch of the two models, a pair a batch, None if memory ran out; and whether a CUDA graph was replayed."""
+    try:
+        first = images(size, 0)
+        runs = [_runner(model, first, plan, device) for model in models]
+        for _ in range(plan.warmup):
+            for run in runs:
+                run(first)
+        timer = timed_by(device)
+        batches = (first if number == 0 else images(size, number) for number in range(plan.batches))
+        pairs = [_mean_of_passes([[timer(partial(run, batch)) for run in runs] for _ in range(plan.passes)]) for batch in batches]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None, False
+    return pairs, any(run is not model for run, model in zip(runs, models, strict=True))
+
+
+def _mean_of_passes(passes: list[list[float]]) -> tuple[float, ...]:
+    return tuple(fmean(times) for times in zip(*passes, strict=True))
+
+
+def _summary(pairs: list[tuple[float, float]], size: int) -> tuple[float, float, float]:
+    mine = [size / seconds for seconds, _ in pairs]
+    return fmean(mine), stdev(mine) if len(mine) > 1 else 0.0, median(dense / own for own, dense in pairs)
+
+
+def _runner(model: PrunedViT, batch: Tensor, plan: ThroughputPlan, device: torch.device) -> Callable[[Tensor], Any]:
+    """The model, or a CUDA graph of it where that is asked for and can be captured."""
+    if device.type != "cuda" or not plan.graphs or any(s.counts_vary for s in model.selectors.values()):
+        return model
+    return captured(model, batch) or model
+
+
+def captured(model: PrunedViT, batch: Tensor) -> Callable[[Tensor], Any] | None:
+    """Return a call that copies a batch into a CUDA graph of `model` and replays it; None where the model cannot be captured.
+
+    A pass that asks the device for a number cannot be; then the model runs as it is, which the note says.
+    """
+    inputs, graph, side = batch.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_CAPTURE_PASSES):
+            model(inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    try:
+        with torch.cuda.graph(graph):
+            model(inputs)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        torch.cuda.synchronize()
+        return None
+
+    def replay(images: Tensor) -> None:
+        inputs.copy_(images)
+        graph.replay()
+
+    return replay
+
+
+def _note(device: torch.device, plan: ThroughputPlan, graphed: bool) -> str:
+    how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
+    graphs = ", CUDA graphs where token counts are known beforehand" if graphed else ""
+    each = f"{plan.batches} batches of {plan.passes} passes after {plan.warmup} to warm up"
+    return f"whole classifier, {how}, {plan.dtype}{graphs}, mean and standard deviation over {each}, dense and pruned in turn"
