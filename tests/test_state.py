@@ -1,5 +1,6 @@
 """Positions and slots: what leaves the sequence comes back to its own cell."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,3 +90,8 @@ def test_a_record_is_appended_and_the_state_stays():
     state = state_of(1, 2, 2)
     noted = state.note("usage", 3, 0.5)
     assert noted.aux == (("usage", 3, 0.5),) and state.aux == ()
+
+
+def test_a_copy_with_a_field_that_does_not_exist_is_refused():
+    with pytest.raises(TypeError, match="no field tokns"):
+        state_of(1, 2, 2).but(tokns=None)

@@ -49,6 +49,10 @@ class MissingDependency(TokenPruneError):
     """An optional package that is not installed; says in one line how to get it."""
 
 
+class ExportRefused(TokenPruneError):
+    """A model that cannot be written for deployment; says why and what can."""
+
+
 class ResultSchemaError(TokenPruneError):
     """A result file that does not follow the schema."""
 

@@ -5,7 +5,7 @@ registers), C channels, h heads. A *position* is a place in the grid, a *slot* a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -83,8 +83,12 @@ class TokenState:
         return self.grid[0] * self.grid[1]
 
     def but(self, **changes: Any) -> "TokenState":
-        """Return a copy with some fields changed."""
-        return replace(self, **changes)
+        """Return a copy with some fields changed; raises TypeError for a field that does not exist."""
+        if not changes.keys() <= self.__dict__.keys():
+            raise TypeError(f"TokenState has no field {', '.join(sorted(changes.keys() - self.__dict__.keys()))}")
+        changed = object.__new__(type(self))  # `dataclasses.replace` is 10 times slower, and this runs some 50 times a pass
+        changed.__dict__.update(self.__dict__, **changes)
+        return changed
 
     def sequence(self) -> Tensor:
         """Return prefix and tokens as one sequence (B,P+M,C)."""
