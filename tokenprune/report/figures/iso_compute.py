@@ -11,7 +11,6 @@ from tokenprune.keys import TARGET
 from tokenprune.registry import register
 from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport
-from tokenprune.report.seeds import configuration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +41,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     Raises:
         TokenPruneError: no finished row has accuracy and cost.
     """
+    from tokenprune.report.seeds import configuration
+
     import pandas as pd
 
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
