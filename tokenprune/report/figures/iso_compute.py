@@ -41,9 +41,9 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     Raises:
         TokenPruneError: no finished row has accuracy and cost.
     """
-    from tokenprune.report.seeds import configuration
-
     import pandas as pd
+
+    from tokenprune.report.seeds import configuration
 
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
