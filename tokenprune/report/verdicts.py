@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenprune.report.seeds import Difference
+if TYPE_CHECKING:
+    from tokenprune.report.seeds import Difference
 
 HOLDS, FAILS, UNDECIDED, MIXED = "holds", "does not hold", "undecided", "mixed"
 LEVEL = 0.95
@@ -37,7 +39,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
     return float(math.sqrt(freedom) * math.tan(np.interp(level, share / share[-1], u)))
 
 
-def interval(gap: Difference) -> tuple[float, float]:
+def interval(gap: "Difference") -> tuple[float, float]:
     """Return the ends of the interval of `LEVEL` around a mean difference; infinite for one seed."""
     if gap.n < 2:
         return -math.inf, math.inf
@@ -45,7 +47,7 @@ def interval(gap: Difference) -> tuple[float, float]:
     return gap.mean - half, gap.mean + half
 
 
-def judge(gap: Difference, rule: str, spread: float) -> str:
+def judge(gap: "Difference", rule: str, spread: float) -> str:
     """Return holds, does not hold or undecided.
 
     Args:

@@ -11,7 +11,6 @@ from tokenprune.keys import TARGET
 from tokenprune.registry import register
 from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport
-from tokenprune.report.seeds import configuration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +42,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
         TokenPruneError: no finished row has accuracy and cost.
     """
     import pandas as pd
+
+    from tokenprune.report.seeds import configuration
 
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
