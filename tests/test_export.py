@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.pairings import pruned, selectors
+from tests.pairings import pruned, selectors, tiny_vit
 from tokenprune import export as exporting
 from tokenprune.checkpoints import save_weights
 from tokenprune.errors import CheckpointMismatch, ExportRefused, InvalidConfig, MissingDependency
@@ -22,8 +22,9 @@ def models() -> list[str]:
 
 
 def model_of(name: str):
-    kind = get("selector", name)
-    return pruned({"name": name, **CHOSEN.get(name, {})}, kind.published["treatment"])
+    """A model of 4 blocks, two of which decide: tracing takes most of the time."""
+    kind, plan = get("selector", name), {"name": "stages", "blocks": [1, 2]}
+    return pruned({"name": name, **CHOSEN.get(name, {})}, kind.published["treatment"], plan, vit=tiny_vit(depth=4))
 
 
 def onnx_there() -> None:

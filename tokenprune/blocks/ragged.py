@@ -4,6 +4,7 @@ Measured (a DeiT-S block, time over a batch of equal counts): a loop of fused pr
 tensors 1.4-1.6. On CUDA a loop is bound by launches, and torch's own `varlen_attn` takes the starts of the images from the device.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -72,7 +73,7 @@ def _varlen_takes(q: Tensor) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _varlen_attn():  # noqa: ANN202
+def _varlen_attn() -> Callable[..., Tensor] | None:
     """Return torch's varlen_attn, None in a torch that does not have it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
