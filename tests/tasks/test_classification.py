@@ -201,7 +201,7 @@ VIEW = ("task.view.interpolation=bilinear", "task.view.mean=[0.5,0.5,0.5]", "tas
     not TINY_IMAGENET.is_dir(), reason="vit_tiny_tin200 is neither in TOKENPRUNE_DATA nor in shared/data beside this checkout"
 )
 def test_real_weights_on_real_images():
-    """69.8 % on all 2000 images: 100 of them are within three standard errors."""
+    """69.45 % on all 2000 images: 100 of them are within three standard errors."""
     from tokenprune.backbones.vit import load_vit
 
     config = resolve(compose(["task=classification", "data=imagefolder", "backbone=vit_tiny", f"data.root={TINY_IMAGENET}", *VIEW,
@@ -211,4 +211,4 @@ def test_real_weights_on_real_images():
     (weights,) = TINY_IMAGENET.glob("*.safetensors")
     assert load_vit(model, weights) == []
     metrics = task.evaluate(model, config)
-    assert abs(metrics["top1"] - 69.8) < 3 * 4.6 and metrics["top5"] > 80
+    assert abs(metrics["top1"] - 69.45) < 3 * 4.6 and metrics["top5"] > 80

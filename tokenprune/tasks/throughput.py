@@ -157,5 +157,6 @@ def captured(model: PrunedViT, batch: Tensor) -> Callable[[Tensor], Any] | None:
 def _note(device: torch.device, plan: ThroughputPlan, graphed: bool) -> str:
     how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
     graphs = ", CUDA graphs where token counts are known beforehand" if graphed else ""
-    each = f"{plan.batches} batches of {plan.passes} passes after {plan.warmup} to warm up"
+    passes = "1 pass" if plan.passes == 1 else f"{plan.passes} passes"
+    each = f"{plan.batches} batches of {passes} after {plan.warmup} to warm up"
     return f"whole classifier, {how}, {plan.dtype}{graphs}, mean and standard deviation over {each}, dense and pruned in turn"
