@@ -232,4 +232,4 @@ class PrunedViT(nn.Module):
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return Policy(mode, self.treatment.remembers, self.treatment.key_bias, soft, fade, self.treatment.reconsiders)
+        return Policy(mode, self.treatment.shelves, self.treatment.key_bias, soft, fade, self.treatment.reconsiders)

@@ -53,6 +53,11 @@ class Treatment:
         return self.memory == "remember"
 
     @property
+    def shelves(self) -> bool:
+        """Tell whether dropped values are kept aside: not where another token speaks for them."""
+        return self.remembers and self.fold != "merge"
+
+    @property
     def reconsiders(self) -> bool:
         """Tell whether dropped tokens may be chosen again."""
         return self.candidates == "all"
@@ -127,7 +132,7 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor) -> TokenState:
     """Move dropped slots into their targets (B,M): mass-weighted mean, masses added, ownership passed on (ToMe section 3)."""
     mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
     gone = leaving(state, dropped)
-    into, moving = target.gather(1, gone), (mass * dropped).gather(1, gone)
+    into, moving = target.gather(1, gone), (mass if state.slots is not None else mass * dropped).gather(1, gone)
     total = mass.scatter_add(1, into, moving)
     share = (moving / total.gather(1, into)).unsqueeze(-1)
     gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
@@ -148,9 +153,12 @@ def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) ->
     B, N = state.live.shape[0], state.positions
     itself = torch.arange(N, device=into.device).expand(B, N)
     place, heir = state.index.gather(1, gone), state.index.gather(1, into)
-    moves = dropped.gather(1, gone) & (place >= 0)
-    spill = torch.cat([itself, itself[:, :1]], 1)
-    heirs = spill.scatter(1, place.where(moves, N), heir)[:, :N]
+    if state.slots is not None and state.placed:
+        heirs = itself.scatter(1, place, heir)
+    else:
+        moves = dropped.gather(1, gone) & (place >= 0)
+        spill = torch.cat([itself, itself[:, :1]], 1)
+        heirs = spill.scatter(1, place.where(moves, N), heir)[:, :N]
     return heirs if state.owner is None else heirs.gather(1, state.owner)
 
 
