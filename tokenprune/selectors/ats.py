@@ -40,18 +40,16 @@ def inverse_transform(score: Tensor, live: Tensor, samples: int) -> Tensor:
     O(K log M) by bisection; each point takes the nearest CDF entry, a tie the lower one. The released distance matrix costs
     O(K M) memory and, through its matmul form, misplaces points once the step 1/M falls under its rounding error.
     """
-    ordered, slots = score.double().masked_fill(~live, -1.0).sort(dim=1, stable=True)
-    dead = (~live).sum(1, keepdim=True)
-    inside = torch.arange(score.shape[1], device=score.device) >= dead
-    cdf = ordered.clamp(min=0.0).cumsum(1)
-    low = cdf.gather(1, dead.clamp(max=score.shape[1] - 1))
-    cdf = (cdf - low) / (cdf[:, -1:] - low).clamp(min=1e-300)
-    positive = cdf.masked_fill(~inside | (cdf <= 0), 2.0).amin(1, keepdim=True).clamp(max=1.0)
+    ordered, slots = score.masked_fill(~live, -1.0).sort(dim=1, stable=True)
+    last, dead = score.shape[1] - 1, (ordered < 0).sum(1, keepdim=True)
+    outside = torch.arange(score.shape[1], device=score.device) < dead
+    cdf = ordered.double().clamp_(min=0.0).cumsum(1)
+    low = cdf.gather(1, dead.clamp(max=last))
+    cdf = ((cdf - low) / (cdf[:, -1:] - low).clamp(min=1e-300)).masked_fill_(outside, -1.0)
+    positive = cdf.gather(1, (cdf <= 0).sum(1, keepdim=True).clamp(max=last)).clamp(max=1.0)
     grid = torch.linspace(0, 1, max(samples, 2), device=score.device, dtype=cdf.dtype)[-samples:]
     points = positive + (1 - positive) * grid
-    cdf = cdf.masked_fill(~inside, -1.0)
-    right = torch.searchsorted(cdf, points).clamp(max=score.shape[1] - 1)
-    left = (right - 1).clamp(min=0)
-    nearest = left.where((points - cdf.gather(1, left)).abs() <= (cdf.gather(1, right) - points).abs(), right)
-    hit = torch.zeros_like(live).scatter_(1, nearest, True)
-    return torch.zeros_like(live).scatter_(1, slots, hit & inside) & live
+    right = torch.searchsorted(cdf, points).clamp_(max=last)
+    left = (right - 1).clamp_(min=0)
+    nearest = left.where(points - cdf.gather(1, left) <= cdf.gather(1, right) - points, right)
+    return torch.zeros_like(live).scatter_(1, slots.gather(1, nearest), True) & live
