@@ -12,6 +12,7 @@ from tokenprune.legality import check_pairing
 DEPTH, SIDE, PATCH = 6, 32, 4  # 64 positions
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "topk": [{"score": "cls"}, {"score": "mean_query"}, {"score": "column_mean"}],
+    "attn_topk": [{"score": "cls"}, {"score": "column_mean"}],
     "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}, {"gate": "complex"}],
     "spvit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}],
     "cropr": [{"queries": 3}],

@@ -1,5 +1,6 @@
 """Exact counts: the references' printed sequences, and the laws every schedule obeys."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokenprune.errors import InvalidSchedule
 from tokenprune.registry import build
-from tokenprune.schedules import Layout, exact
+from tokenprune.schedules import Layout, PerBlock, exact
 
 
 def keeps(spec, **layout):
@@ -159,3 +160,25 @@ def test_last_layer_fusion_needs_room():
 def test_describe_prints_counts():
     text = build("schedule", "stages").describe(Layout(12, 196, 1))
     assert "keep   137 of   196" in text and "34.2%" in text
+
+
+def test_the_curriculum_over_r_is_the_released_one():
+    """The sequence of R of 64 epochs that the reference lists (Cropr, segmentation)."""
+    listed = "0 1 2 3 5 6 7 9 10 11 12 14 15 16 18 19 20 21 23 24 25 27 28 29 30 32 33 34 36 37 38 40"
+    schedule = PerBlock(remove=40, ramp=64)
+    at = [schedule.at(epoch / 64).remove for epoch in range(64)]
+    assert at == [int(n) for n in listed.split()] + [40] * 32
+    assert [schedule.at((epoch + 0.99) / 64).remove for epoch in range(64)] == at and schedule.at(1.0) is schedule
+    assert schedule.at(0.0).budgets(Layout(24, 1024, 1)) == () and PerBlock(remove=7, ramp=3).at(0.4).remove == 7
+
+
+def test_three_stages_of_fifty_after_blocks_6_12_18():
+    schedule, layout = PerBlock(remove=50, start=6, step=6), Layout(24, 196, 1)
+    assert [(b.block, b.keep) for b in schedule.budgets(layout)] == [(6, 145), (12, 95), (18, 45)]
+    assert schedule.budgets(replace(layout, revive=True)) == schedule.budgets(layout)
+
+
+@pytest.mark.parametrize("wrong", [{"step": 0}, {"ramp": -1}, {"remove": 1.5}])
+def test_per_block_says_what_is_wrong(wrong):
+    with pytest.raises(InvalidSchedule, match="allowed: a whole number"):
+        PerBlock(**wrong)

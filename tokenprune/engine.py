@@ -65,7 +65,8 @@ class PrunedViT(nn.Module):
         self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
         own, self._resolved = positions or self.family.own_positions, {}
         for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
-            context = Context(self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
+            shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
+            context = Context(*shape, classes=getattr(backbone, "num_classes", 0))
             self.selectors[str(number)] = build("selector", selector, context=context)
         self.class_token = needs
         self.train(backbone.training)
@@ -170,7 +171,7 @@ class PrunedViT(nn.Module):
         block = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
-        hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number)}
+        hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number, str(number + 1) in self.selectors)}
         if selector is None or selector.site != "before":
             decide = None if selector is None else partial(self._decide, number, selector, budget)
             self._show(number, state)
@@ -213,9 +214,9 @@ class PrunedViT(nn.Module):
         first = next(iter(self.selectors.values()), None)
         return first if first is not None and type(first).observe is not Selector.observe else None
 
-    def _see(self, number: int) -> Any:
+    def _see(self, number: int, precedes: bool) -> Any:
         def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
-            seen = Observation(state, number, p, bias, self.progress)
+            seen = Observation(state, number, p, bias, self.progress, precedes)
             if self.probe is not None:
                 self.probe(seen)
             for name, values in ({} if self._observer is None else self._observer.observe(seen)).items():

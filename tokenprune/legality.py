@@ -55,6 +55,8 @@ def refuse(selector: type[Selector], treatment: Treatment, execution: str = "aut
         raise IncompatiblePairing(f"{pair}: a merged or halted token has no identity to come back with; use merge, remove or preserve")
     if treatment.reconsiders and treatment.fold != "none":
         raise IncompatiblePairing(f"{pair}: a token cannot both be folded into others and come back; choose fold or candidates `all`")
+    if selector.mixing and (treatment.remembers or treatment.fold != "none"):
+        raise IncompatiblePairing(f"{pair}: its new tokens are mixtures of all, so that none is left to remember or to fold; use remove")
     if treatment.fold == "fuse" and selector.merging:
         raise IncompatiblePairing(f"{pair}: it names a target for each token, not a weight to fuse by; use merge")
     if execution == "gathered" and selector.budget == "dynamic":

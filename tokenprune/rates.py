@@ -46,3 +46,12 @@ def share(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
         raise InvalidSchedule(f"{name} is {value!r}; allowed is a share of training, 0 <= {name} <= 1")
     return float(value)
+
+
+def ramped(remove: int, progress: float, epochs: int) -> int:
+    """Return Cropr's curriculum over R after a share `progress` of `epochs` epochs (0: none): from 0 to R in the first half.
+
+    As released, in whole numbers cut off, the same all through an epoch; the paper says that it begins at 1.
+    """
+    half, epoch = epochs // 2, math.floor(progress * epochs + 1e-9)
+    return remove if epoch >= half else remove * epoch // max(half - 1, 1)

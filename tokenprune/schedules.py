@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tokenprune.errors import InvalidSchedule
-from tokenprune.rates import ROUNDINGS, exact, matched, rounded, share, shrinking
+from tokenprune.rates import ROUNDINGS, exact, matched, ramped, rounded, share, shrinking
 from tokenprune.registry import register
 
 
@@ -207,17 +207,29 @@ class PerBlock(Schedule):
     """Cropr and ToMe: `remove` R tokens at every block from `start` to `stop` (exclusive; default all that the treatment allows).
 
     With a CLS the first decision drops one more (`align`), so that all sequence lengths are multiples of 8 afterwards (Cropr 3.5).
+    `step`: blocks from one decision to the next. `ramp` > 0: of a training of so many epochs the first half has a rising R (`ramped`).
     """
 
     remove: int = 8
     start: int = 1
     stop: int | None = None
     align: bool = True
+    step: int = 1
+    ramp: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("remove", 0), ("step", 1), ("ramp", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise InvalidSchedule(f"{name} is {getattr(self, name)!r}; allowed: a whole number >= {least}")
+
+    def at(self, progress: float) -> Schedule:
+        """Return the schedule of the epoch in force."""
+        now = ramped(self.remove, progress, self.ramp)
+        return self if now == self.remove else replace(self, remove=now, ramp=0)
 
     def budgets(self, layout: Layout) -> tuple[Budget, ...]:
         """Resolve to counts by subtraction."""
-        if not isinstance(self.remove, int) or self.remove < 0:
-            raise InvalidSchedule(f"remove is {self.remove!r}; allowed: a whole number of tokens >= 0")
         stop = layout.depth - layout.revive if self.stop is None else self.stop
         return super().budgets(layout) if self.remove and self.start < stop else ()
 
@@ -226,7 +238,7 @@ class PerBlock(Schedule):
         stop = layout.depth - layout.revive if self.stop is None else self.stop
         first = self.remove + (1 if self.align and layout.prefix else 0)
         left = [max(layout.positions - first - i * self.remove, 1) for i in range(stop - self.start)]
-        return [(self.start + i, Fraction(n, layout.positions)) for i, n in enumerate(left)]
+        return [(block, Fraction(n, layout.positions)) for block, n in zip(range(self.start, stop, self.step), left, strict=False)]
 
     def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
         """Return live - R, and one less at the first decision when there is a CLS to align."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tokenprune
 from tests.pairings import images, pruned, tiny_vit
-from tokenprune.errors import InvalidConfig
+from tokenprune.errors import InvalidConfig, InvalidSchedule
 from tokenprune.losses.ratio import RatioLoss
 from tokenprune.selectors.ats import inverse_transform
 from tokenprune.selectors.base import keep_top
@@ -74,6 +74,26 @@ def test_evit_keeps_the_top_of_the_class_row_and_fuses_the_rest():
         dropped = sorted(set(range(64)) - set(kept.tolist()))
         expected = sum(score[b, j] * after[b, j] for j in dropped)
         torch.testing.assert_close(fused_before_mlp[0][b, -1], expected)
+
+
+@pytest.mark.parametrize("score", ("cls", "column_mean"))
+def test_attn_topk_keeps_what_the_block_before_attended_to(score):
+    vit, x = tiny_vit(), images(2)
+    model = pruned({"name": "attn_topk", "score": score}, "preserve", {"name": "explicit", "keep": {3: 20}}, vit=vit)
+    with torch.no_grad():
+        full = attention_of(vit, 2, entering(vit, 2, x))[0].mean(1)
+        state, _ = model.run(model.start(x), 0, 4)
+    received = (full[:, 0] if score == "cls" else full.mean(1))[:, 1:]
+    for b in range(2):
+        kept = np.argsort(-received[b].numpy(), kind="stable")[:20]
+        assert sorted(state.index[b].tolist()) == sorted(kept.tolist())
+    dropped = ~state.present()
+    torch.testing.assert_close(state.dense()[dropped], entering(vit, 3, x)[:, 1:][dropped])  # they have been through all of block 2
+
+
+def test_attn_topk_has_nothing_to_read_at_the_first_block():
+    with pytest.raises(InvalidSchedule, match="block 0 has none; set schedule.start=1"):
+        pruned("attn_topk", "preserve", {"name": "explicit", "keep": {0: 20}})
 
 
 def nearest_by_hand(score, samples):

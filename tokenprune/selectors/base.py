@@ -14,7 +14,11 @@ from tokenprune.state import Decision, TokenState
 
 @dataclass(frozen=True)
 class Context:
-    """What a selector is built with: C channels, h heads, the decision's block and budget, the model's depth and prefix length P."""
+    """What a selector is built with.
+
+    dim: C channels; heads: h; block, budget: of its decision; depth: of the model; prefix: P tokens; classes: of the model's
+    classification head, 0 without one: what an auxiliary head of the selector learns to tell.
+    """
 
     dim: int
     heads: int
@@ -22,6 +26,7 @@ class Context:
     budget: Budget
     depth: int
     prefix: int
+    classes: int = 0
 
 
 class Selector(nn.Module):
@@ -33,7 +38,7 @@ class Selector(nn.Module):
         gated: trains by a straight-through gate, hence in masked execution.
         visibility: in training, `hard` (dropped keys masked) or `soft` (DynamicViT's policy softmax).
         reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again. merging: names
-            a target for each dropped token.
+            a target for each dropped token. mixing: makes new tokens, each a mixture of all, which have no place in a map.
         drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
         learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables.
         heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
@@ -49,6 +54,7 @@ class Selector(nn.Module):
     reads_cls: ClassVar[bool] = False
     absorbing: ClassVar[bool] = False
     merging: ClassVar[bool] = False
+    mixing: ClassVar[bool] = False
     drops: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     heeds: ClassVar[str] = "count"
@@ -67,7 +73,7 @@ class Selector(nn.Module):
     @classmethod
     def facts(cls) -> dict[str, Any]:
         """Return the declared facts, as the list, the docs and SViT's Table 1 print them."""
-        keys = ("site", "budget", "heeds", "gated", "visibility", "reads_cls", "absorbing", "merging", "drops", "module", "paper")
+        keys = ("site", "budget", "heeds", "gated", "visibility", "reads_cls", "absorbing", "merging", "mixing", "drops", "module", "paper")
         return {key: getattr(cls, key) for key in keys}
 
     @classmethod

@@ -1,56 +1,14 @@
-"""Baselines: random, pixel variance, and top-k attention (Cropr section 4.1)."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Baselines that look at no feature: random and pixel variance (Cropr section 4)."""
 
 import torch
 from torch import Tensor
 
-from tokenprune.errors import InvalidConfig
 from tokenprune.indexing import take
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
 from tokenprune.selectors.base import Context, Selector, keep_top
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision, TokenState
-
-SCORES = ("cls", "mean_query", "column_mean")
-
-
-@register("selector", "topk")
-class AttentionTopK(Selector):
-    """Keeps the tokens that receive most attention.
-
-    Args:
-        context: see `Context`.
-        score: `cls` the class token's row; `mean_query` the mean query's row (no class token needed, O(N)); `column_mean` the
-            mean over all queries, Cropr's Attn Top-K on dense tasks, which costs about as much as the attention itself.
-    """
-
-    site = "inside"
-    reads_cls = True
-    module = "attention-based"
-    paper = "Cropr's baseline"
-
-    def __init__(self, context: Context, score: str = "cls") -> None:
-        super().__init__(context)
-        if score not in SCORES:
-            raise InvalidConfig(f"topk: score is {score!r}; allowed: {', '.join(SCORES)}")
-        self.source = score
-
-    @classmethod
-    def wants_cls(cls, options: Mapping[str, Any]) -> bool:
-        """Tell whether `score` is the class token's row, the default."""
-        return options.get("score", "cls") == "cls"
-
-    def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the `budget.keep` slots of most attention, heads averaged."""
-        rows = {"cls": seen.cls_row, "mean_query": seen.mean_query, "column_mean": seen.column_mean}
-        return keep_top(rows[self.source]().mean(1), seen.live, budget.keep)
-
-    def macs(self, slots: float) -> float:
-        """Return the second pass over the logits that the column mean needs; a single row is part of the block."""
-        return slots * slots * self.context.dim if self.source == "column_mean" else 0.0
 
 
 @register("selector", "variance")

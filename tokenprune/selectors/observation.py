@@ -21,12 +21,20 @@ class Observation:
         projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `observe`).
         bias: (B,P+M) key bias of that attention, or None.
         progress: share of training that is done, in [0,1]; 1 at test.
+        precedes: whether the next block begins with a decision (asked of `Selector.observe`).
     """
 
     def __init__(
-        self, state: TokenState, block: int, projection: Projection | None = None, bias: Tensor | None = None, progress: float = 1.0
+        self,
+        state: TokenState,
+        block: int,
+        projection: Projection | None = None,
+        bias: Tensor | None = None,
+        progress: float = 1.0,
+        precedes: bool = False,
     ) -> None:
-        self.state, self.block, self.projection, self.bias, self.progress = state, block, projection, bias, progress
+        self.state, self.block, self.projection, self.bias = state, block, projection, bias
+        self.progress, self.precedes = progress, precedes
         self.tokens, self.live = state.tokens, state.live
 
     def cls_row(self) -> Tensor:

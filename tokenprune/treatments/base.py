@@ -77,6 +77,8 @@ class Treatment:
 
     def apply(self, state: TokenState, decision: Decision) -> TokenState:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
+        if decision.mix is not None:
+            return mixed(state, decision)
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
         slots = decision.slots if state.complete else None
@@ -86,8 +88,9 @@ class Treatment:
         if self.fold == "fuse":
             return fuse(state, dropped, weight)
         if self.fold == "merge":
-            target = decision.target if decision.target is not None else nearest(state, decision.keep)
-            return merge(state, dropped, target)
+            named = decision.target is not None
+            target = decision.target if named else nearest(state, decision.keep)
+            return merge(state, dropped, target, decision.weight if named else None)
         return state
 
     def key_bias(self, state: TokenState) -> Tensor | None:
@@ -128,16 +131,39 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     )
 
 
-def merge(state: TokenState, dropped: Tensor, target: Tensor) -> TokenState:
-    """Move dropped slots into their targets (B,M): mass-weighted mean, masses added, ownership passed on (ToMe section 3)."""
+def mixed(state: TokenState, decision: Decision) -> TokenState:
+    """Put K new tokens (B,K,C), the decision's mixtures, behind the slots (B,M), which are all dead then."""
+    values = state.tokens if decision.values is None else decision.values
+    fresh = decision.mix.to(values.dtype) @ values
+    (B, M), K = state.live.shape, fresh.shape[1]
+    live = torch.cat([torch.zeros_like(state.live), state.live.new_ones(B, K)], 1)
+    return state.but(
+        tokens=torch.cat([state.tokens, fresh.to(state.tokens.dtype)], 1),
+        index=torch.cat([state.index, state.index.new_full((B, K), -1)], 1),
+        live=live,
+        slots=torch.arange(M, M + K, device=live.device).expand(B, K),
+        raster=False,
+        placed=False,
+        mass=None,
+        gate=None,
+    )
+
+
+def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | None = None) -> TokenState:
+    """Move dropped slots into their targets (B,M): mean by mass (ToMe section 3) or `weight` (B,M); masses, owners follow."""
     mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
     gone = leaving(state, dropped)
-    into, moving = target.gather(1, gone), (mass if state.slots is not None else mass * dropped).gather(1, gone)
-    total = mass.scatter_add(1, into, moving)
+    into = target.gather(1, gone)
+
+    def flows(amount: Tensor) -> tuple[Tensor, Tensor]:
+        moving = (amount if state.slots is not None else amount * dropped).gather(1, gone)
+        return moving, amount.scatter_add(1, into, moving)
+
+    moving, total = flows(mass if weight is None else weight.to(mass.dtype))
     share = (moving / total.gather(1, into)).unsqueeze(-1)
     gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
     tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
-    return state.but(tokens=tokens, mass=total, owner=new_owner(state, dropped, gone, into))
+    return state.but(tokens=tokens, mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
 
 
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:
