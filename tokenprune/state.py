@@ -20,9 +20,10 @@ class Decision:
     """What a selector says about M slots.
 
     keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; weight (B,M) of dropped
-    tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the straight-through 0/1
-    value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store; notes: {name: payload} that
-    losses and analytics read (TokenState.aux); slots (B,K) long: the kept slots in the order that they will have, where K is known without asking the device how many are live;
+    tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the
+    straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
+    notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: the kept slots in the order that they will
+    have, where K is known without asking the device how many are live;
     branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the block about to run has switched on, 0/1 (site `before` only);
     mix (B,K,M): K new tokens, weighted sums of `values` (B,M,C), the tokens themselves if None, replace all slots (`keep` is all False).
     """

@@ -1,32 +1,15 @@
 """What a selector is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tokenprune.schedules import Budget
+from tokenprune.selectors.context import Context
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision, TokenState
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a selector is built with.
-
-    dim: C channels; heads: h; block, budget: of its decision; depth: of the model; prefix: P tokens; classes: of the model's
-    classification head, 0 without one: what an auxiliary head of the selector learns to tell.
-    """
-
-    dim: int
-    heads: int
-    block: int
-    budget: Budget
-    depth: int
-    prefix: int
-    classes: int = 0
 
 
 class Selector(nn.Module):
