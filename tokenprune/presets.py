@@ -42,8 +42,10 @@ def complete(plain: dict[str, Any]) -> dict[str, Any]:
     method["losses"] = _losses(selector, method, plain)
     chosen = choices(method)
     given = {k: v for k, v in plain["schedule"].items() if k in ("keep_rate", TARGET) and v is not None}
-    size = _of_group("schedule/sizes", f"{chosen['schedule']}_{plain['scale']}")
-    schedule = {"name": chosen["schedule"], **_of_group("schedule", chosen["schedule"]), **size, **method.get("schedule", {}), **given}
+    places = {"schedule": chosen["schedule"], "schedule/sizes": f"{chosen['schedule']}_{plain['scale']}"}
+    places["when/plan"] = f"{selector}_{chosen['schedule']}"
+    parts = [_of_group(group, name) for group, name in places.items()]
+    schedule = {"name": chosen["schedule"], **{k: v for part in [*parts, method.get("schedule", {}), given] for k, v in part.items()}}
     own = {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"])}
     treatment = plain["treatment"] if plain["treatment"].get("name") != "none" else own
     return {**plain, **{k: method[k] for k in _TAKEN if k in method}, "schedule": schedule, "treatment": treatment}
