@@ -39,5 +39,5 @@ class RadialPattern(Selector):
         row, column = ((2 * torch.arange(n, device=device) - (n - 1)).abs().float() for n in (H, W))  # halves, from the centre
         place = torch.stack(torch.meshgrid(row, column, indexing="ij"), -1).flatten(0, 1)
         distance = place.square().sum(-1) if self.norm == 2.0 else place.norm(self.norm, dim=-1)  # squares are exact, so ties are ties
-        central = (distance.max() - distance).expand(len(seen.live), -1)
+        central = (distance.max() - distance).expand(seen.live.shape[0], -1)
         return keep_top(at_slots(central, seen.state), seen.live, budget.keep)
