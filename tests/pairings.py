@@ -16,6 +16,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}, {"gate": "complex"}],
     "spvit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}],
     "cropr": [{"queries": 3}],
+    "kmedoids": [{"variant": "fixed"}, {"variant": "released", "score": "cls"}],
+    "dpc_knn": [{"weighting": "learned"}, {"weighting": "equal", "variant": "released"}],
+    "sinkhorn": [{"variant": "fixed"}, {"variant": "released"}],
+    "patch_merger": [{"scaled": False}, {"scaled": True}],
     "a_vit": [{"gamma": 5.0, "beta": 1.0}],  # with the paper's beta nothing halts in a model this small
 }
 SCHEDULES = {

@@ -21,8 +21,10 @@ def clean(monkeypatch):
 
 
 def test_what_ships():
-    expected = {"a_vit", "adavit", "ats", "cropr", "dynamicvit", "evit", "evo_vit", "ia_red2", "random", "spvit", "svit", "tome", "topk"}
-    assert set(registry.names("selector")) == expected | {"variance"}
+    trained = {"a_vit", "adavit", "cropr", "dynamicvit", "ia_red2", "patch_merger", "sinkhorn", "sit", "spvit", "svit"}
+    ready = {"ats", "attn_topk", "dpc_knn", "evit", "evo_vit", "kmedoids", "radial", "random", "tome", "topk", "variance"}
+    assert set(registry.names("selector")) == trained | ready
+    assert {name for name in registry.names("selector") if registry.get("selector", name).learns} == trained
     assert set(registry.names("treatment")) == {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
     assert set(registry.names("task")) == {"classification", "detection"}
 

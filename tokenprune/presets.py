@@ -46,7 +46,7 @@ def complete(plain: dict[str, Any]) -> dict[str, Any]:
     places["when/plan"] = f"{selector}_{chosen['schedule']}"
     parts = [_of_group(group, name) for group, name in places.items()]
     schedule = {"name": chosen["schedule"], **{k: v for part in [*parts, method.get("schedule", {}), given] for k, v in part.items()}}
-    own = {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"])}
+    own = {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"]), **method.get("treatment", {})}
     treatment = plain["treatment"] if plain["treatment"].get("name") != "none" else own
     return {**plain, **{k: method[k] for k in _TAKEN if k in method}, "schedule": schedule, "treatment": treatment}
 
@@ -55,9 +55,8 @@ def _published(selector: str) -> dict[str, Any]:
     from tokenprune.registry import get
 
     published = get("selector", selector).published
-    schedule, treatment = published["schedule"], published["treatment"]
-    axes = {"schedule": dict(schedule) if not isinstance(schedule, str) else {"name": schedule}}
-    return {"defaults": [{"/treatment": treatment}, {"/schedule": axes["schedule"]["name"]}], **axes, "method": selector, "label": selector}
+    axes = {axis: {"name": spec} if isinstance(spec, str) else dict(spec) for axis, spec in published.items()}
+    return {"defaults": [{f"/{axis}": spec["name"]} for axis, spec in axes.items()], **axes, "method": selector, "label": selector}
 
 
 def _losses(selector: str, method: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:

@@ -55,3 +55,13 @@ def ramped(remove: int, progress: float, epochs: int) -> int:
     """
     half, epoch = epochs // 2, math.floor(progress * epochs + 1e-9)
     return remove if epoch >= half else remove * epoch // max(half - 1, 1)
+
+
+def sloping(remove: int, inflect: float, blocks: int) -> list[int]:
+    """Return ToMe's counts of `blocks` blocks on a line through their mean R = `remove`, cut off to whole numbers.
+
+    `inflect` is (last - first) / (first + last): -1 falls from 2R to 0, 0 is R throughout, 1 rises from 0 to 2R.
+    """
+    first = math.floor(remove * (1 - Fraction(str(inflect))))
+    step = Fraction(2 * (remove - first), max(blocks - 1, 1))
+    return [math.floor(first + block * step) for block in range(blocks)]

@@ -82,7 +82,7 @@ def _fields(config: Mapping[str, Any]) -> list[str]:
     for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
-    return problems + _measures(config) + _dense_or_pruned(config)
+    return problems + _measures(config) + _dense_or_pruned(config) + _maps(config)
 
 
 def _measures(config: Mapping[str, Any]) -> list[str]:
@@ -102,6 +102,17 @@ def _dense_or_pruned(config: Mapping[str, Any]) -> list[str]:
         given = ", ".join(f"{axis} is {config[axis].get('name')!r}" for axis in ("selector", "schedule"))
         return [f"{given}: a dense model has neither, a pruned one needs both; choose a method, e.g. method=evit"]
     return []
+
+
+def _maps(config: Mapping[str, Any]) -> list[str]:
+    selector, task = config["selector"].get("name"), config["task"].get("name")
+    if task == "classification" or selector not in names("selector") or not get("selector", selector).mixing:
+        return []
+    mappers = [name for name in names("selector") if not get("selector", name).mixing]
+    return [
+        f"selector is {selector!r}, whose tokens are mixtures without a place in a map, and task={task} reads maps; allowed there:"
+        f" {', '.join(mappers)}; or use task=classification"
+    ]
 
 
 def _sizes(config: Mapping[str, Any]) -> list[str]:

@@ -59,7 +59,8 @@ def test_analytic_agrees_with_the_counter(selector, treatment):
         assert encoder_macs(model, outputs).total < seen
         outputs = replace(outputs, state=outputs.state.but(aux=()))
     macs = encoder_macs(model, outputs)
-    allowed = 0.06 if selector["name"] in ("topk", "evit", "ats", "evo_vit", "tome") else 0.01  # rows and weighted sums on the side
+    aside = ("topk", "evit", "ats", "evo_vit", "tome", "attn_topk", "kmedoids")  # rows, weighted sums, attention of fewer than all
+    allowed = 0.06 if selector["name"] in aside else 0.01
     assert seen == pytest.approx(macs.total, rel=allowed)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.pairings import SCHEDULES, images, label, pairings, pruned, tiny_vit, verdict
+from tests.pairings import SCHEDULES, images, label, pairings, pruned, tiny_vit, treatments, verdict
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.registry import get
 
@@ -153,5 +153,7 @@ def test_illegal_pairings_are_refused_by_name(selector, treatment):
 def test_the_matrix_is_what_the_design_says():
     refused = {(s["name"], t) for s, t in REFUSED}
     back = {(name, "reactivate") for name in ("a_vit", "ats", "evit", "tome", "topk")}
-    assert refused == back | {("tome", "fuse")}
+    folds = {("tome", "fuse"), ("dpc_knn", "fuse"), ("dpc_knn", "reactivate")}
+    places = {(name, t) for name in ("patch_merger", "sinkhorn", "sit") for t in treatments() if t != "remove"}
+    assert refused == back | folds | places
     assert len(LEGAL) > 50

@@ -37,7 +37,7 @@ def test_a_claim_needs_both_methods_at_a_keep_rate():
     assert "does not hold" in claim([judged("topk", 0.5, 40.0), judged("random", 0.5, 50.0)], "topk", "random")
 
 
-@pytest.mark.parametrize("selector", ["svit", "dynamicvit", "cropr", "a_vit", "adavit", "ia_red2"])
+@pytest.mark.parametrize("selector", ["svit", "dynamicvit", "cropr", "a_vit", "adavit", "ia_red2", "sit", "sinkhorn"])
 def test_what_has_to_be_trained_is_left_out_by_name(selector, tmp_path):
     learner = judged(selector, 0.5, 99.0)
     free, named = parted([*ROWS, learner])
@@ -46,7 +46,7 @@ def test_what_has_to_be_trained_is_left_out_by_name(selector, tmp_path):
     assert "99.0" not in (tmp_path / "training_free.md").read_text() and named in (tmp_path / "training_free.md").read_text()
 
 
-@pytest.mark.parametrize("selector", ["evit", "ats", "topk", "random", "variance", "tome", "evo_vit", "none"])
+@pytest.mark.parametrize("selector", ["evit", "ats", "topk", "random", "variance", "tome", "evo_vit", "kmedoids", "dpc_knn", "none"])
 def test_what_needs_no_training_stays(selector):
     rows = [judged(selector, 0.5, 50.0)]
     assert parted(rows) == (rows, "")

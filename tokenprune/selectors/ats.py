@@ -15,7 +15,8 @@ from tokenprune.state import Decision
 class AdaptiveTokenSampler(Selector):
     """Samples at most `budget.keep` tokens; how many distinct ones is each image's own matter. Only kept queries are computed.
 
-    As in the released code the CDF runs over ascending scores and is min-max normalised, so the least token is never sampled.
+    As in the official code the CDF runs over ascending scores and is min-max normalised, so the least token is never sampled. In
+    TokenReduction the CDF is in spatial order, norms are each head's, and the points an open range: for a budget of K most often K-1.
     """
 
     site = "rows"

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenprune.errors import InvalidConfig, InvalidSchedule
+from tokenprune.errors import InvalidSchedule
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Selector, keep_top
+from tokenprune.selectors.base import Context, Selector, keep_top, one_of
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
@@ -18,9 +18,7 @@ TRAIT = "attention_before"
 
 def known(name: str, score: str) -> str:
     """Return `score`; raises InvalidConfig if it is none of SCORES."""
-    if score not in SCORES:
-        raise InvalidConfig(f"{name}: score is {score!r}; allowed: {', '.join(SCORES)}")
-    return score
+    return one_of(name, "score", score, SCORES)
 
 
 def attention(seen: Observation, source: str) -> Tensor:

@@ -1,11 +1,12 @@
 """What a selector is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from tokenprune.errors import InvalidConfig
 from tokenprune.schedules import Budget
 from tokenprune.selectors.context import Context
 from tokenprune.selectors.observation import Observation
@@ -109,3 +110,10 @@ def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
     slots = ranked[:, :count].sort(dim=1).values
     keep = torch.zeros_like(live).scatter_(1, slots, True) & live
     return Decision(keep, score=score, slots=slots)
+
+
+def one_of(name: str, option: str, value: str, allowed: Collection[str]) -> str:
+    """Return the value of a selector's option; raises InvalidConfig if it is none of `allowed`."""
+    if value not in allowed:
+        raise InvalidConfig(f"{name}: {option} is {value!r}; allowed: {', '.join(allowed)}")
+    return value
