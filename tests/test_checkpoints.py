@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from argparse import Namespace
 
 import pytest
 import torch
@@ -85,11 +86,20 @@ class Malicious:
         return os.system, (self.command,)
 
 
+def test_arguments_of_a_training_script_are_read_over(tmp_path):
+    source, target = net(), net()
+    torch.save({"model": source.state_dict(), "args": Namespace(lr=0.1, betas=(0.9, 0.95), out="x"), "epoch": 3}, tmp_path / "w.pth")
+    load_weights(tmp_path / "w.pth", target)
+    assert torch.equal(source[2].weight, target[2].weight)
+    assert Namespace not in torch.serialization.get_safe_globals()  # for that file alone
+
+
 def test_a_malicious_pickle_runs_nothing(tmp_path):
     trace = tmp_path / "ran"
+    torch.save({"model": net().state_dict(), "args": Namespace(lr=Malicious(f"touch {trace}"))}, tmp_path / "args.pth")
     torch.save({"model": Malicious(f"touch {trace}")}, tmp_path / "zip.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious(f"touch {trace}"), protocol=2))
-    for name in ("zip.pth", "plain.pth"):
+    for name in ("zip.pth", "plain.pth", "args.pth"):
         with pytest.raises(CheckpointMismatch, match="no code is run"):
             load_weights(tmp_path / name, net())
     assert not trace.exists()

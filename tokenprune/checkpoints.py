@@ -3,7 +3,9 @@
 import os
 import pickle
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ def save_weights(
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
 
-    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped.
+    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped; what else a training run stored (optimizer, epoch, its
+    arguments as argparse's Namespace) is read over.
 
     Raises:
         CheckpointMismatch: no such file, a damaged one, or one that needs code to be read (none is run).
@@ -62,7 +65,8 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointMismatch(f"checkpoint {path.name}: there is no file {path}; check the path (`make weights` makes the demo's)")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        with _plain_values():
+            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointMismatch(  # torch's own text would advise to load it unsafely
             f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
@@ -131,6 +135,12 @@ def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
     owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
     added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
     return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added))
+
+
+def _plain_values() -> AbstractContextManager[Any]:
+    """Let torch read the arguments that training scripts store: a Namespace is a bag of values, making one runs no code."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
+    return nullcontext() if allow is None else allow([Namespace])
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

@@ -172,7 +172,7 @@ def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
 
     Loading a file adds to the notes where its head does not fit.
     """
-    from tokenprune.backbones.vit import load_backbone
+    from tokenprune.backbones.importing import load_backbone
     from tokenprune.checkpoints import load_dense
     from tokenprune.tasks.base import pruned_of
 
@@ -207,7 +207,7 @@ def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:
 
 def _load_any(model: Any, path: Path) -> list[str]:
     """Load a file that holds either the whole model or a ViT (timm's or DeiT's keys); return what is worth a note."""
-    from tokenprune.backbones.vit import load_vit
+    from tokenprune.backbones.importing import load_vit
     from tokenprune.checkpoints import load_dense, read_weights
     from tokenprune.tasks.base import pruned_of
 

@@ -155,7 +155,7 @@ def of_timm(
     """
     import timm
 
-    from tokenprune.backbones.vit import load_vit
+    from tokenprune.backbones.importing import load_vit
 
     if not timm.is_model(name):
         raise InvalidConfig(f"timm has no model {name!r}; `timm.list_models('*vit*')` lists them")

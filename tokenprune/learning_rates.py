@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
 _TAIL = 0.2  # share of the run in which linear_tail falls to 0
+_AFTER_BLOCKS = ("norm", "fc_norm", "head", "head_dist", "attn_pool")  # of a timm model; what is neither this nor a block embeds
 
 
 def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:
@@ -32,15 +33,15 @@ def parameter_groups(model: nn.Module, cfg: "TrainingConfig") -> list[dict[str, 
     """AdamW groups, one per (learning rate scale, share of the run that it rests, decay): no decay for vectors, scalars and embeddings.
 
     Selectors' parameters learn `selector_lr_scale` times as fast; those of a pruned encoder's backbone `backbone_lr_scale` times, and
-    not at all in the first `backbone_freeze` of the run.
+    not at all in the first `backbone_freeze` of the run, the less of that the deeper down (see `layer_scales`) with a `layer_decay`.
     """
     owners = [m for m in model.modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
-    encoder = {id(p) for m in owners for p in m.backbone.parameters()}
+    encoder = {id(p): scale for m in owners for p, scale in layer_scales(m.backbone, cfg.layer_decay or 1.0)}
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
             pace = (cfg.selector_lr_scale, 0.0) if "selectors." in name else (1.0, 0.0)
-            pace = (cfg.backbone_lr_scale, cfg.backbone_freeze) if id(p) in encoder else pace
+            pace = (cfg.backbone_lr_scale * encoder[id(p)], cfg.backbone_freeze) if id(p) in encoder else pace
             decays = p.ndim >= 2 and not any(word in name for word in _UNDECAYED)
             groups.setdefault((*pace, decays), []).append(p)
     decay = {True: cfg.weight_decay, False: 0.0}
@@ -48,6 +49,19 @@ def parameter_groups(model: nn.Module, cfg: "TrainingConfig") -> list[dict[str, 
         {"params": params, "lr": cfg.lr * scale, "base_lr": cfg.lr * scale, "freeze": freeze, "weight_decay": decay[decays]}
         for (scale, freeze, decays), params in groups.items()
     ]
+
+
+def layer_scales(backbone: nn.Module, decay: float) -> list[tuple[nn.Parameter, float]]:
+    """Return the parameters of a timm model of L blocks with their layer-wise learning rate scales (BEiT, MAE).
+
+    1 for what follows the blocks (norms, head), decay for the last block, decay^L for the first, decay^(L+1) for what makes tokens.
+    """
+    depth, found = len(backbone.blocks), []
+    for name, p in backbone.named_parameters():
+        first, *rest = name.split(".")
+        below = 0 if first in _AFTER_BLOCKS else depth - int(rest[0]) if first == "blocks" else depth + 1
+        found.append((p, decay**below))
+    return found
 
 
 def learning_rate(group: Mapping[str, Any], cfg: "TrainingConfig", iteration: int) -> float:

@@ -34,7 +34,8 @@ class TrainingConfig:
     batch_size is the whole batch, as papers give it: several processes take equal slices of it. ema: decay of a moving average of the
     weights, which is then what a run ends with (DeiT: 0.99996); null for none. min_lr: where the cosine ends. backbone_freeze: share of the
     run in which a pruned encoder's backbone learns nothing (DynamicViT). drop_path: False turns the model's DropPath off, as scripts do
-    that fine-tune in evaluation mode (EViT).
+    that fine-tune in evaluation mode (EViT). layer_decay: each block of a pruned encoder's backbone learns so many times as fast as the one
+    above it (MAE: 0.75); null for all alike.
     """
 
     iterations: int
@@ -57,6 +58,7 @@ class TrainingConfig:
     min_lr: float = 0.0
     backbone_freeze: float = 0.0
     drop_path: bool = True
+    layer_decay: float | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig with every value that is out of range."""
@@ -75,6 +77,7 @@ class TrainingConfig:
             (self.min_lr > 0 and self.schedule != "cosine", f"training.min_lr, a cosine's end, has no meaning in {self.schedule!r}: set 0"),
             (not 0 <= self.backbone_freeze < 1, f"training.backbone_freeze is {self.backbone_freeze}, allowed: 0 to below 1"),
             (self.ema is not None and not 0 <= self.ema < 1, f"training.ema is {self.ema}, allowed are null and 0 <= decay < 1"),
+            (self.layer_decay is not None and not 0 < self.layer_decay <= 1, f"training.layer_decay is {self.layer_decay}, allowed: null, 0 < it <= 1"),
             (min(self.warmup, self.checkpoint_every, self.workers) < 0, "training: warmup, checkpoint_every and workers are 0 or more"),
         ]
         problems = [text for wrong, text in bad if wrong]
@@ -156,9 +159,9 @@ def _spread(model: nn.Module, loss_fn: LossFn, group: Any) -> tuple[Callable[[An
         nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
     elif any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         notes.append("batch norms took each process's own images: SyncBatchNorm needs CUDA")
-    # Static: which parameters get a gradient never changes, only token counts do, which DDP does not see. Some get none (Cropr's scorer
-    # chooses by rank; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them each time,
-    # which is left to selectors that learn by turns (IA-RED2).
+    # Static: which parameters get a gradient never changes, only token counts do, which DDP does not see. Some get none (Cropr's router
+    # without its auxiliary loss; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them
+    # each time, which is left to selectors that learn by turns (IA-RED2) and schedules that change who decides.
     # Buffers start as the main process's and are then its own: nothing reads the others'.
     steady = all(getattr(m, "steady", True) for m in model.modules())
     graph = {"static_graph": True} if steady else {"find_unused_parameters": True}

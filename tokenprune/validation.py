@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from tokenprune.backbones.vit import positions
+from tokenprune.backbones.vit import depth, positions
 from tokenprune.blocks.class_token import SOURCES
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.keys import MEASURES, MORE_MEASURES, STARTS, TARGET, answered
@@ -136,11 +136,13 @@ def _pairing(config: Mapping[str, Any]) -> str:
     if config["schedule"].get("name") == _NONE or _bad_rate(config):
         get("selector", selector["name"])  # what else can be said without a schedule
         return ""
-    depth, total, execution = config["backbone"].get("depth", 12), positions(config), _known_execution(config)
-    check_pairing(selector, config["treatment"], answered(config["schedule"]), depth=depth, positions=total, execution=execution)
+    size = {"depth": depth(config["backbone"]), "positions": positions(config)}
+    execution = _known_execution(config)
+    check_pairing(selector, config["treatment"], answered(config["schedule"]), execution=execution, **size)
     schedule, cost = plan(config)
-    budgets = check_pairing(selector, config["treatment"], schedule, depth=depth, positions=total, execution=execution)
-    return f"{total} positions: " + _in_words(budgets, _PLANS[get("selector", selector["name"]).heeds]) + _cost_in_words(config, cost)
+    budgets = check_pairing(selector, config["treatment"], schedule, execution=execution, **size)
+    words = _in_words(budgets, _PLANS[get("selector", selector["name"]).heeds])
+    return f"{size['positions']} positions: {words}{_cost_in_words(config, cost)}"
 
 
 def _in_words(budgets: tuple[Budget, ...], word: str) -> str:

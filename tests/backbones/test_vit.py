@@ -5,7 +5,8 @@ import timm
 import torch
 
 from tokenprune import prune
-from tokenprune.backbones.vit import build_pruned, build_vit, load_backbone, load_vit, positions, read_backbone
+from tokenprune.backbones.importing import load_backbone, load_vit
+from tokenprune.backbones.vit import build_pruned, build_vit, positions, read_backbone
 from tokenprune.checkpoints import save_weights
 from tokenprune.errors import CheckpointMismatch, InvalidConfig, UnsupportedBackbone
 
@@ -83,9 +84,9 @@ def test_an_adapter_leaves_the_vit_without_a_final_norm():
 
 def test_an_adapter_that_does_not_fit_is_found_with_the_rest():
     with pytest.raises(InvalidConfig) as error:
-        build_vit({**SMALL, "patch_size": 4, "num_heads": 5, "size": "large", "adapter": {"heads": 7}})
+        build_vit({**SMALL, "patch_size": 4, "num_heads": 5, "size": "giant", "adapter": {"heads": 7}})
     text = str(error.value)
-    assert len(error.value.problems) == 5 and "backbone.size is 'large', allowed are tiny, small, base" in text
+    assert len(error.value.problems) == 5 and "backbone.size is 'giant', allowed are tiny, small, base, large, huge" in text
     assert "depth is 2" in text and "patches of 4 px" in text and "adapter.heads 7" in text
     with pytest.raises(InvalidConfig, match="backbone.adapter.head is not a setting, did you mean 'heads'"):
         build_vit({**SMALL, "adapter": {"head": 3}})
@@ -211,7 +212,8 @@ def test_pooling_by_name_and_what_is_refused():
         ({"pool": "token", "class_token": False}, "there is none to read"),
         ({"pool_includes_prefix": True}, "give backbone.pool=avg with it"),
         ({"pool": "token", "pool_includes_prefix": True}, "the head reads the class token alone"),
-        ({"model": "eva02_tiny_patch14_224", "pool": "avg", "pool_includes_prefix": True, "patch_size": 14}, "Eva has no such choice"),
+        ({"model": "deit_tiny_patch16_224", "pool_includes_prefix": True, "patch_size": 16}, "pools by 'token'; give backbone.pool=avg"),
+        ({**EVA, "pool": "token", "pool_includes_prefix": True}, "the head reads the class token alone"),
     ):
         with pytest.raises(InvalidConfig, match=words):
             build_vit({**SMALL, "img_size": 224, **wrong}, 5)

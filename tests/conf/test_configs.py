@@ -193,7 +193,8 @@ def test_every_backbone_builds_and_names_its_size(path):
         build_vit(config)
     adapted = "adapter" in path.stem or path.stem in ("paper", "detection_paper")
     assert (config.get("adapter") is not None) == adapted == ("adapter" in config["name"])
-    size = next((s for s in ("small", "base") if s in path.stem), "small" if path.stem == "classification_paper" else "tiny")
+    sizes = ("small", "base", "large", "huge")
+    size = next((s for s in sizes if s in path.stem), "small" if path.stem == "classification_paper" else "tiny")
     assert config["size"] == size
 
 
@@ -288,3 +289,12 @@ def test_no_targets_outside_hydra():
         loaded = OmegaConf.to_container(OmegaConf.load(path)) or {}
         loaded.pop("hydra", None)
         assert "_target_" not in str(loaded), path
+
+
+def test_a_timm_model_by_name_has_its_own_depth():
+    """22 modules in EVA-02-L, whatever `depth` says: the counts that a run prints are those of the model."""
+    rows = ["scale=paper", "task=classification", "backbone=eva02_large", "method=cropr", "schedule.remove=40", "backbone.depth=6"]
+    words = validate(resolve(compose(rows)), files=False)
+    assert words.startswith("1024 positions: block 1 keep 983, block 2 keep 943") and "block 22 keep 143; planned: 204 GMAC" in words
+    smaller = validate(resolve(compose([*rows, "backbone.img_size=224", "schedule.remove=8"])), files=False)
+    assert smaller.startswith("256 positions: block 1 keep 247")

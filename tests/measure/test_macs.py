@@ -10,7 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tokenprune
 from tests.pairings import images, label, pairings, pruned
+from tokenprune.backbones.vit import build_vit
 from tokenprune.measure.macs import encoder_macs, planned_macs
+from tokenprune.paths import config_dir
+from tokenprune.presets import read
 from tokenprune.registry import get
 
 
@@ -129,3 +132,56 @@ def test_eva_02_large_as_cropr_counts_it():
     head = 1024 * 1024 * 150
     assert (segmenting.linear + head) / 1e9 == pytest.approx(310.45, abs=0.005)
     assert (segmenting.linear + segmenting.norm + head) / 1e9 == pytest.approx(311.04, abs=0.01)
+
+
+def of_config(name, schedule=None, treatment="last_layer_fusion"):
+    """Return the planned MACs of a backbone group under Cropr, and the lengths that enter its blocks, on the meta device."""
+    config = read(config_dir() / "backbone" / f"{name}.yaml")
+    axes = {} if schedule is None else {"selector": "cropr", "treatment": treatment, "schedule": schedule}
+    with torch.device("meta"):
+        model = tokenprune.prune(build_vit(config), **axes).eval()
+    N = (config["img_size"] // config["patch_size"]) ** 2
+    macs = planned_macs(model, N)
+    return macs, [round(share * N) + model.prefix_tokens for share in macs.kept_per_block]
+
+
+def every(remove, **more):
+    return {"name": "per_block", "remove": remove, **more}
+
+
+STAGES = {"name": "explicit", "keep": {6: 145, 12: 95, 18: 45}}  # R = 50 after blocks 6, 12 and 18, one more at first
+
+
+@pytest.mark.parametrize(
+    ("backbone", "schedule", "treatment", "linear", "total", "lengths"),
+    [
+        ("vit_large", None, None, 59.65, 61.55, [197] * 24),
+        ("vit_large", every(8), "last_layer_fusion", 33.90, 34.67, [197, *range(188, 19, -8), 197]),
+        ("vit_large", every(8, align=False), "last_layer_fusion", 34.18, 34.95, [197, *range(189, 20, -8), 197]),  # the paper's 34.2
+        ("vit_large", every(8), "remove", 31.57, 32.26, [197, *range(188, 11, -8)]),
+        ("vit_large", STAGES, "remove", 36.77, 37.65, [197] * 6 + [146] * 6 + [96] * 6 + [46] * 6),
+        ("vit_base", None, None, 16.85, 17.56, [197] * 12),
+        ("vit_base", every(16), "last_layer_fusion", 10.55, 10.88, [197, *range(180, 35, -16), 197]),
+        ("vit_huge", None, None, 161.88, 167.30, [257] * 32),
+        ("vit_huge", every(8), "last_layer_fusion", 88.16, 90.20, [257, *range(248, 15, -8), 257]),
+        ("eva02_large", None, None, 310.11, 361.75, [1025] * 24),
+        ("eva02_large", every(40), "last_layer_fusion", 182.51, 204.06, [1025, *range(984, 143, -40), 1025]),
+        ("eva02_large", {"name": "explicit", "keep": {3: 199}}, "remove", 92.14, 100.32, [1025] * 3 + [200] * 21),
+    ],
+    ids=label,
+)
+def test_croprs_classifiers_on_the_meta_device(backbone, schedule, treatment, linear, total, lengths):
+    macs, seen = of_config(backbone, schedule, treatment)
+    assert seen == lengths
+    assert (macs.linear / 1e9, macs.total / 1e9) == (pytest.approx(linear, abs=0.006), pytest.approx(total, abs=0.011))
+
+
+def test_what_cropr_saves_of_eva_02():
+    """41 % of the weight layers' MACs, as printed; 80 % of the tokens after the third block 70 %, where 76 % are printed (77: the first)."""
+    dense, fused, third, first = (
+        of_config("eva02_large", schedule, treatment)[0].linear
+        for schedule, treatment in (
+            (None, None), (every(40), "last_layer_fusion"), *(({"name": "explicit", "keep": {k: 199}}, "remove") for k in (3, 1)),
+        )
+    )  # fmt: skip
+    assert (1 - fused / dense, 1 - third / dense, 1 - first / dense) == pytest.approx((0.411, 0.703, 0.770), abs=5e-4)

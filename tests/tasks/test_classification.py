@@ -202,7 +202,7 @@ VIEW = ("task.view.interpolation=bilinear", "task.view.mean=[0.5,0.5,0.5]", "tas
 )
 def test_real_weights_on_real_images():
     """69.45 % on all 2000 images: 100 of them are within three standard errors."""
-    from tokenprune.backbones.vit import load_vit
+    from tokenprune.backbones.importing import load_vit
 
     config = resolve(compose(["task=classification", "data=imagefolder", "backbone=vit_tiny", f"data.root={TINY_IMAGENET}", *VIEW,
                               "data.max_val=100"]))  # fmt: skip

@@ -1,27 +1,27 @@
 """Plain timm ViTs from a configuration, and the pruned encoder around one. Nothing is ever fetched from the network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import timm
 import torch
-from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
+from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
+from tokenprune.backbones.importing import load_backbone
 from tokenprune.backbones.pyramid import SCALES
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
 from tokenprune.blocks import adapt
-from tokenprune.checkpoints import load_weights
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig
 from tokenprune.keys import answered
 from tokenprune.pruning import prune
 from tokenprune.settings import plain, read_settings
 
-SIZES = ("", "tiny", "small", "base")
+SIZES = ("tiny", "small", "base", "large", "huge")
 _INIT_SCALE = 0.3  # sin-cos codes have an rms of .7; at full size they drown the patches of a narrow model at the start
 
 
@@ -29,12 +29,12 @@ _INIT_SCALE = 0.3  # sin-cos codes have an rms of .7; at full size they drown th
 class VitConfig:
     """A ViT by its timm name (`model`) or by its sizes. Sizes in pixels, widths in channels.
 
-    name: what the configuration group is called (for people). size: tiny, small or base, the rows of a paper that the model stands for.
+    name: what the configuration group is called (for people). size: one of `SIZES`, the rows of a paper that the model stands for.
     drop_path: stochastic depth of the last block, linear from 0. pos_init: "normal" (timm's) or "sincos" (2-D sin-cos codes as a start,
-    trained on). pretrained: a local file of timm or DeiT weights. adapter: of a ViT-Adapter around the model, which has no final norm
+    trained on). pretrained: a local file of weights, see `importing`. adapter: of a ViT-Adapter around the model, which has no final norm
     then; None: the plain ViT. pool: what a classification head reads, the class token (`token`) or the mean of the patch tokens (`avg`,
-    with timm's norm behind the mean); None: the class token where there is one. pool_includes_prefix: whether that mean counts the class
-    token too, as Cropr's does; None: no (timm).
+    with timm's norm behind the mean); None: the class token where there is one, of a `model` what timm has. pool_includes_prefix: whether
+    that mean counts the class token too, as Cropr's does; None: no (timm). A pruned Eva heeds it, timm's own forward of an Eva does not.
     """
 
     name: str = ""
@@ -107,71 +107,20 @@ def positions(config: Mapping[str, Any]) -> int:
     return (-(-height // step) * step // patch) * (-(-width // step) * step // patch)
 
 
-def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
-    """Load encoder weights into a ViT or a PrunedViT: timm's or DeiT's keys, or a model of this project.
-
-    The file's head and selectors are left out, the module's stay as they are; so is the final norm where the module has none (with an
-    adapter). Position embeddings are resampled to the module's grid.
-
-    Returns:
-        The file's metadata.
+def depth(cfg: VitConfig | Mapping[str, Any]) -> int:
+    """Return L, the number of blocks: of a timm model by name its own, whatever `depth` says.
 
     Raises:
-        CheckpointMismatch: every other key that is missing, unexpected or of another shape.
+        InvalidConfig, UnsupportedBackbone: see `build_vit`.
     """
-    vit = module.backbone if isinstance(module, PrunedViT) else module
-    ours = ("head.", "head_dist.", "fc_norm.")
-    return load_weights(path, vit, allow_missing=ours, convert=lambda state: _encoder_state(state, vit, ours))
+    cfg = read_backbone(cfg)
+    return _blocks_of(replace(cfg, pretrained=None)) if cfg.model else cfg.depth
 
 
-def load_vit(module: nn.Module, path: Path | str) -> list[str]:
-    """Load weights as `load_backbone` does, and the head with them where the file has one of the module's shape.
-
-    Returns:
-        What is worth a note: why the head stays random, a final norm that moved. Nothing for a module without a head.
-
-    Raises:
-        CheckpointMismatch: see `load_backbone`; the norm behind the pooling has to be there too.
-    """
-    vit = module.backbone if isinstance(module, PrunedViT) else module
-    own, notes = vit.state_dict(), []
-
-    def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        heads = {k: v for k, v in _encoder_state(state, vit, ("head_dist.",)).items() if k.startswith("head.")}
-        fits = bool(heads) and {k: v.shape for k, v in heads.items()} == {k: v.shape for k, v in own.items() if k.startswith("head.")}
-        if "head.weight" in own and not fits:
-            has = f"of {len(heads['head.weight'])} outputs" if "head.weight" in heads else "missing"
-            notes.append(f"the head starts from random weights: the file's is {has}, the model's has {len(own['head.weight'])}")
-        left_out = ("head_dist.", *(() if fits else ("head.",)), *(() if "fc_norm.weight" in own else ("fc_norm.",)))
-        state = _encoder_state(state, vit, left_out)
-        if "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
-            notes.append("the file's final norm stands behind the pooling")
-            state = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
-        return state
-
-    load_weights(path, vit, allow_missing=("head.",), convert=convert)
-    return notes
-
-
-def _encoder_state(state: dict[str, Tensor], vit: VisionTransformer, leave_out: tuple[str, ...]) -> dict[str, Tensor]:
-    """A file's state in a ViT's own keys: without this project's prefixes, heads and distillation token, embeddings resampled."""
-    anchor = next((k for k in state if k.endswith("patch_embed.proj.weight")), "")
-    prefix = anchor.removesuffix("patch_embed.proj.weight")
-    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    leave_out += ("dist_token", "cls_token") if vit.cls_token is None else ("dist_token",)
-    if isinstance(vit.norm, nn.Identity) and isinstance(vit.fc_norm, nn.Identity):
-        leave_out += ("norm.",)
-    state = {k: v for k, v in state.items() if not k.startswith(leave_out)}
-    pos = state.get("pos_embed")
-    if pos is None or vit.pos_embed is None or pos.shape == vit.pos_embed.shape or pos.shape[-1] != vit.pos_embed.shape[-1]:
-        return state
-    extra = pos.shape[1] - int(pos.shape[1] ** 0.5) ** 2  # the grid of a file is a square; what is over belongs to prefix tokens
-    own = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    grid = resample_abs_pos_embed(pos[:, extra:], list(vit.patch_embed.grid_size), num_prefix_tokens=0)
-    prefix_codes = pos[:, : min(extra, own)]
-    if prefix_codes.shape[1] == own:
-        state["pos_embed"] = torch.cat([prefix_codes, grid], 1)
-    return state
+@lru_cache(maxsize=32)
+def _blocks_of(cfg: VitConfig) -> int:
+    with torch.device("meta"):
+        return len(build_vit(cfg).blocks)
 
 
 def _check(cfg: VitConfig) -> None:
@@ -190,8 +139,8 @@ def _check(cfg: VitConfig) -> None:
         problems.append("backbone.pool is 'token', and backbone.class_token is false: there is none to read; allowed there: avg and null")
     if cfg.pool_includes_prefix and (cfg.pool == "token" or (cfg.pool is None and cfg.class_token and not cfg.model)):
         problems.append("backbone.pool_includes_prefix is true, and the head reads the class token alone; give backbone.pool=avg with it")
-    if cfg.size not in SIZES:
-        problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(filter(None, SIZES))} and ''")
+    if cfg.size not in ("", *SIZES):
+        problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(SIZES)} and ''")
     if cfg.adapter is not None and not cfg.model:  # the sizes of a timm model are known once it is built
         problems += [f"backbone: {p}" for p in adapter_problems(cfg.adapter, cfg.patch_size, cfg.embed_dim, cfg.depth)]
     if problems:
@@ -224,12 +173,11 @@ def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
 
 
 def _pool_prefix(vit: nn.Module, included: bool) -> None:
-    if not hasattr(vit, "pool_include_prefix"):
+    if included and vit.global_pool != "avg":
         raise InvalidConfig(
-            f"backbone.pool_includes_prefix is {included}, and timm's {type(vit).__name__} has no such choice; leave it out, or take a"
-            " VisionTransformer of timm 1.0.9 or newer"
+            f"backbone.pool_includes_prefix is true, and {type(vit).__name__} pools by {vit.global_pool!r}; give backbone.pool=avg with it"
         )
-    vit.pool_include_prefix = included
+    vit.pool_include_prefix = included  # timm's Eva has no such choice: `Family.classify` makes it
 
 
 def _sincos_start(vit: nn.Module) -> None:

@@ -19,12 +19,13 @@ class Family(ABC):
     """The adapter of one class of models, `kind`, whose blocks are run by `adapters`.
 
     stem: what makes patch tokens, the model's `stem_name`. dim: C. prefix: P, class, distillation and register tokens. patch: pixels
-    from one position to the next. The model is held by reference.
+    from one position to the next. heeds_prefix: the model's own mean reads `pool_include_prefix`. The model is held by reference.
     """
 
     kind: ClassVar[type[nn.Module]]
     adapters: ClassVar[tuple[type[BaseBlock], ...]]
     stem_name: ClassVar[str] = "patch_embed"
+    heeds_prefix: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -73,7 +74,8 @@ class Family(ABC):
     def classify(self, prefix: Tensor, tokens: Tensor, live: Tensor | None) -> Tensor:
         """Return logits of normed prefix (B,P,C) and tokens (B,K,C) through the model's own pooling and head.
 
-        A distilled DeiT answers as timm's: the mean of both heads, both apart if its `distilled_training` is set in training.
+        A distilled DeiT answers as timm's: the mean of both heads, both apart if its `distilled_training` is set in training. A mean counts
+        the prefix where the model has a `pool_include_prefix` that is true (Cropr's pooling), also where timm's own does not know of it.
 
         Args:
             prefix, tokens: after the final norm; a class token that was added to a model without one is not pooled.
@@ -83,15 +85,16 @@ class Family(ABC):
             UnsupportedBackbone: uneven counts under a pooling other than `token` and `avg`.
         """
         pooling, prefix = self.model.global_pool, prefix[:, prefix.shape[1] - self.prefix :]
+        included = pooling == "avg" and getattr(self.model, "pool_include_prefix", False)
         if pooling == "token":
             return self.model.forward_head(prefix)
-        if live is None:
+        if live is None and (self.heeds_prefix or not included):
             return self.model.forward_head(torch.cat([prefix, tokens], 1) if self.prefix else tokens)
         if pooling != "avg":
             raise UnsupportedBackbone(f"uneven token counts cannot be pooled by {pooling!r}; models with `token` and `avg` pooling can")
-        weight = live.unsqueeze(-1).to(tokens.dtype)
+        weight = torch.ones_like(tokens[..., :1]) if live is None else live.unsqueeze(-1).to(tokens.dtype)
         total, count = (tokens * weight).sum(1), weight.sum(1)
-        if getattr(self.model, "pool_include_prefix", False):
+        if included:
             total, count = total + prefix.sum(1), count + self.prefix
         mean = (total / count).unsqueeze(1)
         return self.model.forward_head(mean.expand(-1, self.prefix + 1, -1))  # equal tokens: the model's mean is this mean

@@ -38,9 +38,13 @@ class EvaBlock(BaseBlock):
 
 
 class TimmEva(Family):
-    """timm's Eva: absolute and rotary position codes, the latter one table for all blocks or one for each block and head (`mixed`)."""
+    """timm's Eva: absolute and rotary position codes, the latter one table for all blocks or one for each block and head (`mixed`).
+
+    Its own mean is of the patch tokens alone; with a `pool_include_prefix` set on the model, `classify` counts the prefix, too.
+    """
 
     kind, adapters = Eva, (EvaBlock,)
+    heeds_prefix = False
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return prefix (B,P,C), patch tokens (B,N,C) and the rotary table of the images' grid, made as timm makes it."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from tokenprune.backbones.vit import SIZES
 from tokenprune.errors import DatasetError
 
 NUMBERS = {
@@ -29,11 +30,10 @@ NUMBERS = {
     "fps_backbone": ("paper FPS backbone", "{:.2f}"),
 }
 MATCH = ("method", "treatment", "keep_rate", "cls", "size")
-SIZES = ("tiny", "small", "base")
 
 
 def size_of(config: Mapping[str, Any]) -> str:
-    """Return tiny, small or base: the backbone's `size`, else the end of its name; tiny for the small models of other scales."""
+    """Return tiny, small, ... huge: the backbone's `size`, else the end of its name; tiny for the small models of other scales."""
     backbone = config.get("backbone") or {}
     if backbone.get("size"):
         return str(backbone["size"])

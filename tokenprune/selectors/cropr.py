@@ -1,26 +1,40 @@
-"""Cropr's scorer and router (Bergner et al., 2024, section 3.2): learned queries cross-attend to the tokens, without projections."""
+"""Cropr (Bergner et al., 2024, section 3): learned queries cross-attend to the tokens and learn from auxiliary heads which ones matter."""
 
-import torch
-from torch import nn
+import copy
+from dataclasses import replace
+
+from torch import Tensor, nn
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
 from tokenprune.selectors.base import Context, Selector, keep_top
+from tokenprune.selectors.baselines import uniform
+from tokenprune.selectors.cropr_parts import EPS, AuxiliaryHead, first_queries, start
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
+
+SELECTIONS = ("topk", "sampling")
+_LEAST = 2.0**-25  # below every positive number of `uniform`
 
 
 @register("selector", "cropr")
 class CroprRouter(Selector):
-    """Scores a = sum_n Q_n X^T (Eq. 1-2), raw logits of detached tokens; prefix tokens are never scored and so always stay.
+    """Scores a = sum_n Q_n X^T (Eq. 3-4), raw logits of detached tokens; prefix tokens are never scored and so always stay.
 
-    The queries learn from auxiliary heads only. Those are not part of this selector: without them the router keeps its
-    initial, random, queries, and every result says so.
+    Which tokens stay has no gradient. The queries learn in training, where the model has a head, from a head of their own that sees all
+    tokens, prefix included, through their attention: its logits are the note `auxiliary`, (B,K), with several queries (B,Nq,K), of which
+    `losses.auxiliary` makes a loss. At test time it is not computed, and `deploy` leaves it out.
 
     Args:
-        context: see `Context`.
+        context: see `Context`; without `classes` there is no auxiliary head.
         queries: number of queries Nq (1 for classification, one a patch for segmentation).
+        heads: 1, or those of a cross-attention with a norm on the tokens and projections of queries, keys, values and result (Table 4a).
+            Scores are summed over heads, too, so that inference pays for the norm and the projection of keys.
+        select: topk, or sampling without replacement from softmax(a C^-0.5) (Table 4b), by Gumbel noise; at test time the noise depends
+            on seed, block and the image alone.
+        mlp: whether there is an MLP in the aggregator (Table 4c). stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
+        salient: False drops the tokens of highest score (Table 1, Non-salient). seed: of sampling at test time.
     """
 
     learns = True
@@ -28,29 +42,76 @@ class CroprRouter(Selector):
     paper = "Token Cropr, CVPR 2025"
     published = {"treatment": "last_layer_fusion", "schedule": {"name": "per_block", "remove": 8}}
 
-    def __init__(self, context: Context, queries: int = 1) -> None:
+    def __init__(
+        self,
+        context: Context,
+        queries: int = 1,
+        heads: int = 1,
+        select: str = "topk",
+        mlp: bool = True,
+        stop_grad: bool = True,
+        salient: bool = True,
+        seed: int = 0,
+    ) -> None:
         super().__init__(context)
-        if queries < 1:
-            raise InvalidConfig(f"cropr: queries is {queries}; allowed: >= 1")
-        std = context.dim**-0.5
-        self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(queries, context.dim), std=std, a=-2 * std, b=2 * std))
+        _check(context.dim, queries, heads, select)
+        self.select, self.stop_grad, self.salient, self.seed = select, stop_grad, salient, seed
+        self.query, dim, many = first_queries(queries, context.dim), context.dim, heads > 1
+        self.norm = nn.LayerNorm(dim, eps=EPS) if many else nn.Identity()
+        self.ask, self.key = (nn.Linear(dim, dim, bias=False) if many else nn.Identity() for _ in range(2))
+        self.apply(start)
+        self.auxiliary = AuxiliaryHead(dim, context.classes, heads, mlp) if context.classes else None
 
     @property
     def caveat(self) -> str:
-        """The router is untrained."""
-        return "the router's queries are random: the auxiliary heads that teach them are not part of this version"
+        """The router cannot learn without classes."""
+        untaught = "the router's queries stay random: without a head the model has no auxiliary ones that teach them"
+        return "" if self.context.classes else untaught
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the `budget.keep` slots of highest summed logit."""
-        logits = seen.tokens.detach() @ self.query.T  # (B,M,Nq)
-        return keep_top(logits.sum(-1), seen.live, budget.keep)
+        """Keep the `budget.keep` slots of highest summed logit, or as many drawn by it."""
+        state, learning = seen.state, self.training and self.auxiliary is not None
+        tokens = state.sequence() if learning else seen.tokens
+        tokens = self.norm(tokens.detach() if self.stop_grad else tokens)
+        query, keys, notes = self.ask(self.query), self.key(tokens), {}
+        if learning:
+            P = state.prefix.shape[1]
+            notes = {"auxiliary": self.auxiliary(query, keys, tokens, None if state.complete else _with_prefix(seen.live, P))}
+            keys = keys[:, P:]
+        score = (keys @ query.T).sum(-1)  # (B,M)
+        score = score if self.salient else -score
+        chosen = keep_top(score if self.select == "topk" else self._drawn(score, seen), seen.live, budget.keep)
+        return replace(chosen, score=score, notes=notes)
 
     def macs(self, slots: float) -> float:
-        """Return Nq M C."""
-        return slots * self.query.numel()
+        """Return Nq M C, and M C^2 for a projection of keys; the projection of queries is done once, in `deploy`."""
+        return slots * (self.query.numel() + sum(p.numel() for p in self.key.parameters()))
 
     def deploy(self) -> "CroprRouter":
-        """Return a router with one query, the sum of all (Eq. 6): the same scores at 1/Nq of the cost."""
-        deployed = CroprRouter(self.context, queries=1).to(self.query)
-        deployed.query.data.copy_(self.query.data.sum(0, keepdim=True))
-        return deployed.train(self.training)
+        """Return a router with one query, the sum of all (Eq. 6), projected; no auxiliary head: the same scores at 1/Nq of the cost."""
+        deployed = copy.deepcopy(self, {id(self.auxiliary): None})  # not copied, and so not there
+        deployed.query = nn.Parameter(self.ask(self.query).detach().sum(0, keepdim=True))
+        deployed.ask = nn.Identity()
+        return deployed
+
+    def _drawn(self, score: Tensor, seen: Observation) -> Tensor:
+        """Return score C^-0.5 + Gumbel noise, whose largest are a sample without replacement; infinite without a position."""
+        noise = uniform(seen, None if self.training else self.seed)
+        gumbel = -(-noise.clamp(_LEAST, 1 - 2.0**-24).log()).log()
+        return (score * self.context.dim**-0.5 + gumbel).masked_fill(noise.isinf(), float("inf"))
+
+
+def _with_prefix(live: Tensor, prefix: int) -> Tensor:
+    """Return live (B,M) behind P prefix tokens, (B,P+M)."""
+    return nn.functional.pad(live, (prefix, 0), value=True)
+
+
+def _check(dim: int, queries: int, heads: int, select: str) -> None:
+    bad = [
+        (queries < 1, f"cropr: queries is {queries}; allowed: >= 1"),
+        (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or what divides the {dim} channels"),
+        (select not in SELECTIONS, f"cropr: select is {select!r}; allowed: {', '.join(SELECTIONS)}"),
+    ]
+    problems = [text for wrong, text in bad if wrong]
+    if problems:
+        raise InvalidConfig(problems)
