@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from tokenprune.errors import InvalidConfig
 from tokenprune.keys import MEASURES, TARGET, answered
 from tokenprune.paths import config_dir
 from tokenprune.presets import complete
@@ -74,8 +75,16 @@ class RunConfig:
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, known to Hydra."""
+    """Make `schema`, the first entry of conf/config.yaml, known to Hydra, and `${at_scale:${scale},SMOKE,DEMO,PAPER}`, which chooses one."""
+    OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def _at_scale(scale: str, smoke: Any, demo: Any, paper: Any) -> Any:
+    values = {"smoke": smoke, "demo": demo, "paper": paper}
+    if scale not in values:
+        raise InvalidConfig(f"scale is {scale!r}; allowed: {', '.join(values)}")
+    return values[scale]
 
 
 def compose(overrides: list[str]) -> DictConfig:

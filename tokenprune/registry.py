@@ -14,7 +14,7 @@ ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
     "selector": ("tokenprune.selectors",),
     "treatment": ("tokenprune.treatments",),
-    "schedule": ("tokenprune.schedules", "tokenprune.schedules_free", "tokenprune.schedules_linear"),
+    "schedule": ("tokenprune.schedules", "tokenprune.schedules_free", "tokenprune.schedules_linear", "tokenprune.schedules_total"),
     "loss": ("tokenprune.losses",),
     "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task"),
     "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.insights", "tokenprune.report.figures"),

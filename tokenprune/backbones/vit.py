@@ -74,7 +74,7 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
     cfg = read_backbone(cfg)
     _check(cfg)
     vit = _named(cfg, num_classes) if cfg.model else _sized(cfg, num_classes)
-    if cfg.pool_includes_prefix is not None:
+    if cfg.pool_includes_prefix is not None and num_classes:  # without a head nothing is pooled
         _pool_prefix(vit, cfg.pool_includes_prefix)
     if cfg.adapter is not None:
         vit.norm = nn.Identity()  # the adapter normalises its maps itself

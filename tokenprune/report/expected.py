@@ -23,6 +23,7 @@ NUMBERS = {
     "gmacs": ("paper GMAC", "{:.1f}"),
     "epochs": ("paper epochs", "{:.0f}"),
     "images_per_second": ("paper images/s", "{:.0f}"),
+    "speedup": ("paper speed-up", "{:.1f}"),
     "ap_box": ("paper box AP", "{:.1f}"),
     "ap_mask": ("paper mask AP", "{:.1f}"),
     "fps": ("paper FPS", "{:.2f}"),
