@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tokenprune.bench import attention, fixed, sampling, timing
+from tokenprune.bench import attention, fixed, router, sampling, timing
 from tokenprune.bench.__main__ import BENCHMARKS, main
 from tokenprune.bench.goals import Finding, Setup
 from tokenprune.bench.ragged import masks
@@ -25,7 +25,7 @@ def test_one_command_measures_every_goal_and_writes_them(tmp_path, capsys):
     goals = {
         "speed-up / MACs ratio", "time / slice oracle", "no selector / timm", "ragged block / uniform", "slice oracle / SViT",
         "preserve / remove", "reactivate / remove", "remove / oracle", "class row, % of its block", "attention memory, sizes of q",
-        "distance matrix / ATS sampling",
+        "distance matrix / ATS sampling", "Cropr / random choice", "Cropr / free choice",
     }  # fmt: skip
     assert set(table["goal"]) == goals
     assert (table["measured"] > 0).all() and table["commit"].nunique(dropna=False) == 1
@@ -70,6 +70,14 @@ def test_a_slice_oracle_that_keeps_everything_is_the_dense_model():
     model, images = prune(vit), torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(fixed.sliced(model, model.encode(images).usage, images), vit(images))
+
+
+def test_a_free_choice_is_that_of_the_first_tokens():
+    model, images = router.freely(prune(TINY.model(TINY.small), "random", "remove", router.PLAN).eval()), torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        outputs = model.encode(images)
+        assert outputs.state.index.tolist() == [list(range(196 - 11 * 16 - 1))] * 2
+        torch.testing.assert_close(model(images), fixed.sliced(model, outputs.usage, images))
 
 
 def test_released_sampling_keeps_what_the_bisection_keeps():

@@ -173,7 +173,7 @@ def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
 
 
 def _pool_prefix(vit: nn.Module, included: bool) -> None:
-    if included and vit.global_pool != "avg":
+    if included and vit.global_pool != "avg" and vit.num_classes:  # without a head nothing is pooled
         raise InvalidConfig(
             f"backbone.pool_includes_prefix is true, and {type(vit).__name__} pools by {vit.global_pool!r}; give backbone.pool=avg with it"
         )

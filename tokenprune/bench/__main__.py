@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenprune import console
-from tokenprune.bench import attention, dense_tasks, fixed, ragged, report, sampling
+from tokenprune.bench import attention, dense_tasks, fixed, ragged, report, router, sampling
 from tokenprune.bench.goals import Benchmark, Finding, Setup
 
 BENCHMARKS = (
     Benchmark("fixed", "methods of fixed counts: speed-up against their MACs, a slice oracle, and the engine's own cost", fixed.measure),
     Benchmark("ragged", "a block on uneven counts over a uniform one", ragged.measure_block),
     Benchmark("svit", "SViT against an oracle of its mean counts", ragged.measure_svit),
+    Benchmark("router", "Cropr's deployed router against random and against free choices, with Last Layer Fusion", router.measure),
     Benchmark("dense", "remove, preserve, reactivate and a slice oracle at the size of detection images", dense_tasks.measure),
     Benchmark("attention", "the class token's row: share of its block, memory of attention", attention.measure),
     Benchmark("ats", "ATS sampling against the distance matrix of its released algorithm", sampling.measure),

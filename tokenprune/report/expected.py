@@ -21,6 +21,7 @@ NUMBERS = {
     "top1": ("paper top-1", "{:.1f}"),
     "delta": ("paper delta", "{:+.1f}"),
     "gmacs": ("paper GMAC", "{:.1f}"),
+    "gmacs_linear": ("paper GMAC linear", "{:.1f}"),
     "epochs": ("paper epochs", "{:.0f}"),
     "images_per_second": ("paper images/s", "{:.0f}"),
     "speedup": ("paper speed-up", "{:.1f}"),

@@ -134,6 +134,8 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     columns.update({title: _with_errors(data, name) for name, title in SCORES if name in data and data[name].notna().any()})
     costs = [cost for cost in _COSTS if cost[0] not in _WHERE_MEASURED or (cost[0] in data and data[cost[0]].notna().any())]
     columns.update({title: numbers(data, name, style) for name, title, style in costs})
+    if "paper_gmacs_linear" in data and "gmac_linear" in data:
+        columns["GMAC linear"] = numbers(data[["gmac_linear"]].add(data["gmac_selector"], axis=0), "gmac_linear", "{:.3g}")
     if _has_backbone(data):
         columns.update({title: numbers(1 / data[[name]].astype(float), name, "{:.2f}") for name, title in _FPS})
     columns["status"] = list(data["status"])
@@ -166,6 +168,8 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
     if "images_per_second" in data and data["images_per_second"].notna().any():
         sizes = sorted({int(size) for size in data["images_per_second_batch"].dropna()})
         text += f" Images/s: of the whole classifier at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
+    if "paper_gmacs_linear" in data:
+        text += " GMAC linear: of weight layers and selectors, without the products of attention, as Cropr counts."
     if _has_backbone(data):
         text += " FPS: one over the seconds an image; backbone: the encoder with what makes feature maps of it."
     if data["device"].nunique() > 1:
