@@ -114,7 +114,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     for section in ("dense", "pretrained"):
         plain[section]["training"]["seed"] = plain["dense"]["seed"]
     if is_dense and plain["init"] == "dense" and plain["init_weights"] is None:
-        return dense_of(plain, plain["seed"])
+        return {**dense_of(plain, plain["seed"]), "label": plain["label"]}
     return plain
 
 

@@ -55,7 +55,8 @@ class SweepTable(Callback):
         if not notes and config.rows:
             console.fail("the sweep has no rows: its axes select nothing; check the values given for them (a glob that matches no name?)")
             distributed.leave(BAD_ROW)
-        bad, failed = [note for note in notes if note["row"]["status"] != "ok"], []
+        fine = {"ok", *expected(config)}
+        bad, failed = [note for note in notes if note["row"]["status"] not in fine], []
         if config.validate_only:
             console.say(f"{name_of_sweep(config)}: {len(notes) - len(bad)} of {len(notes)} rows are valid")
         else:
@@ -69,6 +70,13 @@ class SweepTable(Callback):
 def name_of_sweep(config: Mapping[str, Any]) -> str:
     """Return what a sweep is called in messages and under results/tables."""
     return config["experiment"] or "sweep"
+
+
+def expected(config: Mapping[str, Any]) -> set[str]:
+    """Return the statuses other than ok that the chosen reports make something of, such as the refused pairings of a whole matrix."""
+    from tokenprune.report import build_reports
+
+    return {status for chosen in build_reports(plain(config["reports"])).values() for status in getattr(chosen, "expects", ())}
 
 
 def report(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
