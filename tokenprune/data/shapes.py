@@ -16,7 +16,7 @@ from tokenprune.errors import DatasetError
 
 __all__ = ["SHAPES_CLASSES", "ShapesClassification", "ShapesDetection", "render"]
 
-_SIDES = (64, 512)
+_SIDES = (48, 512)
 
 
 class _Shapes:
@@ -52,7 +52,7 @@ class ShapesDetection(_Shapes):
     category_ids = tuple(range(1, len(SHAPES_CLASSES) + 1))
 
     def __init__(self, size: int, side: int, seed: int, split: str) -> None:
-        """size: images; side: pixels, 64..512; seed >= 0; split "train" or "val". Raises DatasetError otherwise."""
+        """size: images; side: pixels, 48..512; seed >= 0; split "train" or "val". Raises DatasetError otherwise."""
         super().__init__(size, side, seed, split)
         self._coco: dict[str, Any] | None = None
 
