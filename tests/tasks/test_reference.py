@@ -17,6 +17,7 @@ from tokenprune.checkpoints import read_weights, save_weights
 from tokenprune.config import compose, resolve
 from tokenprune.errors import CheckpointMismatch, InvalidConfig
 from tokenprune.keys import run_key
+from tokenprune.paths import config_dir
 from tokenprune.presets import files
 from tokenprune.registry import get
 from tokenprune.results import COST, check, read_result
@@ -60,6 +61,8 @@ def test_the_rows_of_croprs_table_2_cost_what_is_printed(row):
     assert (total if which == "total" else linear) / 1e3 == pytest.approx(printed, abs=0.0101)
     assert config["data"]["side"] == config["backbone"]["img_size"] == int(words[2]) and words[1] == config["backbone"]["model"]
     assert (config["init"], config["data"]["name"]) == ("scratch", "imagefolder")
+    told = f"| {config['label']} | {words[1]} | {words[2]} | {words[5]} | {words[4]} | {words[3]} | {printed * 1e3:.0f} |"
+    assert told in (config_dir().parent / "experiments/cropr_table2_eva02/README.md").read_text()
 
 
 @pytest.mark.parametrize("row", ROWS)
