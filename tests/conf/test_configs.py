@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tokenprune import presets
 from tokenprune.backbones.vit import build_vit, positions
 from tokenprune.config import compose, dense_of, resolve
 from tokenprune.keys import run_key
@@ -275,6 +276,14 @@ def test_a_selector_alone_takes_the_preset_of_its_name(selector):
 def test_a_selector_alone_keeps_what_was_given():
     config = resolve(compose(["selector=evit", "treatment=preserve", "schedule.keep_rate=0.5"]))
     assert (config["treatment"]["name"], config["schedule"]["keep_rate"], config["schedule"]["of"]) == ("preserve", 0.5, "current")
+
+
+def test_a_published_treatment_may_have_options(monkeypatch):
+    """With the preset of the name or, as for a plugin of another package, without."""
+    merged = {"name": "merge", "proportional": False}
+    assert resolve(compose(["selector=dpc_knn"]))["treatment"] == merged
+    monkeypatch.setattr(presets, "config_dir", lambda: Path("nowhere"))
+    assert resolve(compose(["selector=dpc_knn"]))["treatment"] == merged
 
 
 @pytest.mark.parametrize("path", files("experiment"), ids=lambda p: p.stem)

@@ -31,6 +31,7 @@ class KMedoids(AttentionBefore):
         InvalidConfig: an unknown score or variant, a negative number of iterations. InvalidSchedule: a decision at block 0.
     """
 
+    recalls = False  # distances, the most of it, are those of all candidates
     module = "clustering"
     paper = "Token Pooling, WACV 2023"
 
