@@ -75,7 +75,7 @@ class RunConfig:
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, known to Hydra, and `${at_scale:${scale},SMOKE,DEMO,PAPER}`, which chooses one."""
+    """Make `schema`, the first entry of conf/config.yaml, known to Hydra, and what `${at_scale:${scale},SMOKE,DEMO,PAPER}` is."""
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     ConfigStore.instance().store(name="schema", node=RunConfig)
 

@@ -77,7 +77,7 @@ class TrainingConfig:
             (self.min_lr > 0 and self.schedule != "cosine", f"training.min_lr, a cosine's end, has no meaning in {self.schedule!r}: set 0"),
             (not 0 <= self.backbone_freeze < 1, f"training.backbone_freeze is {self.backbone_freeze}, allowed: 0 to below 1"),
             (self.ema is not None and not 0 <= self.ema < 1, f"training.ema is {self.ema}, allowed are null and 0 <= decay < 1"),
-            (self.layer_decay is not None and not 0 < self.layer_decay <= 1, f"training.layer_decay is {self.layer_decay}, allowed: null, 0 < it <= 1"),
+            (self.layer_decay is not None and not 0 < self.layer_decay <= 1, f"training.layer_decay is {self.layer_decay}, allowed: null, 0 < layer_decay <= 1"),
             (min(self.warmup, self.checkpoint_every, self.workers) < 0, "training: warmup, checkpoint_every and workers are 0 or more"),
         ]
         problems = [text for wrong, text in bad if wrong]

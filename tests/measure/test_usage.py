@@ -13,6 +13,7 @@ from tokenprune.backbones.dense import DenseMap
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.macs import encoder_macs
 from tokenprune.measure.usage import by_foreground, layers_per_token, mean_map, reactivation, record
+from tokenprune.registry import get
 
 
 def recorded(model, x):
@@ -23,15 +24,15 @@ def recorded(model, x):
 
 @pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=label)
 def test_counts_are_the_engines_own_under_every_execution(selector, treatment):
-    """Only a fused token is attended to without having a position."""
-    found = []
+    """Only a fused or mixed token is attended to without having a position."""
+    found, mixing = [], get("selector", selector["name"]).mixing
     for execution in ("auto", "masked"):
         model = pruned(selector, treatment, execution=execution)
         used, outputs = recorded(model, images(3))
         assert used.shape == (3, DEPTH, 64) and used.dtype == torch.bool
         extra = torch.stack([u.attended for u in outputs.usage], 1) - model.prefix_tokens - used.sum(-1)
-        assert bool((extra >= 0).all()) and int(extra.max()) <= (DEPTH if treatment == "fuse" else 0)
-        if treatment != "fuse":
+        assert bool((extra >= 0).all()) and int(extra.max()) <= (64 if mixing else DEPTH if treatment == "fuse" else 0)
+        if treatment != "fuse" and not mixing:
             assert used.float().mean((0, 2)).tolist() == pytest.approx(list(encoder_macs(model, outputs).kept_per_block))
         found.append(used)
     assert selector["name"] == "random" or torch.equal(*found)

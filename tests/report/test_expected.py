@@ -119,7 +119,8 @@ def test_croprs_table2_is_the_transcribed_one():
 
 def test_linear_gmac_and_parameters_stand_beside_the_papers(tmp_path):
     path = written(tmp_path, "method,gmacs_linear,parameters\nA,180,300\nB,70,\n")
-    rows = [row(label="A", cost={"gmac_linear": 182.4, "gmac_selector": 0.1, "parameters": 305_100_000}), row(label="B", cost={"gmac_linear": 92.1, "gmac_selector": 0.0})]
+    costs = {"A": {"gmac_linear": 182.4, "gmac_selector": 0.1, "parameters": 305_100_000}, "B": {"gmac_linear": 92.1, "gmac_selector": 0.0}}
+    rows = [row(label=label, cost=cost) for label, cost in costs.items()]
     shown = build(rows, path).shown
     assert (list(shown["linear GMAC"]), list(shown["paper linear GMAC"])) == (["182", "92.1"], ["180", "70"])
     assert (list(shown["M parameters"]), list(shown["paper M parameters"])) == (["305", "—"], ["300", "—"])

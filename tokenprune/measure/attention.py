@@ -38,10 +38,9 @@ def attention_of(model: nn.Module) -> Iterator[list[Attended]]:
     Raises:
         TokenPruneError: no PrunedViT in the model, or no class token to look through.
     """
-    try:
-        pruned = pruned_of(model)
-    except StopIteration as error:
-        raise TokenPruneError(f"attention: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune") from error
+    pruned = pruned_of(model)
+    if pruned is None:
+        raise TokenPruneError(f"attention: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune")
     if not pruned.prefix_tokens:
         raise TokenPruneError("attention: the model has no class token, whose attention this is; use a backbone with class_token=true")
     images: list[Attended] = []

@@ -74,10 +74,9 @@ def record(model: nn.Module) -> Iterator[Recorder]:
             detector(inputs)
         layers_per_token(seen.images[0].blocks)
     """
-    try:
-        pruned = pruned_of(model)
-    except StopIteration as error:
-        raise TokenPruneError(f"usage: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune") from error
+    pruned = pruned_of(model)
+    if pruned is None:
+        raise TokenPruneError(f"usage: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune")
     recorder, before = Recorder(pruned.depth), pruned.watch
 
     def see(block: int, state: TokenState) -> None:

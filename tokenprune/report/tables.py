@@ -148,7 +148,9 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
 def _as_printed(data: pd.DataFrame, name: str) -> pd.DataFrame:
     """A column as Cropr prints it: its linear GMAC hold the selectors'."""
     column = data[[name]].astype(float)
-    return column.add(data["gmac_selector"].astype(float).fillna(0), axis=0) if name == "gmac_linear" and "gmac_selector" in data else column
+    if name != "gmac_linear" or "gmac_selector" not in data:
+        return column
+    return column.add(data["gmac_selector"].astype(float).fillna(0), axis=0)
 
 
 def _has_backbone(data: pd.DataFrame) -> bool:

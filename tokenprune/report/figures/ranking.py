@@ -21,7 +21,7 @@ _SCORES = ("ap_box", "miou", "top1")
 @register("report", "ranking")
 @dataclass(frozen=True)
 class Ranking(FigureReport):
-    """Ranks pairings of selector and treatment by their score and draws them as a grid; a refused pairing is a grey cell with its reason."""
+    """Ranks pairings of selector and treatment by their score and draws them as a grid; refused ones are grey and have a reason."""
 
     expects: ClassVar[tuple[str, ...]] = ("invalid",)
 
@@ -62,8 +62,8 @@ def _line(label: str, treatment: str, rows: Sequence[Mapping[str, Any]]) -> dict
     values = [row["metrics"][score] for row in rows]
     costs = [row["cost"]["gmac_total"] for row in rows if "gmac_total" in row["cost"]]
     error = stdev(values) if len(values) > 1 else rows[0]["metrics"].get(f"{score}_se")
-    gmac = fmean(costs) if costs else None
-    return {"label": label, "treatment": treatment, "score": score, "value": fmean(values), "error": error, "gmac": gmac, "seeds": len(rows)}
+    line = {"label": label, "treatment": treatment, "score": score, "value": fmean(values), "error": error}
+    return {**line, "gmac": fmean(costs) if costs else None, "seeds": len(rows)}
 
 
 def refusals(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
