@@ -5,7 +5,10 @@ from pathlib import Path
 from tokenprune.errors import InvalidConfig
 
 PACKAGE = Path(__file__).resolve().parent
-SHIPPED_WEIGHTS = {"demo": PACKAGE / "weights" / "dense_demo.safetensors"}
+SHIPPED_WEIGHTS = {
+    "demo": PACKAGE / "weights" / "dense_demo.safetensors",
+    "demo_classifier": PACKAGE / "weights" / "dense_demo_classifier.safetensors",
+}
 
 
 def config_dir() -> Path:
@@ -21,7 +24,7 @@ def config_dir() -> Path:
 
 
 def weights_path(value: str) -> Path:
-    """Return the file of `init_weights` or `export_weights`: `demo` is the one that ships with the package, anything else is a path."""
+    """Return the file of `init_weights` or `export_weights`: `demo` (detection) and `demo_classifier` ship with the package, others are paths."""
     return SHIPPED_WEIGHTS.get(value) or Path(value)
 
 

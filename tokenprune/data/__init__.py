@@ -44,7 +44,8 @@ def build_classification(cfg: Mapping[str, Any], split: str) -> Any:
     if _known(cfg, split, ("shapes", "imagefolder")) == "shapes":
         from tokenprune.data.shapes import ShapesClassification
 
-        return ShapesClassification(_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"), split)
+        sizes = (_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"))
+        return ShapesClassification(*sizes, split, textured=bool(_get(cfg, "textured")))
     from tokenprune.data.imagefolder import ImageFolder
 
     root = _field(cfg, "root", "set data.root=DIR, a folder with train and val, each a folder, zip or tar of class folders")

@@ -114,7 +114,11 @@ def _annotations(sample: Sample, count: int) -> list[dict[str, Any]]:
 
 
 class ShapesClassification(_Shapes):
-    """`size` images with one main object in clutter; its class is the label."""
+    """`size` images with one main object in clutter; its class is the label. textured: see `render`."""
+
+    def __init__(self, size: int, side: int, seed: int, split: str, textured: bool = False) -> None:
+        super().__init__(size, side, seed, split)
+        self.textured = textured
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         """Image (side,side,3) uint8 RGB and its label in 0..7."""
@@ -123,6 +127,6 @@ class ShapesClassification(_Shapes):
 
     def with_map(self, i: int) -> tuple[np.ndarray, int, np.ndarray]:
         """Image i, its label, and its class map (side,side) uint8: the label on the object, 8 (no class) elsewhere."""
-        drawn = render(self.seed, self._checked(i), self.side, "classification", self.split)
+        drawn = render(self.seed, self._checked(i), self.side, "classification", self.split, self.textured)
         label = int(drawn.labels[0])
         return drawn.image, label, np.where(drawn.ids > 0, label, len(SHAPES_CLASSES)).astype(np.uint8)

@@ -25,16 +25,19 @@ class Rendered:
     labels: np.ndarray
 
 
-def render(seed: int, index: int, side: int, mode: str = "detection", split: str = "train") -> Rendered:
+def render(seed: int, index: int, side: int, mode: str = "detection", split: str = "train", textured: bool = False) -> Rendered:
     """Image `index` of a stream, independent of every other index.
 
-    mode "detection": 2-7 objects in three sizes, nearer ones occlude farther ones; "classification": one main object.
+    mode "detection": 2-7 objects in three sizes, nearer ones occlude farther ones; "classification": one main object. textured: each class
+    has a surface of its own, too, which a patch or two can tell, where a silhouette takes all of them.
     """
     rng = np.random.default_rng((seed, _STREAMS[split] + 2 * _MODES[mode], index))
     labels, radii, centres = _objects(rng) if mode == "detection" else _main_object(rng)
     ids, labels = _stack(rng, side, labels, radii * side, centres * side)
     canvas = _background(rng, side, clutter=int(rng.integers(4, 12)))
     image = _paint(rng, canvas, ids, len(labels))
+    if textured:
+        image = _surface(rng, image, ids, labels)
     if rng.random() < 0.4:
         front = Image.fromarray(image)
         draw_clutter(front, rng, int(rng.integers(1, 4)), front=True)
@@ -143,3 +146,30 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, ids: np.ndarray, n: int
     filled = table[ids]
     filled += relief[..., None]
     return np.where(ids[..., None] > 0, _to_bytes(filled), canvas)
+
+
+def _surface(rng: np.random.Generator, image: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Draw on each object the pattern of its class, at any angle and phase: (side,side,3) uint8."""
+    side, result = len(ids), image.astype(np.float32)
+    rows, columns = np.mgrid[:side, :side].astype(np.float32)
+    for k, label in enumerate(labels.tolist(), start=1):
+        angle, (u0, v0) = rng.uniform(0, np.pi), rng.uniform(0, side, 2)
+        u = (columns - u0) * np.cos(angle) + (rows - v0) * np.sin(angle)
+        v = (rows - v0) * np.cos(angle) - (columns - u0) * np.sin(angle)
+        pattern = _pattern(label, u * (128 / side), v * (128 / side))
+        level = result[ids == k].mean()
+        result[ids == k] += (rng.uniform(45, 80) * (1 if level < 128 else -1) * pattern[ids == k])[:, None]
+    return _to_bytes(result)
+
+
+def _pattern(label: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The pattern of a class, 0 to 1, in coordinates of an image of 128 pixels: plain, stripes, checks, dots and rings, fine and coarse."""
+    period = 4.5 if label % 2 else 11.0
+    phase_u, phase_v = u / period % 1, v / period % 1
+    kinds = (
+        np.zeros_like(u) if label == 0 else (phase_u < 0.5) & (phase_v < 0.18),  # plain, dashes
+        phase_u < 0.5,  # stripes
+        (phase_u < 0.5) != (phase_v < 0.5),  # checks
+        (phase_u - 0.5) ** 2 + (phase_v - 0.5) ** 2 < 0.1,  # dots
+    )
+    return kinds[label // 2].astype(np.float32)
