@@ -6,6 +6,7 @@ from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
 from tokenprune.presets import files
 from tokenprune.settings import read_settings
+from tokenprune.tasks.recipe import Augmentation, Mixing, View, read_recipe
 from tokenprune.training import TrainingConfig
 from tokenprune.validation import validate
 
@@ -21,6 +22,7 @@ RECIPES = {
     "ats": (30, 4e-5, 2e-6, 1e-6, 0, 1.0, 0, False, None),
     "svit": (30, 2e-5, 0.0, 1e-6, 0, 1.0, 0, True, None),
     "spvit": (60, 1e-3, 1e-5, 0.05, 0, 0.01, 5, True, 0.99996),
+    "cropr": (50, 4e-3, 1e-6, 0.05, 5, 1.0, 0, True, None),  # MAE's
 }
 SCRATCH = {"evit": "evit_scratch", "evit_fused": "evit_scratch", "evo_vit": "evo_vit_scratch"}
 
@@ -42,6 +44,45 @@ def test_recipes_of_table_7(method):
     assert recipe.backbone_freeze * recipe.iterations == pytest.approx(rest * EPOCH)
     assert (recipe.drop_path, recipe.ema, recipe.schedule) == (drop_path, ema, "cosine")
     assert config["dense"]["training"] == composed("method=svit", *PAPER)["dense"]["training"]  # one dense model for all
+
+
+def test_croprs_recipe_is_shared_by_the_methods_beside_it(tmp_path):
+    """By method=cropr, by hand, or by an experiment at scale=paper alone."""
+    own = composed("method=cropr", *PAPER, "backbone=vit_large")
+    assert own["training"]["layer_decay"] == 0.75 and own["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
+    assert (own["backbone"]["drop_path"], own["backbone"]["pool"], own["backbone"]["pool_includes_prefix"]) == (0.2, "avg", True)
+    recipe = read_recipe(own)
+    assert recipe.augment == Augmentation(repeats=1) and recipe.mix == Mixing() and recipe.view == View()
+    shared = composed("method=random", *PAPER, "backbone=vit_large", "+recipe=cropr_imagenet")
+    assert all(shared[group] == own[group] for group in ("training", "backbone", "task", "dense")) and shared["losses"] == {}
+    assert read_settings(TrainingConfig, own["training"], "training").layer_decay == 0.75
+    table = "# @package _global_\ndefaults:\n  - override /when/recipe@_global_: classification_cropr_${scale}\n"
+    lent = with_experiment(tmp_path, table, *PAPER, "method=random", "backbone=vit_large")
+    assert resolve(lent)["training"] == own["training"] and resolve(lent)["backbone"] == own["backbone"]
+    small = with_experiment(tmp_path, table, "task=classification", "method=random", "scale=smoke")
+    assert "layer_decay" not in small.training and "pool" not in small.backbone
+    for scale in ("smoke", "demo"):
+        assert "layer_decay" not in composed("method=cropr", f"scale={scale}", "task=classification")["training"]
+
+
+def test_cropr_has_auxiliary_heads_where_images_have_labels():
+    for axis in ("method", "selector"):
+        assert composed(f"{axis}=cropr", "scale=smoke", "task=classification")["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
+        assert composed(f"{axis}=cropr", "scale=smoke", "task=detection")["losses"] == {}
+    assert composed("method=cropr", "scale=smoke", "task=classification", "losses.auxiliary=null")["losses"] == {}
+    options = composed("method=cropr", "scale=smoke", "+selector.heads=4", "+selector.select=sampling")["selector"]
+    assert options == {"name": "cropr", "queries": 1, "heads": 4, "select": "sampling"}
+
+
+def test_rows_of_croprs_table_4_differ_in_one_option_each():
+    rows = {p.stem: composed("+experiment=cropr_table4_ablations", f"+cropr_table4={p.stem}", "scale=paper") for p in files("cropr_table4")}
+    simple = {"name": "cropr", "queries": 1}
+    changed = ({}, {"heads": 16}, {"select": "sampling"}, {"mlp": False}, {"stop_grad": False})
+    assert [row["selector"] for row in rows.values()] == [{**simple, **option} for option in changed]
+    for row in rows.values():
+        assert row["schedule"] == {"name": "per_block", "remove": 8, "start": 1, "stop": None, "align": False}
+        assert row["training"]["layer_decay"] == 0.75 and "throughput" in row["measure"]
+    assert len({row["label"] for row in rows.values()}) == 5
 
 
 @pytest.mark.parametrize("method", SCRATCH)
@@ -78,8 +119,8 @@ def test_the_command_line_beats_the_recipe():
     assert alone["losses"] == {"ratio": {"weight": 9, "form": "image"}, "distill": {**DISTILL, "tokens": 0}}
 
 
-def test_an_experiment_beats_the_recipe(tmp_path):
-    """What a table says of its rows, it says of all of them."""
+def with_experiment(folder, text, *overrides):
+    """Compose a run of an experiment file of one's own."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -87,12 +128,18 @@ def test_an_experiment_beats_the_recipe(tmp_path):
     from tokenprune.config import register_schema
     from tokenprune.paths import config_dir
 
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining: {lr: 7.0e-4}\nlosses: {distill: {kind: kl}}\n")
+    (folder / "experiment").mkdir(exist_ok=True)
+    (folder / "experiment" / "mine.yaml").write_text(text)
     register_schema()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra_compose("config", [*PAPER, "method=dynamicvit", "+experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+        return hydra_compose("config", [*overrides, "+experiment=mine", f"hydra.searchpath=[file://{folder}]"])
+
+
+def test_an_experiment_beats_the_recipe(tmp_path):
+    """What a table says of its rows, it says of all of them."""
+    text = "# @package _global_\ntraining: {lr: 7.0e-4}\nlosses: {distill: {kind: kl}}\n"
+    config = with_experiment(tmp_path, text, *PAPER, "method=dynamicvit")
     assert (config.training.lr, config.training.min_lr, config.losses.distill.kind) == (7e-4, 1e-6, "kl")
 
 
