@@ -52,7 +52,8 @@ def store(state: TokenState, x: Tensor) -> TokenState:
 
 def own_sequence(state: TokenState) -> Tensor:
     """Return the sequence (B,P+M,C) as a tensor of its own, which may be written to: older states keep theirs."""
-    return state.sequence() if state.prefix.shape[1] else state.tokens.clone()
+    x = state.sequence()
+    return x.clone() if x is state.joined or x is state.tokens else x
 
 
 def _ask(

@@ -22,10 +22,9 @@ class Decision:
     keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; weight (B,M) of dropped
     tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: the kept slots in the order that they will
-    have, where K is known without asking the device how many are live;
-    branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the block about to run has switched on, 0/1 (site `before` only);
-    mix (B,K,M): K new tokens, weighted sums of `values` (B,M,C), the tokens themselves if None, replace all slots (`keep` is all False).
+    notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
+    where K is known without a look at the device; branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the block about to
+    run has switched on, 0/1 (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values` (B,M,C), of the tokens if None.
     """
 
     keep: Tensor
@@ -51,7 +50,8 @@ class TokenState:
     (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
     pixels (B,3,h,w) the input; rope rotary codes (N,2d) or (depth,h,N,2d); complete: every slot is known to be live; raster: slot n is
     position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known without a look at
-    `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block, payload), ...).
+    `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block, payload), ...);
+    joined (B,P+M,C): prefix and tokens in one piece, where they are views of one.
     """
 
     prefix: Tensor
@@ -73,6 +73,7 @@ class TokenState:
     packing: Packing | None = None
     branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
+    joined: Tensor | None = None
 
     @classmethod
     def start(cls, prefix: Tensor, tokens: Tensor, grid: tuple[int, int], pixels: Tensor | None = None) -> "TokenState":
@@ -88,20 +89,23 @@ class TokenState:
 
     def but(self, **changes: Any) -> "TokenState":
         """Return a copy with some fields changed; raises TypeError for a field that does not exist."""
-        if not changes.keys() <= self.__dict__.keys():
-            raise TypeError(f"TokenState has no field {', '.join(sorted(changes.keys() - self.__dict__.keys()))}")
+        if unknown := changes.keys() - self.__dict__.keys():
+            raise TypeError(f"TokenState has no field {', '.join(sorted(unknown))}")
         changed = object.__new__(type(self))  # `dataclasses.replace` is 10 times slower, and this runs some 50 times a pass
-        changed.__dict__.update(self.__dict__, **changes)
+        apart = {"joined": None} if {"prefix", "tokens"} & changes.keys() else {}
+        changed.__dict__.update({**self.__dict__, **apart, **changes})
         return changed
 
     def sequence(self) -> Tensor:
-        """Return prefix and tokens as one sequence (B,P+M,C)."""
-        return torch.cat([self.prefix, self.tokens], 1) if self.prefix.shape[1] else self.tokens
+        """Return prefix and tokens as one sequence (B,P+M,C), not to be written to."""
+        if self.joined is None and self.prefix.shape[1]:
+            return torch.cat([self.prefix, self.tokens], 1)
+        return self.tokens if self.joined is None else self.joined
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
         P = self.prefix.shape[1]
-        return self.but(prefix=x[:, :P], tokens=x[:, P:])
+        return self.but(prefix=x[:, :P], tokens=x[:, P:], joined=x)
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""

@@ -101,10 +101,10 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
 
 def _scored(model: PrunedViT, number: int, entering: float, before: float, positions: int) -> float:
     """Slots that a block's selector scores: all, those that left the block before, or those in this block's attention."""
-    if model.treatment.reconsiders:
+    selector = dict(model.selectors.items()).get(str(number))
+    if model.treatment.reconsiders and not (selector is not None and selector.recalls):
         return float(positions)
-    site = model.selectors[str(number)].site if str(number) in model.selectors else "before"
-    return before if site == "before" else entering
+    return before if selector is None or selector.site == "before" else entering
 
 
 def _shares(branch: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:

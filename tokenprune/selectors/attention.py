@@ -69,6 +69,8 @@ class AttentionBefore(Selector):
         source: one of SCORES.
     """
 
+    recalls = True
+
     def __init__(self, context: Context, source: str) -> None:
         super().__init__(context)
         self.source = source
