@@ -15,7 +15,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "attn_topk": [{"score": "cls"}, {"score": "column_mean"}],
     "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}, {"gate": "complex"}],
     "spvit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}],
-    "cropr": [{"queries": 3}, {"heads": 3, "salient": False}, {"select": "sampling"}],
+    "cropr": [{"queries": 3}, {"heads": 3, "select": "sampling", "salient": False}],
     "a_vit": [{"gamma": 5.0, "beta": 1.0}],  # with the paper's beta nothing halts in a model this small
 }
 SCHEDULES = {

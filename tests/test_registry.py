@@ -24,7 +24,7 @@ def test_what_ships():
     expected = {"a_vit", "adavit", "ats", "cropr", "dynamicvit", "evit", "evo_vit", "ia_red2", "random", "spvit", "svit", "tome", "topk"}
     assert set(registry.names("selector")) == expected | {"variance"}
     assert set(registry.names("treatment")) == {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
-    assert set(registry.names("task")) == {"classification", "detection"}
+    assert set(registry.names("task")) == {"classification", "detection", "timm"}
 
 
 @pytest.mark.parametrize("kind", registry.BUILTIN)

@@ -96,6 +96,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     is_dense = plain["selector"].get("name") == "none"
     if not is_dense and plain["schedule"].get("name") == "none":
         plain = complete(plain)
+    plain["backbone"].pop("by_scale", None)  # what its other values were chosen from
     plain["losses"] = {name: options for name, options in plain["losses"].items() if options is not None}
     if plain["schedule"].get(TARGET) is None:
         plain["schedule"] = answered(plain["schedule"])  # a run without a target has the key it always had

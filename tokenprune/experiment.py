@@ -57,7 +57,10 @@ def treatment_of(config: Mapping[str, Any]) -> str:
 
 
 def cls_of(config: Mapping[str, Any]) -> str:
-    """Return the CLS token that a run has: its `cls` where the selector reads one, else the model's own (`learned`) or `none`."""
+    """Return the CLS token that a run has: its `cls` where the selector reads one, else the model's own (`learned`) or `none`.
+
+    `own` with task=timm: whatever the model has.
+    """
     from tokenprune.errors import UnknownPlugin
     from tokenprune.registry import get
 
@@ -65,6 +68,8 @@ def cls_of(config: Mapping[str, Any]) -> str:
         reads = get("selector", config["selector"].get("name")).wants_cls(config["selector"])
     except UnknownPlugin:  # `none`, and names that validation refuses
         reads = False
+    if config["task"].get("name") == "timm":
+        return "own"
     return config["cls"] if reads else "learned" if config["backbone"].get("class_token", True) else "none"
 
 
@@ -121,7 +126,8 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         pruned.progress = iteration / recipe.iterations
 
     report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
-    pruned.progress = 1.0
+    if pruned is not None:
+        pruned.progress = 1.0
     notes += [*found, *report.notes]
     return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
 
@@ -130,10 +136,13 @@ def _judged(
     task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]
 ) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
+    from tokenprune.tasks.base import parameters_of, pruned_of
+
     model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
     uncalibrated = _calibrate(task, model, config)
     measured = config["measure"]
-    if "accuracy" in measured or config["training"]["iterations"]:  # weights that were neither trained nor judged serve nobody
+    serves = "accuracy" in measured or config["training"]["iterations"]  # weights that were neither trained nor judged serve nobody
+    if serves and pruned_of(model) is not None:  # a model of timm as it is has its file
         _save(model, config, folder)
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
@@ -142,6 +151,8 @@ def _judged(
     cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}
     if "throughput" in measured:
         cost |= task.throughput(model, config)
+    if "cost" in measured:
+        cost["parameters"] = parameters_of(model)
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
     return {**_header(config), **row, "notes": [*notes, *_caveats(model)]}
 
@@ -152,7 +163,7 @@ def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, An
     from tokenprune.tasks.base import pruned_of
 
     pruned = pruned_of(model)
-    count = images_wanted(pruned)
+    count = 0 if pruned is None else images_wanted(pruned)
     if count == 0:
         return {}
     encode, batches = task.calibration(model, config, count)
@@ -164,7 +175,8 @@ def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, An
 def _caveats(model: Any) -> list[str]:
     from tokenprune.tasks.base import pruned_of
 
-    return sorted({selector.caveat for selector in pruned_of(model).selectors.values()} - {""})
+    pruned = pruned_of(model)
+    return [] if pruned is None else sorted({selector.caveat for selector in pruned.selectors.values()} - {""})
 
 
 def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
@@ -206,16 +218,20 @@ def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:
 
 
 def _load_any(model: Any, path: Path) -> list[str]:
-    """Load a file that holds either the whole model or a ViT (timm's or DeiT's keys); return what is worth a note."""
-    from tokenprune.backbones.importing import load_vit
+    """Load a file that holds either the whole model or a ViT (see `importing`); return what is worth a note."""
+    from tokenprune.backbones.importing import load_timm, load_vit
     from tokenprune.checkpoints import load_dense, read_weights
     from tokenprune.tasks.base import pruned_of
 
+    pruned = pruned_of(model)
+    if pruned is None:
+        load_timm(model, path)
+        return []
     whole = set(model.state_dict()) & set(read_weights(path))
-    if len(whole) > len(pruned_of(model).state_dict()) // 2:
+    if len(whole) > len(pruned.state_dict()) // 2:
         load_dense(model, path)
         return []
-    return load_vit(pruned_of(model), path)
+    return load_vit(pruned, path)
 
 
 def _save(model: Any, config: Mapping[str, Any], folder: Path) -> None:

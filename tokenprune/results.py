@@ -24,13 +24,15 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
     "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone", "throughput_batch",
-    "throughput_mean", "throughput_sd", "throughput_speedup", "throughput_note",
+    "throughput_mean", "throughput_sd", "throughput_speedup", "throughput_note", "parameters", "gmac_note",
 )  # fmt: skip
 _AT_LARGEST = ("images_per_second_batch", "images_per_second", "speedup_batch")
 ENVIRONMENT = ("python", "torch", "timm", "detectron2", "device", "threads", "commit", "dirty", "tokenprune")
 _THROUGHPUT = tuple(name for name in COST if name.startswith("throughput_"))  # lists, an entry a batch size
-# of selectors with thresholds only; younger than the first rows; where it is measured
-_OPTIONAL = ("kept_share_uncalibrated", "seconds_backbone", *_THROUGHPUT)
+# of selectors with thresholds only; younger than the first rows (two); of task=timm only; where it is measured
+_OPTIONAL = ("kept_share_uncalibrated", "seconds_backbone", "parameters", "gmac_note", *_THROUGHPUT)
+# What a task does not know: a model as timm has it need not have tokens, an encoder, or norms that somebody counted.
+_UNKNOWN = {"timm": ("gmac_norm", "gmac_selector", "kept_share", "kept_per_block", "seconds_encoder", "speedup_encoder")}
 # speed is not measured for masked execution, a classifier has no backbone of its own, a batch may be too large for the memory
 _NULLABLE = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder", "detectron2", "commit", "dirty", *_THROUGHPUT)
 
@@ -135,7 +137,8 @@ def _check_values(row: Mapping[str, Any]) -> list[str]:
     for section, names in (("cost", COST), ("environment", ENVIRONMENT)):
         problems += [f"unknown field {section}.{k}" for k in row[section] if k not in names]
         if row["status"] == "ok" and (section != "cost" or "cost" in measured):
-            problems += [f"missing field {section}.{k}" for k in names if k not in row[section] and k not in _OPTIONAL]
+            spared = {*row[section], *_OPTIONAL, *_UNKNOWN.get(row["task"], ())}
+            problems += [f"missing field {section}.{k}" for k in names if k not in spared]
         if row["status"] == "ok" and section == "cost" and "throughput" in measured:
             problems += [f"missing field cost.{k}" for k in _THROUGHPUT if k not in row["cost"]]
     if row["status"] == "ok" and "accuracy" in measured and not row["metrics"]:

@@ -1,6 +1,6 @@
 """Cross-field checks of a composed run, all problems at once, before any weight or image is read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from numbers import Real
@@ -49,10 +49,10 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
         with _noting(problems):
             read_settings(TrainingConfig, _at(config, section), section)
     problems += map(InvalidConfig, _fields(config))
-    problems += map(InvalidConfig, _sizes(config))
-    words = ""
+    own, words = _own_words(config), ""
+    problems += map(InvalidConfig, _sizes(config) if own is None else ())
     with _noting(problems):
-        words = _pairing(config)
+        words = _pairing(config) if own is None else own(config)
     if files:
         problems += map(InvalidConfig, _files(config))
     if len(problems) == 1:
@@ -70,6 +70,12 @@ def _noting(problems: list[TokenPruneError]) -> Iterator[None]:
         problems += map(InvalidConfig, error.problems)
     except TokenPruneError as error:
         problems.append(error)
+
+
+def _own_words(config: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str] | None:
+    """What a task that takes models as they are says in the place of patches and pairing; None for the others."""
+    name = config["task"].get("name")
+    return getattr(get("task", name), "words", None) if name in names("task") else None
 
 
 def _fields(config: Mapping[str, Any]) -> list[str]:

@@ -206,7 +206,7 @@ def test_timm_models_of_any_kind(tmp_path):
     options = {"depths": (1, 1, 1, 1), "num_classes": 4}
     source, target = (timm.create_model("convnextv2_atto", dims=(8, 8, 16, 16), **options).eval() for _ in range(2))
     save_weights(tmp_path / "cnn.safetensors", source)
-    assert load_timm(target, tmp_path / "cnn.safetensors") == []
+    load_timm(target, tmp_path / "cnn.safetensors")
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(target(x), source(x))
     save_weights(tmp_path / "wrong.safetensors", {k: v for k, v in source.state_dict().items() if "stages.3." not in k})

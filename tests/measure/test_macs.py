@@ -176,7 +176,7 @@ def test_croprs_classifiers_on_the_meta_device(backbone, schedule, treatment, li
 
 
 def test_what_cropr_saves_of_eva_02():
-    """41 % of the weight layers' MACs, as printed; 80 % of the tokens after the third block 70 %, where 76 % are printed (77: the first)."""
+    """41 % of linear MACs, as printed; 80 % of the tokens after the third block 70 %, where 76 % are printed (77: after the first)."""
     dense, fused, third, first = (
         of_config("eva02_large", schedule, treatment)[0].linear
         for schedule, treatment in (

@@ -32,7 +32,10 @@ def sized(size: str, **changes) -> dict:
 
 @pytest.mark.parametrize(
     "backbone, size",
-    [({"size": "small", "name": "x"}, "small"), ({"name": "vit_small"}, "small"), ({"name": "vit_demo"}, "tiny"), ({"size": ""}, "tiny")],
+    [
+        ({"size": "small", "name": "x"}, "small"), ({"name": "vit_small"}, "small"), ({"name": "vit_demo"}, "tiny"), ({"size": ""}, "tiny"),
+        ({"name": "eva02_large"}, "large"), ({"size": "", "model": "davit_giant"}, ""), ({"model": "davit_giant"}, "tiny"),
+    ],
 )
 def test_the_size_of_a_backbone(backbone, size):
     assert size_of({"backbone": backbone}) == size and size_of({}) == "tiny"
@@ -100,6 +103,30 @@ def test_table5_is_the_transcribed_one():
     numbers = ("treatment", "size", "ap_box", "ap_mask", "fps_whole", "fps_backbone")
     want = [[r["method"].replace("DeiT (dense)", "Dense"), *(r[n].replace("diverge", "diverged") for n in numbers)] for r in paper]
     assert [[r["method"], *(r[n] for n in numbers)] for r in lines] == want
+
+
+@pytest.mark.skipif(not PAPER.is_dir(), reason="the transcribed tables of the paper are not here")
+def test_croprs_table2_is_the_transcribed_one():
+    """After the unpruned EVA-02 of the text; parameters in millions, FLOPs as GMAC."""
+    lines = Expected(expected_of("cropr_table2_eva02")).lines[1:]
+    with (PAPER / "cropr_table2_sota.csv").open() as file:
+        paper = list(csv.DictReader(file))
+    printed = {"params_billion": 1e3, "tflops": 1e3, "top1": 1, "images_per_second_a100": 1}
+    want = [[float(r[name]) * unit for name, unit in printed.items()] for r in paper]
+    columns = ("parameters", "gmacs_linear", "top1", "images_per_second")
+    assert [[float(line[k]) for k in columns] for line in lines] == [pytest.approx(numbers) for numbers in want]
+    others = [line["method"] for line in lines[2:]]
+    assert others == [r["method"] for r in paper[2:]] == [read(path)["label"] for path in files("cropr_table2") if path.stem >= "10"]
+
+
+def test_linear_gmac_and_parameters_stand_beside_the_papers(tmp_path):
+    path = written(tmp_path, "method,gmacs_linear,parameters\nA,180,300\nB,70,\n")
+    first = {"gmac_linear": 181.5, "gmac_selector": 1.0, "parameters": 305_100_000}
+    rows = [row(label="A", cost=first), row(label="B", cost={"gmac_linear": 92.1, "gmac_selector": 0.0})]
+    shown = build(rows, path).shown
+    assert (list(shown["linear GMAC"]), list(shown["paper linear GMAC"])) == (["182", "92.1"], ["180", "70"])
+    assert (list(shown["M parameters"]), list(shown["paper M parameters"])) == (["305", "—"], ["300", "—"])
+    assert not {"linear GMAC", "M parameters"} & set(build(rows, None).shown)
 
 
 def test_the_speed_table_has_the_frames_per_second_of_table5():

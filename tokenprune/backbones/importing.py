@@ -76,17 +76,16 @@ def load_vit(module: nn.Module, path: Path | str) -> list[str]:
     return notes
 
 
-def load_timm(model: nn.Module, path: Path | str) -> list[str]:
+def load_timm(model: nn.Module, path: Path | str) -> dict[str, str]:
     """Load weights into a timm model of any kind, head included, through what timm has for files of that kind.
 
     Returns:
-        What is worth a note: nothing.
+        The file's metadata.
 
     Raises:
         CheckpointMismatch: every key that is missing, unexpected or of another shape.
     """
-    load_weights(path, model, convert=lambda state: _renamed(state, model))
-    return []
+    return load_weights(path, model, convert=lambda state: _renamed(state, model))
 
 
 def _plain(module: nn.Module) -> nn.Module:

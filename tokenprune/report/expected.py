@@ -21,7 +21,8 @@ NUMBERS = {
     "top1": ("paper top-1", "{:.1f}"),
     "delta": ("paper delta", "{:+.1f}"),
     "gmacs": ("paper GMAC", "{:.1f}"),
-    "gmacs_linear": ("paper GMAC linear", "{:.1f}"),
+    "gmacs_linear": ("paper linear GMAC", "{:.4g}"),
+    "parameters": ("paper M parameters", "{:.0f}"),
     "epochs": ("paper epochs", "{:.0f}"),
     "images_per_second": ("paper images/s", "{:.0f}"),
     "ap_box": ("paper box AP", "{:.1f}"),
@@ -34,9 +35,12 @@ MATCH = ("method", "treatment", "keep_rate", "cls", "size")
 
 
 def size_of(config: Mapping[str, Any]) -> str:
-    """Return tiny, small, ... huge: the backbone's `size`, else the end of its name; tiny for the small models of other scales."""
+    """Return tiny, small, ... huge: the backbone's `size`, else the end of its name; tiny for the small models of other scales.
+
+    A timm model that stands for no row of those sizes has none: "".
+    """
     backbone = config.get("backbone") or {}
-    if backbone.get("size"):
+    if backbone.get("size") or (backbone.get("model") and "size" in backbone):
         return str(backbone["size"])
     end = str(backbone.get("name", "")).rsplit("_", 1)[-1]
     return end if end in SIZES else "tiny"

@@ -19,8 +19,10 @@ def summary(row: Mapping[str, Any], results_dir: str) -> str:
     if "images_per_second" in plain:
         speed.append(f"{plain['images_per_second']:.4g} images/s at batch {plain['images_per_second_batch']}")
     kept = ["cost not measured"]
-    if "gmac_total" in cost:
+    if "kept_share" in cost:
         kept = [f"encoder {cost['gmac_total']:.4g} GMAC, {cost['kept_share']:.1%} of the tokens kept"]
+    elif "gmac_total" in cost:
+        kept = [f"{cost['gmac_total']:.4g} GMAC"]
     lines = [
         f"{row['label']}, {row['treatment']}: " + (", ".join(scores) or "accuracy not measured"),
         "; ".join([*kept, ", ".join(speed) or "speed not measured"]),

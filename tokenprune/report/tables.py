@@ -22,7 +22,8 @@ _COSTS = (
 )  # fmt: skip
 _FPS = (("seconds_backbone", "FPS backbone"), ("seconds_total", "FPS whole"))  # 1/s; shown where a backbone was timed
 _WHERE_MEASURED = ("kept_share_uncalibrated", "images_per_second", "speedup_batch")  # other columns show a dash
-_UNMEASURED = ("seconds_note", "throughput_note", "images_per_second_batch")
+_BESIDE = (("gmac_linear", "gmacs_linear", "linear GMAC", 1, "{:.3g}"), ("parameters", "parameters", "M parameters", 1e6, "{:.3g}"))
+_UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch")
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,19 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     columns.update({title: _with_errors(data, name) for name, title in SCORES if name in data and data[name].notna().any()})
     costs = [cost for cost in _COSTS if cost[0] not in _WHERE_MEASURED or (cost[0] in data and data[cost[0]].notna().any())]
     columns.update({title: numbers(data, name, style) for name, title, style in costs})
-    if "paper_gmacs_linear" in data and "gmac_linear" in data:
-        columns["GMAC linear"] = numbers(data[["gmac_linear"]].add(data["gmac_selector"], axis=0), "gmac_linear", "{:.3g}")
+    shown = [beside for beside in _BESIDE if f"paper_{beside[1]}" in data and beside[0] in data]  # as a paper prints them
+    columns.update({title: numbers(_as_counted(data)[[name]].astype(float) / unit, name, style) for name, _, title, unit, style in shown})
     if _has_backbone(data):
         columns.update({title: numbers(1 / data[[name]].astype(float), name, "{:.2f}") for name, title in _FPS})
     columns["status"] = list(data["status"])
     papers = [name for name in NUMBERS if f"paper_{name}" in data]
     columns.update({NUMBERS[name][0]: numbers(data, f"paper_{name}", NUMBERS[name][1]) for name in papers})
     return pd.DataFrame(columns)
+
+
+def _as_counted(data: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose linear GMAC hold those of selectors, which are projections: Cropr counts what its routers take (Table 4a)."""
+    return data.assign(gmac_linear=data["gmac_linear"] + data["gmac_selector"].fillna(0)) if "gmac_selector" in data else data
 
 
 def _has_backbone(data: pd.DataFrame) -> bool:
@@ -169,7 +175,10 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
         sizes = sorted({int(size) for size in data["images_per_second_batch"].dropna()})
         text += f" Images/s: of the whole classifier at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
     if "paper_gmacs_linear" in data:
-        text += " GMAC linear: of weight layers and selectors, without the products of attention, as Cropr counts."
+        text += " Linear GMAC: of weight layers and selectors, without the products of attention, as Cropr counts."
+    if "gmac_note" in data and data["gmac_note"].notna().any():
+        as_it_is = data[data["gmac_note"].notna()]
+        text += f" GMAC of {', '.join(dict.fromkeys(as_it_is['label']))}: {as_it_is['gmac_note'].iloc[0]}; timed alone."
     if _has_backbone(data):
         text += " FPS: one over the seconds an image; backbone: the encoder with what makes feature maps of it."
     if data["device"].nunique() > 1:

@@ -64,11 +64,23 @@ def chosen(numbers: Sequence[int] | None, size: int) -> list[int]:
     return list(range(size)) if numbers is None else [n for n in numbers if 0 <= n < size]
 
 
-def pruned_of(model: nn.Module) -> "PrunedViT":
-    """The PrunedViT inside a task's model (or the model itself)."""
+def pruned_of(model: nn.Module) -> "PrunedViT | None":
+    """The PrunedViT inside a task's model (or the model itself); None in a model of timm as it is (task=timm)."""
     from tokenprune.engine import PrunedViT
 
-    return next(m for m in model.modules() if isinstance(m, PrunedViT))
+    return next((m for m in model.modules() if isinstance(m, PrunedViT)), None)
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Number of parameters of a task's whole model as it is deployed: selectors without what only training needs."""
+    pruned = pruned_of(model)
+    selectors = [] if pruned is None else list(pruned.selectors.values())
+    shed = sum(_size(selector) - _size(selector.deploy()) for selector in selectors)
+    return _size(model) - shed
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def device_of(model: nn.Module) -> torch.device:

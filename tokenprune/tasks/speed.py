@@ -75,7 +75,18 @@ def seconds_per_image(
     mine, full, total, *maps = zip(*passes, strict=True)
     speedups = [d / p for d, p in zip(full, mine, strict=True)]
     found = (median(mine), median(maps[0]) if maps else None, median(total), median(speedups))
-    return {**dict(zip(_FIELDS, found, strict=True)), "seconds_note": _note(device, len(inputs), plan)}
+    return {**dict(zip(_FIELDS, found, strict=True)), "seconds_note": f"{_note(device, len(inputs), plan)}, dense and pruned in turn"}
+
+
+@torch.inference_mode()
+def seconds_alone(whole: Step, inputs: Sequence[Any], device: torch.device, plan: SpeedPlan | None = None) -> dict[str, Any]:
+    """Time a model that has no dense counterpart on each input: seconds_total (median, batch 1) and seconds_note."""
+    plan, timer = plan or SpeedPlan(), timed_by(device)
+    with one_thread(device), precision(device, plan.dtype):
+        for _ in range(plan.warmup):
+            whole(inputs[0])
+        times = [timer(partial(whole, record)) for record in inputs for _ in range(plan.repeats)]
+    return {"seconds_total": median(times), "seconds_note": _note(device, len(inputs), plan)}
 
 
 def untimed(pruned: PrunedViT) -> str:
@@ -89,7 +100,7 @@ def untimed(pruned: PrunedViT) -> str:
 def _note(device: torch.device, images: int, plan: SpeedPlan) -> str:
     how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
     times = f" x {plan.repeats} passes after {plan.warmup} to warm up" if plan.repeats > 1 else ""
-    return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}, dense and pruned in turn"
+    return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}"
 
 
 def timed_by(device: torch.device) -> Callable[[Callable[[], Any]], float]:

@@ -7,7 +7,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig, is_out_of_memory
@@ -77,7 +77,13 @@ def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: 
         nothing = {name: [None] * len(plan.batch_sizes) for name in FIELDS}
         return {"throughput_batch": list(plan.batch_sizes), **nothing, "throughput_note": reason}
     deployed = pruned.deploy()
-    models, points, graphed = (deployed, prune(deployed.backbone).eval()), [], False
+    return over_batches((deployed, prune(deployed.backbone).eval()), images, plan, device)
+
+
+@torch.inference_mode()
+def over_batches(models: Sequence[nn.Module], images: Images, plan: ThroughputPlan, device: torch.device) -> dict[str, Any]:
+    """Return what `throughput` does for the first of one or two classifiers; without a second there is no speed-up, only None."""
+    points, graphed = [], False
     with one_thread(device), precision(device, plan.dtype):
         for size in plan.batch_sizes:
             full = bool(points) and points[-1][0] is None
@@ -86,13 +92,14 @@ def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: 
             graphed |= captured
     columns = zip(*points, strict=True)
     lists = {name: list(values) for name, values in zip(FIELDS, columns, strict=True)}
-    return {"throughput_batch": list(plan.batch_sizes), **lists, "throughput_note": _note(device, plan, graphed)}
+    turns = ", dense and pruned in turn" if len(models) > 1 else ""
+    return {"throughput_batch": list(plan.batch_sizes), **lists, "throughput_note": _note(device, plan, graphed) + turns}
 
 
 def _speeds(
-    models: Sequence[PrunedViT], images: Images, size: int, plan: ThroughputPlan, device: torch.device
-) -> tuple[list[tuple[float, float]] | None, bool]:
-    """Seconds a batch of the two models, a pair a batch, None if memory ran out; and whether a CUDA graph was replayed."""
+    models: Sequence[nn.Module], images: Images, size: int, plan: ThroughputPlan, device: torch.device
+) -> tuple[list[tuple[float, ...]] | None, bool]:
+    """Seconds a batch of each model, a tuple a batch, None if memory ran out; and whether a CUDA graph was replayed."""
     try:
         first = images(size, 0)
         runs = [_runner(model, first, plan, device) for model in models]
@@ -101,33 +108,35 @@ def _speeds(
                 run(first)
         timer = timed_by(device)
         batches = (first if number == 0 else images(size, number) for number in range(plan.batches))
-        pairs = [_mean_of_passes([[timer(partial(run, batch)) for run in runs] for _ in range(plan.passes)]) for batch in batches]
+        times = [_mean_of_passes([[timer(partial(run, batch)) for run in runs] for _ in range(plan.passes)]) for batch in batches]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         if device.type == "cuda":
             torch.cuda.empty_cache()
         return None, False
-    return pairs, any(run is not model for run, model in zip(runs, models, strict=True))
+    return times, any(run is not model for run, model in zip(runs, models, strict=True))
 
 
 def _mean_of_passes(passes: list[list[float]]) -> tuple[float, ...]:
     return tuple(fmean(times) for times in zip(*passes, strict=True))
 
 
-def _summary(pairs: list[tuple[float, float]], size: int) -> tuple[float, float, float]:
-    mine = [size / seconds for seconds, _ in pairs]
-    return fmean(mine), stdev(mine) if len(mine) > 1 else 0.0, median(dense / own for own, dense in pairs)
+def _summary(times: list[tuple[float, ...]], size: int) -> tuple[float, float, float | None]:
+    mine = [size / own for own, *_ in times]
+    speedups = [dense / own for own, *others in times for dense in others]
+    return fmean(mine), stdev(mine) if len(mine) > 1 else 0.0, median(speedups) if speedups else None
 
 
-def _runner(model: PrunedViT, batch: Tensor, plan: ThroughputPlan, device: torch.device) -> Callable[[Tensor], Any]:
+def _runner(model: nn.Module, batch: Tensor, plan: ThroughputPlan, device: torch.device) -> Callable[[Tensor], Any]:
     """The model, or a CUDA graph of it where that is asked for and can be captured."""
-    if device.type != "cuda" or not plan.graphs or any(s.counts_vary for s in model.selectors.values()):
+    varies = isinstance(model, PrunedViT) and any(s.counts_vary for s in model.selectors.values())
+    if device.type != "cuda" or not plan.graphs or varies:
         return model
     return captured(model, batch) or model
 
 
-def captured(model: PrunedViT, batch: Tensor) -> Callable[[Tensor], Any] | None:
+def captured(model: nn.Module, batch: Tensor) -> Callable[[Tensor], Any] | None:
     """Return a call that copies a batch into a CUDA graph of `model` and replays it; None where the model cannot be captured.
 
     A pass that asks the device for a number cannot be; then the model runs as it is, which the note says.
@@ -159,4 +168,4 @@ def _note(device: torch.device, plan: ThroughputPlan, graphed: bool) -> str:
     graphs = ", CUDA graphs where token counts are known beforehand" if graphed else ""
     passes = "1 pass" if plan.passes == 1 else f"{plan.passes} passes"
     each = f"{plan.batches} batches of {passes} after {plan.warmup} to warm up"
-    return f"whole classifier, {how}, {plan.dtype}{graphs}, mean and standard deviation over {each}, dense and pruned in turn"
+    return f"whole classifier, {how}, {plan.dtype}{graphs}, mean and standard deviation over {each}"

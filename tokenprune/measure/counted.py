@@ -1,0 +1,40 @@
+"""MACs of a model of any kind, as torch counts them while it runs on the meta device, where nothing is computed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+_PRODUCTS = ("bmm", "baddbmm")  # of two activations; layers with weights are addmm, mm and convolutions
+NOTE = "counted by torch over the whole model, head included; total = linear (layers with weights) + attention (products of activations)"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one image costs: MACs of layers with weights and of products of activations (attention); and the model's parameters."""
+
+    linear: float
+    attention: float
+    parameters: int
+
+    @property
+    def total(self) -> float:
+        """Linear + attention."""
+        return self.linear + self.attention
+
+
+def counted(build: Callable[[], nn.Module], side: int) -> Counted:
+    """Count the model that `build` makes, on one image (1,3,side,side); two of torch's flops are one MAC.
+
+    Attention runs under the MATH kernel, because torch does not count fused ones everywhere. Norms, activations and additions do not count.
+    """
+    with torch.device("meta"):
+        model = build().eval()
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, side, side))
+    found = {str(operation).rsplit(".", 1)[-1]: flops / 2 for operation, flops in counter.get_flop_counts().get("Global", {}).items()}
+    products = sum(macs for name, macs in found.items() if name in _PRODUCTS)
+    return Counted(sum(found.values()) - products, float(products), sum(p.numel() for p in model.parameters()))
