@@ -81,7 +81,10 @@ def test_rows_of_croprs_table_4_differ_in_one_option_each():
     assert [row["selector"] for row in rows.values()] == [{**simple, **option} for option in changed]
     for row in rows.values():
         assert row["schedule"] == {"name": "per_block", "remove": 8, "start": 1, "stop": None, "align": False}
-        assert row["training"]["layer_decay"] == 0.75 and "throughput" in row["measure"]
+        assert row["training"]["layer_decay"] == 0.75 and "throughput" in row["measure"] and row["backbone"]["name"] == "vit_large"
+    for scale, given, name in (("smoke", (), "vit_smoke"), ("demo", (), "vit_demo"), ("paper", ("backbone=vit_base",), "vit_base")):
+        row = composed("+experiment=cropr_table4_ablations", "+cropr_table4=01_mha", f"scale={scale}", *given)
+        assert row["backbone"]["name"] == name and ("pool" in row["backbone"]) == (scale == "paper")
     assert len({row["label"] for row in rows.values()}) == 5
 
 
