@@ -15,7 +15,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "attn_topk": [{"score": "cls"}, {"score": "column_mean"}],
     "svit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}, {"gate": "complex"}],
     "spvit": [{"eval_mode": "threshold"}, {"eval_mode": "topk"}, {"eval_mode": "sample"}],
-    "cropr": [{"queries": 3}],
+    "cropr": [{"queries": 3}, {"heads": 3, "select": "sampling", "salient": False}],
     "kmedoids": [{"variant": "fixed"}, {"variant": "released", "score": "cls"}],
     "dpc_knn": [{"weighting": "learned"}, {"weighting": "equal", "variant": "released"}],
     "sinkhorn": [{"variant": "fixed"}, {"variant": "released"}],

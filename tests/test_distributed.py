@@ -63,11 +63,18 @@ def test_two_processes_step_as_one_with_the_whole_batch(one, pair):
 
 
 def test_a_pruned_vit_gets_the_same_gradients_and_none_where_one_process_has_none(one, pair):
-    """Cropr's scorer has no gradient; the losses that are reported are means over the processes."""
+    """Cropr's router has no gradient without its auxiliary loss; the losses that are reported are means over the processes."""
     assert any(g is None for g in one["vit"].values()) and sum(g is not None for g in one["vit"].values()) > 30
     for process in pair[:2]:
         same(process["trained"]["vit"], one["vit"])
         assert process["trained"]["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+def test_auxiliary_heads_get_the_same_gradients_in_two_processes(one, pair):
+    assert all(g is not None for name, g in one["heads"].items() if "selectors." in name) and one["auxiliary"] > 0
+    for process in pair[:2]:
+        same(process["trained"]["heads"], one["heads"])
+        assert process["trained"]["auxiliary"] == pytest.approx(one["auxiliary"], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["global", "image"])

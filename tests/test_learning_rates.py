@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.pairings import images, pruned
+from tests.pairings import images, pruned, tiny_vit
+from tokenprune import prune
 from tokenprune.errors import InvalidConfig
 from tokenprune.learning_rates import learning_rate, lr_factor, parameter_groups
 from tokenprune.training import TrainingConfig, fit
@@ -84,9 +85,58 @@ def test_a_run_killed_in_or_after_the_freeze_ends_with_the_same_bits(tmp_path):
         assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
+def test_layer_decay_by_an_explicit_table():
+    """MAE's rates: what follows the blocks learns at the full one, each block three quarters as fast as the one above it, tokens last."""
+    cfg = TrainingConfig(iterations=10, lr=1.0, layer_decay=0.75, selector_lr_scale=1.0, schedule="constant")
+    model = pruned("cropr", "last_layer_fusion", vit=tiny_vit(global_pool="avg", reg_tokens=1))
+    scale = {"cls_token": 0.75**7, "reg_token": 0.75**7, "pos_embed": 0.75**7, "patch_embed": 0.75**7, "fc_norm": 1.0, "head": 1.0}
+    blocks = (0.177978515625, 0.2373046875, 0.31640625, 0.421875, 0.5625, 0.75)
+    scale |= {f"blocks.{n}": rate for n, rate in enumerate(blocks)}
+    found = rates(cfg, 0, model)
+    for name, rate in found.items():
+        part = next((p for p in scale if name.startswith(f"backbone.{p}")), None)
+        assert rate == pytest.approx(1.0 if part is None else scale[part], rel=1e-12), name
+        assert (part is None) == name.startswith("selectors.")
+    assert sum("selectors." in name for name in found) > 10
+
+
+def test_layer_decay_of_other_families_and_beside_other_scales():
+    """Frozen or slow backbones stay so; norms in front of the blocks belong to what makes tokens."""
+    import timm
+
+    small = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 2}
+    models = {
+        "eva02_tiny_patch14_224": {"norm", "head", "fc_norm"},
+        "vit_medium_patch16_clip_224": {"norm", "head"},
+        "deit_tiny_distilled_patch16_224": {"norm", "head", "head_dist"},
+    }  # fmt: skip
+    for name, after in models.items():
+        vit = timm.create_model(name, **small)
+        half = rates(TrainingConfig(iterations=10, lr=1.0, layer_decay=0.5, backbone_lr_scale=0.1, schedule="constant"), 0, prune(vit))
+        for key, rate in half.items():
+            first, second = key.split(".")[1:3] if key.count(".") > 1 else (key.split(".")[1], "")
+            power = 0 if first in after else 2 - int(second) if first == "blocks" else 3
+            assert rate == pytest.approx(0.1 * 0.5**power), key
+        assert {"norm_pre"} <= {k.split(".")[1] for k in half} or "clip" not in name
+
+
+def test_croprs_matrices_decay_and_its_vectors_do_not():
+    model = pruned("cropr", "last_layer_fusion")
+    groups = parameter_groups(model, TrainingConfig(iterations=1, weight_decay=0.05))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    found = {name.removeprefix("1."): decay[id(p)] for name, p in model.selectors.named_parameters() if name.startswith("1.")}
+    assert found == {
+        "query": 0.05, "auxiliary.norm.weight": 0.0, "auxiliary.norm.bias": 0.0, "auxiliary.mlp.fc1.weight": 0.05,
+        "auxiliary.mlp.fc1.bias": 0.0, "auxiliary.mlp.fc2.weight": 0.05, "auxiliary.mlp.fc2.bias": 0.0, "auxiliary.head.0.weight": 0.0,
+        "auxiliary.head.0.bias": 0.0, "auxiliary.head.1.weight": 0.05, "auxiliary.head.1.bias": 0.0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"layer_decay": 0.0}, "layer_decay is 0.0, allowed are null and 0 < decay <= 1"),
+        ({"layer_decay": 1.5}, "layer_decay is 1.5"),
         ({"min_lr": 1.0}, "min_lr is 1.0, allowed are 0 to training.lr"),
         ({"min_lr": 1e-5, "schedule": "constant"}, "no meaning in 'constant'.*set 0"),
         ({"backbone_freeze": 1.0}, "backbone_freeze is 1.0"),

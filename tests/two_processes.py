@@ -90,12 +90,17 @@ def trained(folder):
     torch.manual_seed(0)
     vit = task.build_model(CROPR)
     report = fit(vit, lambda start: task.train_batches(CROPR, start), task.losses, recipe(lr=1e-4), folder / "vit")
+    taught = {**CROPR, "losses": {"auxiliary": {}}}
+    torch.manual_seed(0)
+    heads = task.build_model(taught)
+    learned = fit(heads, lambda start: task.train_batches(taught, start), task.losses, recipe(lr=1e-4), folder / "heads").losses
     ratios = {}
     for name, options in RATIOS.items():
         gates = Gates()
         losses = fit(gates, batches, ratio_loss(**options), recipe(iterations=1), folder / name).losses
         ratios[name] = (losses["loss_ratio"], gates.weights.grad.clone())
-    return {"net": net.state_dict(), "vit": gradients(vit), "losses": report.losses, "ratios": ratios}
+    found = {"net": net.state_dict(), "vit": gradients(vit), "losses": report.losses, "ratios": ratios}
+    return {**found, "heads": gradients(heads), "auxiliary": learned["loss_auxiliary"]}
 
 
 def resumed(folder):

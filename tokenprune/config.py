@@ -38,8 +38,9 @@ class PretrainedConfig:
 class RunConfig:
     """One run. The groups are free mappings that their own plugins check; everything else is typed here.
 
-    method, scale: names of the chosen presets. init: dense | scratch | pretrained | a file. init_weights: dense weights to use instead of
-    training the dense model: demo, demo_classifier (shipped with the package) | a file | null. cls: the CLS token of a dense task: learned | random | mean.
+    method, scale: names of the chosen presets. init: dense | scratch | pretrained | demo | a file. init_weights: dense weights to use
+    instead of training the dense model: demo, demo_classifier (both shipped with the package) | a file | null. cls: the CLS token of a
+    dense task: learned | random | mean.
     losses: {name: options} that the method adds, null for a loss less. treatment_labels: what a table prints for a treatment.
     export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
     for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares,

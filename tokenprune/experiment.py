@@ -199,8 +199,8 @@ def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
     if init == "dense":
         dense = dependency(dense_of(config), config)
         return lambda model: load_dense(model, dense), [f"starts from the dense run {dense.parent.name}"]
-    notes = [f"starts from {Path(init).name}"]
-    return lambda model: notes.extend(_load_any(model, Path(init))), notes
+    notes = [f"starts from {weights_path(init).name}"]
+    return lambda model: notes.extend(_load_any(model, weights_path(init))), notes
 
 
 def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:

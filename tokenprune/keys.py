@@ -78,7 +78,7 @@ def _start(config: dict[str, Any]) -> None:
 
 
 def _start_of(value: str | None) -> str | None:
-    return value if value in STARTS or value is None else fingerprint(value)
+    return value if value in STARTS or value is None else fingerprint(weights_path(value))
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def config_dir() -> Path:
 
 
 def weights_path(value: str) -> Path:
-    """Return the file of `init_weights` or `export_weights`: `demo` (detection) and `demo_classifier` ship with the package, others are paths."""
+    """Return a file of weights: `demo` (the detector) and `demo_classifier` are those that ship with the package, others are paths."""
     return SHIPPED_WEIGHTS.get(value) or Path(value)
 
 

@@ -62,7 +62,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig with every value that is out of range."""
-        parts = distributed.world()
+        parts, decay = distributed.world(), self.layer_decay
         uneven = f"training.batch_size is {self.batch_size}, the whole batch, of which each of {parts} processes takes an equal slice"
         bad = [
             (self.iterations < 0, f"training.iterations is {self.iterations}, allowed are 0 and more"),
@@ -77,7 +77,7 @@ class TrainingConfig:
             (self.min_lr > 0 and self.schedule != "cosine", f"training.min_lr, a cosine's end, has no meaning in {self.schedule!r}: set 0"),
             (not 0 <= self.backbone_freeze < 1, f"training.backbone_freeze is {self.backbone_freeze}, allowed: 0 to below 1"),
             (self.ema is not None and not 0 <= self.ema < 1, f"training.ema is {self.ema}, allowed are null and 0 <= decay < 1"),
-            (self.layer_decay is not None and not 0 < self.layer_decay <= 1, f"training.layer_decay is {self.layer_decay}, allowed: null, 0 < layer_decay <= 1"),
+            (not (decay is None or 0 < decay <= 1), f"training.layer_decay is {decay}, allowed are null and 0 < decay <= 1"),
             (min(self.warmup, self.checkpoint_every, self.workers) < 0, "training: warmup, checkpoint_every and workers are 0 or more"),
         ]
         problems = [text for wrong, text in bad if wrong]

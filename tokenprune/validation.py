@@ -196,7 +196,7 @@ def _files(config: Mapping[str, Any]) -> list[str]:
     start = config["dense"]["init"] if _starts_dense(config) else config["init"]
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")
-    elif start not in STARTS and not Path(start).is_file():
+    elif start not in STARTS and not weights_path(start).is_file():
         problems.append(f"init is {start!r}; allowed: {', '.join(STARTS)}, or a file of weights, and there is no such file")
     weights = config["init_weights"]
     if weights is not None and config["init"] == "dense" and not weights_path(weights).is_file():

@@ -26,7 +26,7 @@ TABLES = {
 }  # fmt: skip
 CLASSIFIED = {
     "table6_throughput": "table6", "table7_imagenet": "table7", "fig8_batch_sizes": "fig8", "training_free": "training_free",
-    "iso_compute": "iso_compute",
+    "iso_compute": "iso_compute", "cropr_table4_ablations": "cropr_table4",
 }  # fmt: skip
 CLASSIFIED_ROWS = [(name, group, path.stem) for name, group in CLASSIFIED.items() for path in files(group)]
 TABLE_ROWS = [(name, group, path.stem) for name, group in TABLES.items() for path in files(group)]
@@ -80,7 +80,8 @@ def test_every_row_of_every_classification_table_validates(experiment, group, ro
     words = validate(config, files=False)
     assert "GMAC" in words and config["task"]["name"] == "classification" and config["experiment"] == experiment
     if scale == "paper":
-        assert (config["backbone"]["name"], config["data"]["name"]) == ("vit_small", "imagefolder")
+        backbone = "vit_large" if "cropr" in experiment else "vit_small"
+        assert (config["backbone"]["name"], config["data"]["name"]) == (backbone, "imagefolder")
     assert f"+experiment={experiment}" in (config_dir().parent / "experiments" / experiment / "README.md").read_text()
 
 

@@ -6,6 +6,7 @@ from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
 from tokenprune.presets import files
 from tokenprune.settings import read_settings
+from tokenprune.tasks.recipe import Augmentation, Mixing, View, read_recipe
 from tokenprune.training import TrainingConfig
 from tokenprune.validation import validate
 
@@ -44,6 +45,45 @@ def test_recipes_of_table_7(method):
     assert config["dense"]["training"] == composed("method=svit", *PAPER)["dense"]["training"]  # one dense model for all
 
 
+def test_croprs_recipe_is_that_of_every_row_of_its_tables():
+    mae = ("scale=paper", "task=classification_mae")
+    own, other, dense = (composed(f"method={method}", *mae) for method in ("cropr", "random", "dense"))
+    assert own["training"] == other["training"] == {**dense["training"], "seed": own["training"]["seed"]}
+    assert own["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}} and other["losses"] == {}
+    recipe = read_settings(TrainingConfig, own["training"], "training")
+    assert (recipe.layer_decay, recipe.lr, recipe.min_lr, recipe.iterations) == (0.75, pytest.approx(1e-3 * 1024 / 256), 1e-6, 50 * EPOCH)
+    backbone = own["backbone"]
+    assert (backbone["drop_path"], backbone["pool"], backbone["pool_includes_prefix"], backbone["depth"]) == (0.2, "avg", True, 24)
+    recipe = read_recipe(own)
+    assert recipe.augment == Augmentation(repeats=1, color_jitter=0.0) and recipe.mix == Mixing() and recipe.view == View()
+    for scale in ("smoke", "demo"):
+        same = [composed("method=cropr", f"scale={scale}", f"task={task}") for task in ("classification", "classification_mae")]
+        assert same[0] == same[1] and "layer_decay" not in same[0]["training"]
+
+
+def test_cropr_has_auxiliary_heads_where_images_have_labels():
+    for axis in ("method", "selector"):
+        assert composed(f"{axis}=cropr", "scale=smoke", "task=classification")["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
+        assert composed(f"{axis}=cropr", "scale=smoke", "task=detection")["losses"] == {}
+    assert composed("method=cropr", "scale=smoke", "task=classification", "losses.auxiliary=null")["losses"] == {}
+    options = composed("method=cropr", "scale=smoke", "+selector.heads=4", "+selector.select=sampling")["selector"]
+    assert options == {"name": "cropr", "queries": 1, "heads": 4, "select": "sampling"}
+
+
+def test_rows_of_croprs_table_4_differ_in_one_option_each():
+    rows = {p.stem: composed("+experiment=cropr_table4_ablations", f"+cropr_table4={p.stem}", "scale=paper") for p in files("cropr_table4")}
+    simple = {"name": "cropr", "queries": 1}
+    changed = ({}, {"heads": 16}, {"select": "sampling"}, {"mlp": False}, {"stop_grad": False})
+    assert [row["selector"] for row in rows.values()] == [{**simple, **option} for option in changed]
+    for row in rows.values():
+        assert row["schedule"] == {"name": "per_block", "remove": 8, "start": 1, "stop": None, "align": False}
+        assert row["training"]["layer_decay"] == 0.75 and "throughput" in row["measure"] and row["backbone"]["name"] == "vit_large"
+    for scale, given, name in (("smoke", (), "vit_smoke"), ("demo", (), "vit_demo"), ("paper", ("backbone=vit_base",), "vit_base")):
+        row = composed("+experiment=cropr_table4_ablations", "+cropr_table4=01_mha", f"scale={scale}", *given)
+        assert row["backbone"]["name"] == name and ("pool" in row["backbone"]) == (scale == "paper")
+    assert len({row["label"] for row in rows.values()}) == 5
+
+
 @pytest.mark.parametrize("method", SCRATCH)
 def test_recipes_from_scratch_are_deits_with_a_schedule_that_changes(method):
     config = composed(f"method={method}", *PAPER, f"+recipe={SCRATCH[method]}")
@@ -78,8 +118,8 @@ def test_the_command_line_beats_the_recipe():
     assert alone["losses"] == {"ratio": {"weight": 9, "form": "image"}, "distill": {**DISTILL, "tokens": 0}}
 
 
-def test_an_experiment_beats_the_recipe(tmp_path):
-    """What a table says of its rows, it says of all of them."""
+def with_experiment(folder, text, *overrides):
+    """Compose a run of an experiment file of one's own."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -87,12 +127,18 @@ def test_an_experiment_beats_the_recipe(tmp_path):
     from tokenprune.config import register_schema
     from tokenprune.paths import config_dir
 
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining: {lr: 7.0e-4}\nlosses: {distill: {kind: kl}}\n")
+    (folder / "experiment").mkdir(exist_ok=True)
+    (folder / "experiment" / "mine.yaml").write_text(text)
     register_schema()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra_compose("config", [*PAPER, "method=dynamicvit", "+experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+        return hydra_compose("config", [*overrides, "+experiment=mine", f"hydra.searchpath=[file://{folder}]"])
+
+
+def test_an_experiment_beats_the_recipe(tmp_path):
+    """What a table says of its rows, it says of all of them."""
+    text = "# @package _global_\ntraining: {lr: 7.0e-4}\nlosses: {distill: {kind: kl}}\n"
+    config = with_experiment(tmp_path, text, *PAPER, "method=dynamicvit")
     assert (config.training.lr, config.training.min_lr, config.losses.distill.kind) == (7e-4, 1e-6, "kl")
 
 

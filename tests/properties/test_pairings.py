@@ -142,6 +142,16 @@ def test_training_reaches_the_encoder_and_every_gate(selector, treatment):
         assert all(p.grad is None for p in model.selectors.parameters())
 
 
+@pytest.mark.parametrize(("selector", "treatment"), [p for p in LEGAL if p[0]["name"] == "cropr"], ids=label)
+def test_croprs_routers_learn_from_their_auxiliary_heads_alone(selector, treatment):
+    """Where the test above finds no gradient: all of it is taught, and the encoder is not."""
+    model = pruned(selector, treatment, losses={"auxiliary": {}}).train()
+    outputs = model.encode(images(3))
+    model.losses(outputs, targets=torch.arange(3))["loss_auxiliary"].backward()
+    assert all(p.grad.abs().sum() > 0 and torch.isfinite(p.grad).all() for p in model.selectors.parameters())
+    assert all(p.grad is None for p in model.backbone.parameters()) and model.steady
+
+
 @pytest.mark.parametrize(("selector", "treatment"), REFUSED, ids=label)
 def test_illegal_pairings_are_refused_by_name(selector, treatment):
     reason = verdict(selector, treatment)

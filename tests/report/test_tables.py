@@ -123,6 +123,14 @@ def test_classification_rows_show_top1():
     assert table.shown["top-1"][0] == "71.2 ± 1.0" and "box AP" not in table.shown
 
 
+def test_macs_are_shown_as_cropr_counts_them_beside_its_numbers():
+    costs = {"gmac_linear": 33.9, "gmac_attention": 0.77, "gmac_selector": 2.6}
+    rows = [row(label="Cropr MHA", treatment="last_layer_fusion", cost=costs), {**row(label="Cropr"), "status": "oom", "cost": {}}]
+    table = build(rows, expected_of("cropr_table4_ablations"))
+    assert list(table.shown["linear GMAC"]) == ["36.5", "—"] and list(table.shown["paper linear GMAC"]) == ["36.8", "34.2"]
+    assert "without the products of attention" in to_text(table) and "linear GMAC" not in build(rows).shown
+
+
 def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
     from tokenprune.report.plots import speed_accuracy
 

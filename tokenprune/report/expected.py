@@ -21,7 +21,7 @@ NUMBERS = {
     "top1": ("paper top-1", "{:.1f}"),
     "delta": ("paper delta", "{:+.1f}"),
     "gmacs": ("paper GMAC", "{:.1f}"),
-    "gmacs_linear": ("paper linear GMAC", "{:.3g}"),
+    "gmacs_linear": ("paper linear GMAC", "{:.4g}"),
     "parameters": ("paper M parameters", "{:.0f}"),
     "epochs": ("paper epochs", "{:.0f}"),
     "images_per_second": ("paper images/s", "{:.0f}"),
