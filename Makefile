@@ -21,8 +21,9 @@ setup: $(STAMP) ## Install tokenprune, its tools and Detectron2 (again only when
 table2: $(STAMP) ## Run Table 2 (preserve against remove) on the embedded data and print it
 	$(PY) -m tokenprune.run +experiment=table2_preserve $(ARGS)
 
-weights: $(STAMP) ## Retrain the dense demo checkpoint that the rows start from
+weights: $(STAMP) ## Retrain the dense demo detector and classifier that the rows start from
 	$(PY) -m tokenprune.run +experiment=demo_weights $(ARGS)
+	$(PY) -m tokenprune.run +experiment=demo_classifier $(ARGS)
 
 smoke: $(STAMP) ## Run every row of Table 2 in seconds: does it work at all?
 	$(PY) -m tokenprune.run +experiment=table2_preserve scale=smoke $(ARGS)

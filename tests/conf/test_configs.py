@@ -26,8 +26,11 @@ TABLES = {
 }  # fmt: skip
 CLASSIFIED = {
     "table6_throughput": "table6", "table7_imagenet": "table7", "fig8_batch_sizes": "fig8", "training_free": "training_free",
-    "iso_compute": "iso_compute", "cropr_table4_ablations": "cropr_table4",
+    "iso_compute": "iso_compute", "cropr_table4_ablations": "cropr_table4", "cropr_table1_imagenet": "cropr_table1",
+    "cropr_fig4_scaling": "cropr_fig4", "cropr_appd_resolution": "cropr_appd", "cropr_appe_schedules": "cropr_appe",
+    "downsample_control": "downsample_control", "cropr_fusion": "cropr_fusion",
 }  # fmt: skip
+LARGE = {name for name in CLASSIFIED if name.startswith("cropr") and name != "cropr_fusion"} | {"downsample_control"}
 CLASSIFIED_ROWS = [(name, group, path.stem) for name, group in CLASSIFIED.items() for path in files(group)]
 TABLE_ROWS = [(name, group, path.stem) for name, group in TABLES.items() for path in files(group)]
 
@@ -80,7 +83,8 @@ def test_every_row_of_every_classification_table_validates(experiment, group, ro
     words = validate(config, files=False)
     assert "GMAC" in words and config["task"]["name"] == "classification" and config["experiment"] == experiment
     if scale == "paper":
-        backbone = "vit_large" if "cropr" in experiment else "vit_small"
+        scaled = f"scaled_{row.split('_')[1]}" if experiment == "cropr_fig4_scaling" else None
+        backbone = scaled or ("vit_large" if experiment in LARGE else "vit_small")
         assert (config["backbone"]["name"], config["data"]["name"]) == (backbone, "imagefolder")
     assert f"+experiment={experiment}" in (config_dir().parent / "experiments" / experiment / "README.md").read_text()
 

@@ -158,3 +158,17 @@ def test_index_out_of_range_ends_iteration():
     with pytest.raises(IndexError):
         data[2]
     assert len(list(ShapesClassification(2, 64, 0, "val"))) == 2
+
+
+def test_surfaces_are_of_the_class_and_on_the_object_alone():
+    plain, textured = (ShapesClassification(40, 96, 0, "train", textured=on) for on in (False, True))
+    changed = {}
+    for i in range(40):
+        (before, label, map_), (after, same, _) = plain.with_map(i), textured.with_map(i)
+        assert label == same
+        level = np.abs(after.astype(int) - before).max(-1)
+        assert np.median(level[map_ == 8]) <= 25, "only sensor noise, drawn anew, beside the object"
+        changed.setdefault(label, []).append((level[map_ == label] > 30).mean())
+    shares = {label: np.mean(found) for label, found in changed.items()}
+    assert shares[0] < 0.1 < 0.3 < shares[2], "a disk stays plain, a triangle gets stripes"
+    assert np.array_equal(textured[3][0], textured[3][0])
