@@ -176,7 +176,11 @@ def _caveats(model: Any) -> list[str]:
     from tokenprune.tasks.base import pruned_of
 
     pruned = pruned_of(model)
-    return [] if pruned is None else sorted({selector.caveat for selector in pruned.selectors.values()} - {""})
+    if pruned is None:
+        return []
+    selectors = list(pruned.selectors.values())
+    untaught = {s.taught_by for s in selectors if not s.caveat} - {"", *pruned.loss_terms}
+    return sorted({s.caveat for s in selectors} - {""}) + [f"losses.{name}, which alone teaches the selector, is left out" for name in untaught]
 
 
 def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:

@@ -146,3 +146,10 @@ def test_what_is_exported_holds_nothing_that_only_training_needs(tmp_path):
     held = torch.export.load(tmp_path / "m.pt2").state_dict
     names = {k.removeprefix("selectors.1.") for k in held if k.startswith("selectors.1.")}
     assert names == {"query", "norm.weight", "norm.bias", "key.weight"} and held["selectors.1.query"].shape == (1, 24)
+
+
+def test_a_row_says_so_where_nothing_teaches_the_router():
+    from tokenprune.experiment import _caveats
+
+    assert _caveats(pruned("cropr", LLF, PER_BLOCK)) == ["losses.auxiliary, which alone teaches the selector, is left out"]
+    assert _caveats(pruned("cropr", LLF, PER_BLOCK, losses={"auxiliary": {}})) == _caveats(pruned("topk", "remove", "stages")) == []

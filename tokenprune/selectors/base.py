@@ -24,6 +24,7 @@ class Selector(nn.Module):
         reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again. merging: names
             a target for each dropped token. mixing: makes new tokens, each a mixture of all, which have no place in a map.
         recalls: pays for the tokens of the block before, which it observed, whatever the candidates are.
+        taught_by: the loss that alone teaches its parameters, if any.
         drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
         learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables.
         heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
@@ -41,6 +42,7 @@ class Selector(nn.Module):
     merging: ClassVar[bool] = False
     mixing: ClassVar[bool] = False
     recalls: ClassVar[bool] = False
+    taught_by: ClassVar[str] = ""
     drops: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     heeds: ClassVar[str] = "count"

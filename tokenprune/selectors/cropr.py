@@ -38,6 +38,7 @@ class CroprRouter(Selector):
     """
 
     learns = True
+    taught_by = "auxiliary"
     module = "cross-attention router"
     paper = "Token Cropr, CVPR 2025"
     published = {"treatment": "last_layer_fusion", "schedule": {"name": "per_block", "remove": 8}}
