@@ -30,7 +30,10 @@ def test_as_many_leave_each_time_and_one_is_always_left(total, depth, positions,
     assert (gone[0] - 1) % multiple == 0 and budgets[-1].keep >= 1
 
 
-@pytest.mark.parametrize(("wrong", "match"), [({"total": 1.5}, "total is 1.5"), ({"multiple": 0}, "multiple is 0"), ({"step": 1.5}, "step is 1.5")])
+WRONG = [({"total": 1.5}, "total is 1.5"), ({"multiple": 0}, "multiple is 0"), ({"step": 1.5}, "step is 1.5")]
+
+
+@pytest.mark.parametrize(("wrong", "match"), WRONG)
 def test_wrong_options_are_named(wrong, match):
     with pytest.raises(InvalidSchedule, match=match):
         build("schedule", {"name": "total", **wrong})

@@ -180,7 +180,8 @@ def _caveats(model: Any) -> list[str]:
         return []
     selectors = list(pruned.selectors.values())
     untaught = {s.taught_by for s in selectors if not s.caveat} - {"", *pruned.loss_terms}
-    return sorted({s.caveat for s in selectors} - {""}) + [f"losses.{name}, which alone teaches the selector, is left out" for name in untaught]
+    alone = [f"losses.{name}, which alone teaches the selector, is left out" for name in untaught]
+    return sorted({s.caveat for s in selectors} - {""}) + alone
 
 
 def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
