@@ -22,11 +22,10 @@ class Selector(nn.Module):
         gated: trains by a straight-through gate, hence in masked execution.
         visibility: in training, `hard` (dropped keys masked) or `soft` (DynamicViT's policy softmax).
         reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again. merging: names
-            a target for each dropped token. mixing: makes new tokens, each a mixture of all, which have no place in a map.
-        recalls: pays for the tokens of the block before, which it observed, whatever the candidates are.
-        taught_by: the loss that alone teaches its parameters, if any.
+            a target for each dropped token. mixing: makes new tokens of all, without a place. recalls: pays for what it saw before.
         drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
-        learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables.
+        learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables;
+            taught_by: the loss that alone teaches it, if there is one.
         heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
         steady: in training the same parameters get a gradient in every pass. cap(live, prefix): slots that one decision can drop at most.
         published: treatment and schedule of the paper, the defaults of `tokenprune.prune`.
