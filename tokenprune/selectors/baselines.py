@@ -1,5 +1,7 @@
 """Baselines that look at no feature: random and pixel variance (Cropr section 4)."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from tokenprune.selectors.base import Context, Selector, keep_top
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision, TokenState
 
+TRAIT = "pixel_variance"
+
 
 @register("selector", "variance")
 class PixelVariance(Selector):
@@ -19,9 +23,12 @@ class PixelVariance(Selector):
     paper = "Cropr's baseline"
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the slots of greatest pixel variance; fused tokens, which have no pixels, stay."""
+        """Keep the slots of greatest pixel variance, looked up once an image; fused tokens, which have no pixels, stay."""
+        if TRAIT in seen.state.traits:
+            return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep)
         variance = seen.pixels().var(-1, unbiased=False).mean(-1)  # (B,N)
-        return keep_top(at_slots(variance, seen.state), seen.live, budget.keep)
+        found = at_slots(variance, seen.state)
+        return replace(keep_top(found, seen.live, budget.keep), traits={TRAIT: found})
 
 
 @register("selector", "random")
