@@ -50,3 +50,8 @@ def test_what_has_to_be_trained_is_left_out_by_name(selector, tmp_path):
 def test_what_needs_no_training_stays(selector):
     rows = [judged(selector, 0.5, 50.0)]
     assert parted(rows) == (rows, "")
+
+
+def test_a_claim_compares_rows_of_one_treatment():
+    other = judged("random", 0.5, 10.0, treatment="last_layer_fusion")
+    assert claim([*ROWS, other], "topk", "random") == claim(ROWS, "topk", "random")

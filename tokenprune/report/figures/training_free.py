@@ -80,9 +80,13 @@ def _cell(point: "pd.DataFrame") -> str:
 def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
     """Return whether one method beats another, keep rate by keep rate; "" where a sweep lacks either.
 
-    The error of a difference is that of independent samples; both are judged on the same images, so the true one is smaller.
+    Rows of the first one's treatment are compared: what the selectors do and not what becomes of the others. The error of a difference is
+    that of independent samples; both are judged on the same images, so the true one is smaller.
     """
-    found = {name: {_rate(row): row for row in rows if row["method"] == name and "top1" in row["metrics"]} for name in (first, second)}
+    judged = [row for row in rows if "top1" in row["metrics"]]
+    treatment = next((row["treatment"] for row in judged if row["method"] == first), None)
+    alike = [row for row in judged if row["treatment"] == treatment]
+    found = {name: {_rate(row): row for row in alike if row["method"] == name} for name in (first, second)}
     shared = sorted(set(found[first]) & set(found[second]), reverse=True)
     if not shared:
         return ""
