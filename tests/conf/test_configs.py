@@ -91,12 +91,12 @@ def test_every_row_of_every_classification_table_validates(experiment, group, ro
 
 def test_how_throughput_is_measured_counts_only_where_it_is():
     def key(*overrides):
-        return run_key(resolve(compose(["task=classification", *overrides])))
+        return run_key(resolve(compose(["task=classification", "init_weights=null", *overrides])))
 
     assert key("task.throughput.batches=5") == key() and "throughput" not in resolve(compose(["task=classification"]))["task"]
     measured = ["method=svit", "measure=[accuracy,cost,throughput]"]
     assert key(*measured, "task.throughput.batches=5") != key(*measured) != key("method=svit")
-    dense = dense_of(resolve(compose(["task=classification", *measured])))
+    dense = dense_of(resolve(compose(["task=classification", "init_weights=null", *measured])))
     assert run_key(dense) == key(), "the dense model that rows start from is the dense row of other tables"
 
 
@@ -168,7 +168,7 @@ def test_photographs_keep_their_colours_and_shapes_their_flips():
     assert photographs.view == View() and photographs.augment.policy is None and photographs.mix is None
     assert (photographs.channels, photographs.vertical_flip, photographs.token_labels) == (False, False, 0.0)
     shapes = resolve(compose(["task=classification"]))["task"]
-    assert shapes == {"name": "classification", "flip": True, "vertical_flip": True, "channels": True, "token_labels": 1.0,
+    assert shapes == {"name": "classification", "flip": True, "vertical_flip": True, "channels": True, "token_labels": 0.0,
                       "batch_size": 50, "cost_images": 64, "speed_images": 20}  # fmt: skip
 
 
@@ -253,8 +253,11 @@ def test_plain_group_choices_of_the_coco_command():
 
 def test_shipped_weights_serve_only_the_model_and_data_they_were_made_of():
     assert compose([]).init_weights == "demo"
-    for other in (["data=coco"], ["backbone=vit_tiny"], ["scale=smoke"], ["scale=paper"], ["task=classification"]):
+    assert compose(["task=classification"]).init_weights == compose(["task=classification_mae"]).init_weights == "demo_classifier"
+    for other in (["data=coco"], ["backbone=vit_tiny"], ["scale=smoke"], ["scale=paper"]):
         assert compose(other).init_weights is None
+    for other in (["data=imagefolder"], ["backbone=vit_tiny"], ["scale=smoke"], ["scale=paper"]):
+        assert compose(["task=classification", *other]).init_weights is None
 
 
 @pytest.mark.parametrize("kind", ("selector", "treatment", "schedule"))

@@ -9,9 +9,10 @@ import torch
 from tests.fakes import cli  # noqa: F401
 from tests.image_sets import both_splits, pack, real, write_folder
 from tokenprune.backbones.vit import build_vit
-from tokenprune.checkpoints import read_weights, save_weights
+from tokenprune.checkpoints import load_dense, read_metadata, read_weights, save_weights
 from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
+from tokenprune.paths import weights_path
 from tokenprune.presets import files
 from tokenprune.registry import get
 from tokenprune.tasks.classification import patch_labels
@@ -212,3 +213,12 @@ def test_real_weights_on_real_images():
     assert load_vit(model, weights) == []
     metrics = task.evaluate(model, config)
     assert abs(metrics["top1"] - 69.45) < 3 * 4.6 and metrics["top5"] > 80
+
+
+def test_the_classifier_that_ships_fits_its_rows_and_tells_the_classes_apart():
+    config = resolve(compose(["task=classification", "method=evit", "schedule.keep_rate=0.9", "data.val_size=40"]))
+    path, task = weights_path(config["init_weights"]), get("task", "classification")()
+    model = task.build_model(config)
+    load_dense(model, path)
+    assert path.stat().st_size < 3_000_000 and read_metadata(path)["run"] == "Dense (classification, seed 0)"
+    assert task.evaluate(model, config)["top1"] > 60, "8 classes: chance is 12.5"
