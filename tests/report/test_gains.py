@@ -13,7 +13,7 @@ from tokenprune.report import Sweep
 def timed(gmac, speedup, *overrides, top1=None, seed=0):
     config = resolve(compose(["scale=smoke", "task=classification", f"seed={seed}", *overrides]))
     metrics = {} if top1 is None else {"top1": top1, "top1_se": 2.0}
-    cost = {"gmac_total": gmac, "speedup_batch": speedup}
+    cost = {"gmac_total": gmac, "throughput_batch": [1, 8], "throughput_mean": [9.0, 9.0], "throughput_speedup": [0.5, speedup]}
     about = {name: config[name].get("name") for name in ("treatment",)} | {"label": config["label"], "method": config["method"]}
     return {**row(**about, config=config, cost=cost, seed=seed, key=f"{gmac}{seed}{overrides}"), "metrics": metrics}
 

@@ -75,8 +75,10 @@ def table_of(rows: Sequence[Mapping[str, Any]], axis: str) -> "pd.DataFrame":
 
 
 def _line(label: str, rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
-    first = rows[0]
-    speeds = [s for row in rows if (s := row["cost"].get("speedup_batch", row["cost"].get("speedup_encoder"))) is not None]
+    from tokenprune.results import scalars
+
+    first, costs = rows[0], [scalars(row["cost"]) for row in rows]
+    speeds = [s for cost in costs if (s := cost.get("speedup_batch", cost.get("speedup_encoder"))) is not None]
     scores = [row["metrics"]["top1"] for row in rows if "top1" in row["metrics"]]
     error = stdev(scores) if len(scores) > 1 else first["metrics"].get("top1_se")
     return {
