@@ -36,3 +36,10 @@ def test_only_this_report_makes_something_of_refused_rows():
 def test_without_an_accuracy_there_is_nothing_to_rank(tmp_path):
     with pytest.raises(TokenPruneError, match="no finished row has an accuracy"):
         build("report", "ranking")(Sweep("made_up", [], tmp_path, tmp_path))
+
+
+def test_a_treatment_goes_by_its_own_name(tmp_path):
+    """Tables call Evo-ViT's reactivation "preserve"; here both are pairings."""
+    rows = [judged("Evo-ViT", "preserve", 50.0), {**judged("Evo-ViT", "preserve", 60.0), "config": {"treatment": {"name": "reactivate"}}}]
+    build("report", "ranking")(Sweep("made_up", rows, tmp_path, tmp_path))
+    assert pd.read_csv(tmp_path / "ranking.csv")["treatment"].tolist() == ["reactivate", "preserve"]

@@ -50,7 +50,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["metrics"]:
-            groups.setdefault((row["label"], row["treatment"]), []).append(row)
+            groups.setdefault(_pairing(row), []).append(row)
     if not groups:
         raise TokenPruneError("ranking: no finished row has an accuracy; mend the rows above and run the command again")
     lines = [_line(*pair, same) for pair, same in groups.items()]
@@ -68,7 +68,12 @@ def _line(label: str, treatment: str, rows: Sequence[Mapping[str, Any]]) -> dict
 
 def refusals(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     """Return why each refused pairing was refused, by label and treatment."""
-    return {(row["label"], row["treatment"]): row["reason"] for row in rows if row["status"] == "invalid"}
+    return {_pairing(row): row["reason"] for row in rows if row["status"] == "invalid"}
+
+
+def _pairing(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Label and treatment by its own name: what a method's table calls it (Evo-ViT's reactivation "preserve") would hide a pairing."""
+    return row["label"], (row["config"].get("treatment") or {}).get("name", row["treatment"])
 
 
 def in_words(points: "pd.DataFrame") -> str:
