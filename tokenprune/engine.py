@@ -15,7 +15,7 @@ from tokenprune.blocks.class_token import class_token
 from tokenprune.blocks.switched import switched
 from tokenprune.execution import BlockUsage, run_block
 from tokenprune.legality import layout_for
-from tokenprune.losses.base import Facts
+from tokenprune.losses.base import Facts, weighted
 from tokenprune.outputs import Outputs
 from tokenprune.registry import build, get
 from tokenprune.schedules import Budget, Layout, Schedule
@@ -51,6 +51,7 @@ class PrunedViT(nn.Module):
         execution: str,
         losses: Mapping[str, Mapping[str, Any]],
         positions: int | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.treatment, self.schedule, self.execution = backbone, treatment, schedule, execution
@@ -66,9 +67,10 @@ class PrunedViT(nn.Module):
         own, self._resolved = positions or self.family.own_positions, {}
         for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
             shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
-            context = Context(*shape, classes=getattr(backbone, "num_classes", 0))
+            taught = getattr(backbone, "num_classes", 0) if classes is None else classes
+            context = Context(*shape, classes=taught, positions=own)
             self.selectors[str(number)] = build("selector", selector, context=context)
-        self.class_token = needs
+        self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
         self.train(backbone.training)
 
     @property
@@ -126,6 +128,7 @@ class PrunedViT(nn.Module):
         """Return Outputs of the state after the last block, final norm applied."""
         for selector in list(self.selectors.values())[:1]:
             state = selector.conclude(state)
+        state = state if self.fusion is None else self.fusion(state)
         map_, present = self.view(state)
         map_ = self.family.norm(map_)
         map_ = map_ if self.treatment.remembers else map_ * present.unsqueeze(-1)
@@ -150,15 +153,8 @@ class PrunedViT(nn.Module):
         return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.complete else state.live)
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
-        """Return the method's own weighted losses by name, {} when not training: `loss_ratio` from the gates' usage, for example.
-
-        Args:
-            outputs: of the pass that is learned from.
-            given: what the task knows besides, fields of `losses.base.Facts`.
-        """
-        facts = Facts(outputs, self, **given)
-        found = {f"loss_{name}": term.loss(facts) for name, term in self.loss_terms.items() if self.training}
-        return {name: value for name, value in found.items() if value is not None}
+        """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.Facts`."""
+        return weighted(self.loss_terms, Facts(outputs, self, **given)) if self.training else {}
 
     def deploy(self) -> "PrunedViT":
         """Return a copy for inference, whose selectors have shed what only training needs."""

@@ -22,6 +22,7 @@ def prune(
     execution: str = "auto",
     losses: Mapping[str, Mapping[str, Any]] | None = None,
     positions: int | None = None,
+    classes: int | None = None,
 ) -> PrunedViT:
     """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
 
@@ -34,6 +35,7 @@ def prune(
         execution: auto, masked, gathered or packed.
         losses: {name: options} of the selectors' losses, e.g. {"ratio": {"weight": 4}}.
         positions: N of the images to come, which the schedule must fit; None takes the model's own grid. Other sizes run too.
+        classes: what auxiliary heads of a selector learn to tell (labels of patches, objects in an image); None takes the model's own.
 
     Raises:
         UnsupportedBackbone, UnknownPlugin, InvalidConfig, InvalidSchedule, IncompatiblePairing.
@@ -48,4 +50,4 @@ def prune(
     after = build("treatment", treatment if treatment is not None else kind.published["treatment"])
     refuse(kind, after, execution)
     plan = build("schedule", schedule if schedule is not None else kind.published["schedule"])
-    return PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions)
+    return PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions, classes)

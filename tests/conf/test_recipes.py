@@ -61,10 +61,10 @@ def test_croprs_recipe_is_that_of_every_row_of_its_tables():
         assert same[0] == same[1] and "layer_decay" not in same[0]["training"]
 
 
-def test_cropr_has_auxiliary_heads_where_images_have_labels():
+def test_cropr_has_auxiliary_heads_where_there_are_labels():
     for axis in ("method", "selector"):
         assert composed(f"{axis}=cropr", "scale=smoke", "task=classification")["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
-        assert composed(f"{axis}=cropr", "scale=smoke", "task=detection")["losses"] == {}
+        assert composed(f"{axis}=cropr", "scale=smoke", "task=detection")["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
     assert composed("method=cropr", "scale=smoke", "task=classification", "losses.auxiliary=null")["losses"] == {}
     options = composed("method=cropr", "scale=smoke", "+selector.heads=4", "+selector.select=sampling")["selector"]
     assert options == {"name": "cropr", "queries": 1, "heads": 4, "select": "sampling"}

@@ -37,9 +37,9 @@ class EncoderMaps(nn.Module):
         """Return a call that repeats the encoder's own part of a forward, to be timed."""
         return partial(self.pruned.encode, images)
 
-    def losses(self) -> dict[str, Tensor]:
-        """The encoder's own weighted losses on the latest images; {} in evaluation or where a method has none."""
-        return {} if self.last_outputs is None else self.pruned.losses(self.last_outputs)
+    def losses(self, **given: Any) -> dict[str, Tensor]:
+        """The encoder's own weighted losses on the latest images, `given` fields of `losses.base.Facts`; {} in evaluation."""
+        return {} if self.last_outputs is None else self.pruned.losses(self.last_outputs, **given)
 
 
 class DenseMap(EncoderMaps):

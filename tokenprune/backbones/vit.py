@@ -35,6 +35,8 @@ class VitConfig:
     then; None: the plain ViT. pool: what a classification head reads, the class token (`token`) or the mean of the patch tokens (`avg`,
     with timm's norm behind the mean); None: the class token where there is one, of a `model` what timm has. pool_includes_prefix: whether
     that mean counts the class token too, as Cropr's does; None: no (timm). A pruned Eva heeds it, timm's own forward of an Eva does not.
+    repatch: whether a `model` is built with `patch_size` in the place of its own; files of weights are resampled. class_token: of a `model`
+    False builds an Eva without one.
     """
 
     name: str = ""
@@ -53,6 +55,7 @@ class VitConfig:
     adapter: AdapterConfig | None = None
     pool: str | None = None
     pool_includes_prefix: bool | None = None
+    repatch: bool = False
 
 
 def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
@@ -85,8 +88,12 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
     return vit
 
 
-def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0) -> PrunedViT:
+def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0, classes: int | None = None) -> PrunedViT:
     """Build the encoder of a run: the `backbone` group's ViT with the run's selector, treatment, schedule, cls, execution and losses.
+
+    Args:
+        cfg: the run. num_classes: outputs of the model's own classification head.
+        classes: what auxiliary heads learn to tell, where that is not the same.
 
     Raises:
         InvalidConfig, UnknownPlugin, InvalidSchedule, IncompatiblePairing: whatever does not fit, before any weight is loaded.
@@ -94,7 +101,7 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0) -> PrunedViT:
     axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
     given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
     given.update({"schedule": answered(given["schedule"])} if given.get("schedule") else {})
-    return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, **given)
+    return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, classes=classes, **given)
 
 
 def positions(config: Mapping[str, Any]) -> int:
@@ -151,6 +158,8 @@ def _named(cfg: VitConfig, num_classes: int) -> nn.Module:
     """A model of timm: a VisionTransformer or an Eva; what is no ViT with one patch embedding is refused by name."""
     options = {"img_size": cfg.img_size, "num_classes": num_classes, "dynamic_img_size": True, "drop_path_rate": cfg.drop_path}
     pooling = {} if cfg.pool is None else {"global_pool": cfg.pool}
+    options.update({"patch_size": cfg.patch_size} if cfg.repatch else {})
+    options.update({} if cfg.class_token else {"class_token": False})
     try:
         vit = timm.create_model(cfg.model, pretrained=False, **options, **pooling)
     except TypeError as error:
@@ -158,7 +167,10 @@ def _named(cfg: VitConfig, num_classes: int) -> nn.Module:
         raise InvalidConfig(f"backbone.model {cfg.model!r} cannot be built for any image size: {error}; allowed: ViT, DeiT, EVA") from error
     patch = adapt(vit).patch
     if patch != cfg.patch_size:
-        raise InvalidConfig(f"backbone.patch_size is {cfg.patch_size}, but {cfg.model} has {patch} px: set backbone.patch_size={patch}")
+        raise InvalidConfig(
+            f"backbone.patch_size is {cfg.patch_size}, but {cfg.model} has {patch} px: set backbone.patch_size={patch}, or"
+            " backbone.repatch=true to build it with another"
+        )
     return vit
 
 

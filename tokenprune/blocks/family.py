@@ -99,6 +99,10 @@ class Family(ABC):
         mean = (total / count).unsqueeze(1)
         return self.model.forward_head(mean.expand(-1, self.prefix + 1, -1))  # equal tokens: the model's mean is this mean
 
+    def label(self, tokens: Tensor) -> Tensor:
+        """Return logits (B,K,classes) of normed tokens (B,K,C), each by itself, through the model's own head: Segmenter's linear head."""
+        return self.model.head(self.model.head_drop(self.model.fc_norm(tokens)))
+
     def head_macs(self) -> float:
         """Return the MACs of the classification heads, 0 without one; attention pooling (`map`) is not counted."""
         heads = (getattr(self.model, name, None) for name in ("head", "head_dist"))

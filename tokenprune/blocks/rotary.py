@@ -15,13 +15,13 @@ def rotary_rows(state: TokenState, block: int, picked: Tensor | None = None) -> 
     """Return the rotary rows of the sequence at a block, broadcastable to (B,h,P+M,2d): sines first, then cosines; None without codes.
 
     Args:
-        state: its `rope` is a table (N,2d), or one for each block and head, (depth,h,N,2d).
+        state: its `rope` is a table (N,2d), or one for each block and head, (depth,h,N,2d) or a sequence of (1 or h,N,2d).
         block: 0-based number.
         picked: (T,) rows of the flattened sequence (B*(P+M)) that are computed, packed in one row; the result is (1,1 or h,T,2d).
     """
     if state.rope is None:
         return None
-    table = state.rope if state.rope.dim() == 2 else state.rope[block]
+    table = state.rope if isinstance(state.rope, Tensor) and state.rope.dim() == 2 else state.rope[block]
     table = table.reshape(-1, *table.shape[-2:])  # (1 or h,N,2d)
     zeros = torch.zeros_like(table[:, :1, ::2])
     still = torch.cat([zeros, zeros + 1], -1)  # no rotation: sine 0, cosine 1

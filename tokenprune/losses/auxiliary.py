@@ -1,5 +1,6 @@
-"""The loss of auxiliary heads: what the task's own head is taught, taught to heads on the way (Cropr section 3.1)."""
+"""The loss of auxiliary heads: what the task's own head is taught, taught to heads on the way (Cropr section 3.1-3.2)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -7,31 +8,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.errors import InvalidConfig
-from tokenprune.losses.base import Facts, Loss
+from tokenprune.losses.base import IGNORED, Facts, Loss
 from tokenprune.registry import register
 
 REDUCTIONS = ("sum", "mean")
+TARGETS = ("patches", "presence", "targets")  # fields of `Facts` to learn from, the first that is given
 
 
 @register("loss", "auxiliary")
 @dataclass(frozen=True)
 class AuxiliaryLoss(Loss):
-    """weight * sum over modules of the cross-entropy of their predictions; reads what `cropr` notes.
+    """weight * sum over modules of the loss of their predictions; reads the notes `auxiliary` (B,K) or (B,Nq,K), and `token_logits`.
 
-    Each term is a mean over images, and over queries where there are several, which all learn the image's label.
+    What is learned is what the task gives. `patches`: the class of each position, cross-entropy over those that have one; Nq = N
+    predictions are of the positions in raster order. `presence`: which classes an image holds, binary cross-entropy, a mean over classes.
+    `targets`: the image's label, cross-entropy; several queries all learn it. `token_logits` is ((B,M,K), positions (B,M), of which -1 has
+    none): predictions of single tokens (DToP). Each term is a mean over images and queries.
 
     Args:
         weight: of the sum, 1 as released.
         reduce: sum, as released, or mean over modules.
 
     Raises:
-        InvalidConfig: a negative weight, an unknown reduction; in training, a pass that is given no targets.
+        InvalidConfig: a negative weight, an unknown reduction; in training, a pass that is given nothing to learn, predictions of another
+            number than positions.
     """
 
     weight: float = 1.0
     reduce: str = "sum"
-
-    needs = ("targets",)
 
     def __post_init__(self) -> None:
         bad = [
@@ -42,19 +46,59 @@ class AuxiliaryLoss(Loss):
         if problems:
             raise InvalidConfig(problems)
 
+    @classmethod
+    def refusal(cls, task: str, gives: Collection[str]) -> str | None:
+        """Return why a task that gives these facts cannot train with the loss, or None."""
+        allowed = "classification, segmentation or detection"
+        return None if set(gives) & set(TARGETS) else f"losses.{cls.name} needs labels, and task={task} gives none; use {allowed}"
+
     def loss(self, facts: Facts) -> Tensor | None:
         """Return the loss of a pass with auxiliary predictions, None of one without."""
-        predictions = facts.of("auxiliary")
-        if not predictions:
+        terms = [of_image(logits.float(), facts) for logits in facts.of("auxiliary")]
+        terms += [of_tokens(logits.float(), places, facts) for logits, places in facts.of("token_logits")]
+        if not terms:
             return None
-        if facts.targets is None:
-            raise InvalidConfig("losses.auxiliary was given no targets; give the labels: model.losses(outputs, targets=labels)")
-        terms = torch.stack([cross_entropy(logits.float(), facts.targets) for logits in predictions])
-        return self.weight * (terms.sum() if self.reduce == "sum" else terms.mean())
+        total = torch.stack(terms)
+        return self.weight * (total.sum() if self.reduce == "sum" else total.mean())
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits (B,K), or (B,Nq,K) of Nq queries, to classes (B,) or soft targets (B,K) of the images."""
+def of_image(logits: Tensor, facts: Facts) -> Tensor:
+    """Return the loss of predictions (B,K) of one query, or (B,Nq,K) of several."""
+    if facts.patches is not None:
+        if logits.shape[:-1] != facts.patches.shape:
+            raise InvalidConfig(
+                f"losses.auxiliary: predictions are {tuple(logits.shape[:-1])}, labels of positions {tuple(facts.patches.shape)}; give the"
+                " selector one query a position, selector.queries=patches, and images of the size that it was built for"
+            )
+        return labelled(logits, facts.patches)
+    if facts.presence is not None:
+        wanted = facts.presence if logits.ndim == 2 else facts.presence.unsqueeze(1).expand_as(logits)
+        return F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype))
+    targets = _given(facts)
     if logits.ndim == 3:
         targets = targets.repeat_interleave(logits.shape[1], 0)
     return F.cross_entropy(logits.flatten(0, -2), targets)
+
+
+def of_tokens(logits: Tensor, places: Tensor, facts: Facts) -> Tensor:
+    """Return the loss of predictions (B,M,K) of tokens at positions (B,M), -1 for a token without one, which does not count."""
+    if facts.patches is None:
+        labels = _given(facts)
+        if labels.ndim == 2:
+            return F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1], 0))
+        labels = labels.unsqueeze(1).expand_as(places)
+    else:
+        labels = facts.patches.gather(1, places.clamp(min=0))
+    return labelled(logits, labels.masked_fill(places < 0, IGNORED))
+
+
+def labelled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits (B,Q,K) over labels (B,Q) other than `IGNORED`; 0 where there are none."""
+    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
+
+
+def _given(facts: Facts) -> Tensor:
+    if facts.targets is None:
+        raise InvalidConfig("losses.auxiliary was given no targets; give the labels: model.losses(outputs, targets=labels)")
+    return facts.targets

@@ -128,5 +128,8 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
         linear, attention = linear + cost.linear, attention + cost.attention
         if number in deciding and str(number) in model.selectors:
             selecting += model.selectors[str(number)].macs(c.scored)
+    if model.fusion is not None:
+        cost = model.fusion.macs(counts[-1].fed - P, positions, P)
+        linear, attention, norm = linear + cost.linear, attention + cost.attention, norm + cost.norm
     kept = tuple((c.entering - P) / positions for c in counts)
     return Macs(linear, attention, norm, selecting, embedding, kept)

@@ -9,8 +9,9 @@ from tokenprune.schedules import Budget
 class Context:
     """What a selector is built with.
 
-    dim: C channels; heads: h; block, budget: of its decision; depth: of the model; prefix: P tokens; classes: of the model's
-    classification head, 0 without one: what an auxiliary head of the selector learns to tell.
+    dim: C channels; heads: h; block, budget: of its decision; depth: of the model; prefix: P tokens; classes: what an auxiliary head of the
+    selector learns to tell, outputs of the model's classification head where a task says nothing else, 0 for nothing; positions: N of the
+    images to come, or of the model's own.
     """
 
     dim: int
@@ -20,3 +21,4 @@ class Context:
     depth: int
     prefix: int
     classes: int = 0
+    positions: int = 0

@@ -15,6 +15,7 @@ from tokenprune.selectors.observation import Observation
 from tokenprune.state import Decision
 
 SELECTIONS = ("topk", "sampling")
+PATCHES = "patches"
 _LEAST = 2.0**-25  # below every positive number of `uniform`
 
 
@@ -28,7 +29,7 @@ class CroprRouter(Selector):
 
     Args:
         context: see `Context`; without `classes` there is no auxiliary head.
-        queries: number of queries Nq (1 for classification, one a patch for segmentation).
+        queries: number of queries Nq, 1 for a whole image, or `patches`: one for each of N positions, which learn labels of patches.
         heads: 1, or those of a cross-attention with a norm on the tokens and projections of queries, keys, values and result (Table 4a).
             Scores are summed over heads, too, so that inference pays for the norm and the projection of keys.
         select: topk, or sampling without replacement from softmax(a C^-0.5) (Table 4b), by Gumbel noise; at test time the noise depends
@@ -46,7 +47,7 @@ class CroprRouter(Selector):
     def __init__(
         self,
         context: Context,
-        queries: int = 1,
+        queries: int | str = 1,
         heads: int = 1,
         select: str = "topk",
         mlp: bool = True,
@@ -55,6 +56,7 @@ class CroprRouter(Selector):
         seed: int = 0,
     ) -> None:
         super().__init__(context)
+        queries = context.positions if queries == PATCHES else queries
         _check(context.dim, queries, heads, select)
         self.select, self.stop_grad, self.salient, self.seed = select, stop_grad, salient, seed
         self.query, dim, many = first_queries(queries, context.dim), context.dim, heads > 1
@@ -109,7 +111,7 @@ def _with_prefix(live: Tensor, prefix: int) -> Tensor:
 
 def _check(dim: int, queries: int, heads: int, select: str) -> None:
     bad = [
-        (queries < 1, f"cropr: queries is {queries}; allowed: >= 1"),
+        (not isinstance(queries, int) or queries < 1, f"cropr: queries is {queries!r}; allowed: >= 1, or {PATCHES}"),
         (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or what divides the {dim} channels"),
         (select not in SELECTIONS, f"cropr: select is {select!r}; allowed: {', '.join(SELECTIONS)}"),
     ]

@@ -25,19 +25,28 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class LabelMap:
+    """A class for each pixel of a picture: values (h,w) int64, -1 where there is none; the names of the classes."""
+
+    values: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Picture:
     """One picture.
 
     number: its index in the validation split. pixels (h,w,3) uint8 RGB at the model's input size, without padding. used (L,H,W) bool:
     the cells whose patch holds a pixel of the picture, padding left out. patch: side of a cell in pixels. predictions: None where
-    the task has none or none were asked for.
+    the task has none or none were asked for. truth: what was to be found, where the task has it.
     """
 
     number: int
     pixels: np.ndarray
     used: Tensor
     patch: int
-    predictions: Predictions | None = None
+    predictions: Predictions | LabelMap | None = None
+    truth: Predictions | LabelMap | None = None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """A treatment is a point in a small space: memory x candidates x revive x fold. The named ones are files beside this one."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,10 @@ from torch import Tensor
 from tokenprune.errors import InvalidConfig
 from tokenprune.indexing import flat, take
 from tokenprune.state import Decision, TokenState
+
+if TYPE_CHECKING:
+    from tokenprune.blocks.family import Family
+    from tokenprune.fusions.base import Fusion
 
 CHOICES = {"memory": ("forget", "remember"), "candidates": ("live", "all"), "revive": ("never", "last"), "fold": ("none", "fuse", "merge")}
 
@@ -33,6 +37,7 @@ class Treatment:
     proportional: bool = True
 
     name: ClassVar[str]
+    learns: ClassVar[bool] = False  # whether `module` gives one
 
     def __post_init__(self) -> None:
         wrong = [f"{k} is {getattr(self, k)!r}; allowed: {', '.join(v)}" for k, v in CHOICES.items() if getattr(self, k) not in v]
@@ -66,6 +71,10 @@ class Treatment:
     def extra(self) -> int:
         """Return how many slots each decision adds."""
         return int(self.fold == "fuse")
+
+    def module(self, family: "Family", positions: int) -> "Fusion | None":
+        """Return a learned way back to all `positions` N for models of a family, with weights of its own; None for none."""
+        return None
 
     def before_block(self, state: TokenState, block: int, depth: int) -> TokenState:
         """Return the state that enters a block: Last Layer Fusion brings all positions back before the last one."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -72,9 +73,16 @@ class PrunedRCNN(GeneralizedRCNN):
         with _event_storage():
             result = super().forward(batched_inputs)
         if self.training:
-            own = self.backbone.dense.losses()
+            own = self.backbone.dense.losses(presence=self._presence(batched_inputs))
             result.update({k if k.startswith("loss_") else f"loss_{k}": v for k, v in own.items()})
         return result
+
+    def _presence(self, inputs: list[dict[str, Any]]) -> Tensor:
+        """Which classes each training picture holds, (B,K) 0/1: Cropr's multi-label target (section 3.2)."""
+        found = torch.zeros(len(inputs), self.roi_heads.num_classes, device=self.device)
+        for row, record in zip(found, inputs, strict=True):
+            row[record["instances"].gt_classes.to(self.device)] = 1.0
+        return found
 
 
 def build_detector(cfg: DetectionConfig, pruned: nn.Module, num_classes: int, backbone: Mapping[str, Any]) -> PrunedRCNN:

@@ -22,7 +22,7 @@ class DetectionTask:
     """Object detection and instance segmentation, judged by COCO's box and mask AP."""
 
     name = "detection"
-    gives = ()
+    gives = ("presence",)
 
     def __init__(self) -> None:
         self._sets: dict[tuple[str, str], DetectionData] = {}
@@ -38,8 +38,8 @@ class DetectionTask:
         from tokenprune.backbones.vit import build_pruned
         from tokenprune.tasks.detection.model import build_detector
 
-        settings = read_task(cfg["task"])
-        return build_detector(settings, build_pruned(cfg), len(self._data(cfg, "val").classes), cfg["backbone"])
+        settings, classes = read_task(cfg["task"]), len(self._data(cfg, "val").classes)
+        return build_detector(settings, build_pruned(cfg, classes=classes), classes, cfg["backbone"])
 
     def begin(self, model: nn.Module) -> None:
         """Nothing that is learned from here needs a copy of the model."""
