@@ -61,6 +61,11 @@ def test_input(sample: Sample, resize: Resize) -> dict[str, Any]:
     return {"image": _tensor(image), "height": height, "width": width, "image_id": sample.image_id}
 
 
+def resized(sample: Sample, resize: Resize) -> Instances:
+    """The annotated objects of a picture at test size, crowds left out."""
+    return _transformed(sample.image, _without_crowds(sample.instances), _to_size(resize))[1]
+
+
 def _to_size(resize: Resize) -> list[T.Augmentation]:
     return [] if resize.short is None else [T.ResizeShortestEdge(resize.short, resize.long)]
 
