@@ -21,7 +21,7 @@ def clean(monkeypatch):
 
 
 def test_what_ships():
-    trained = {"a_vit", "adavit", "cropr", "dynamicvit", "ia_red2", "patch_merger", "sinkhorn", "sit", "spvit", "svit"}
+    trained = {"a_vit", "adavit", "cropr", "dtop", "dynamicvit", "ia_red2", "patch_merger", "sinkhorn", "sit", "spvit", "svit"}
     ready = {"ats", "attn_topk", "dpc_knn", "evit", "evo_vit", "kmedoids", "radial", "random", "tome", "topk", "variance"}
     assert set(registry.names("selector")) == trained | ready
     assert {name for name in registry.names("selector") if registry.get("selector", name).learns} == trained
