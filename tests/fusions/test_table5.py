@@ -86,6 +86,20 @@ def test_dtop_by_its_formula():
     assert parameters_of(built("DToP")[0]) == parameters_of(built("No pruning")[0]) + heads and round(parameters("DToP"), 2) == 307.82
 
 
+def test_scores_of_all_queries_and_of_their_sum():
+    """Section 3.4, Figure 3b: 13.9 GMAC for 1024 queries, one a patch, and 0.014 for their sum; the heads are gone in both."""
+    coming, found = sum([1024, *(983 - 40 * i for i in range(21))]), {}
+    for aggregate in (False, True):
+        with torch.device("meta"):
+            vit = build_vit({"model": "eva02_large_patch14_224", "img_size": 512, "patch_size": 16, "repatch": True, "pool": "avg"}, K)
+            asked = {"name": "cropr", "queries": "patches", "aggregate": aggregate}
+            model = tokenprune.prune(vit.eval(), asked, "last_layer_fusion", PLAN).deploy()
+            found[aggregate] = planned_macs(model, N).selector
+        assert sum(p.numel() for p in model.selectors.parameters()) == MODULES * D * (1 if aggregate else N)
+    assert found == {False: coming * D * N, True: coming * D}
+    assert [round(found[True] / 1e9, 3), round(found[False] / 1e9, 1)] == [0.014, 13.9]
+
+
 def test_the_fusions_by_their_formulas():
     """(parameters, weight MACs): Cross-Attn asks with N queries and has 144 keys, 1025 with Concat; MHSA has 1025 tokens."""
     block = 12 * D * D + 9 * D
