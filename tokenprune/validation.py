@@ -88,7 +88,7 @@ def _fields(config: Mapping[str, Any]) -> list[str]:
     for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
-    return problems + _measures(config) + _dense_or_pruned(config) + _maps(config)
+    return problems + _measures(config) + _dense_or_pruned(config) + _suits(config)
 
 
 def _measures(config: Mapping[str, Any]) -> list[str]:
@@ -110,15 +110,22 @@ def _dense_or_pruned(config: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _maps(config: Mapping[str, Any]) -> list[str]:
+def _suits(config: Mapping[str, Any]) -> list[str]:
+    """Whether a selector's tokens are what the task reads, and the task gives what the selector learns from."""
     selector, task = config["selector"].get("name"), config["task"].get("name")
-    if task == "classification" or selector not in names("selector") or not get("selector", selector).mixing:
+    if selector not in names("selector") or task not in names("task"):
         return []
-    mappers = [name for name in names("selector") if not get("selector", name).mixing]
-    return [
-        f"selector is {selector!r}, whose tokens are mixtures without a place in a map, and task={task} reads maps; allowed there:"
-        f" {', '.join(mappers)}; or use task=classification"
-    ]
+
+    def obstacle(name: str) -> str:
+        kind = get("selector", name)
+        missing = [field for field in kind.needs if field not in get("task", task).gives]
+        if kind.mixing and task != "classification":
+            return f"whose tokens are mixtures without a place in a map, and task={task} reads maps"
+        return f"which learns from {', '.join(missing)}, and task={task} gives none" if missing else ""
+
+    reason, other = obstacle(selector), "classification" if get("selector", selector).mixing else "segmentation"
+    suited = ", ".join(name for name in names("selector") if not obstacle(name))
+    return [f"selector is {selector!r}, {reason}; allowed there: {suited}; or use task={other}"] if reason else []
 
 
 def _sizes(config: Mapping[str, Any]) -> list[str]:

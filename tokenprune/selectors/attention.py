@@ -8,8 +8,9 @@ from torch import Tensor
 from tokenprune.errors import InvalidSchedule
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Selector, keep_top, one_of
+from tokenprune.selectors.base import Context, Selector, keep_top
 from tokenprune.selectors.observation import Observation
+from tokenprune.settings import one_of
 from tokenprune.state import Decision
 
 SCORES = ("cls", "mean_query", "column_mean")
