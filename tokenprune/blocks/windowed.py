@@ -27,7 +27,7 @@ class Windows:
     """Inside which windows the blocks of a model attend.
 
     size: s, in cells. global_blocks: 0-based numbers of the blocks that see all tokens. rope: which row of the window's rotary table a
-    token has once others are pruned, that of its own cell in the window it came from (`original`), or of the cell it is laid into (`folded`).
+    token has once others are pruned: that of its own cell in the window it came from (`original`), of the cell it is laid into (`folded`).
     """
 
     size: int = 16
