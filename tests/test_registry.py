@@ -26,7 +26,7 @@ def test_what_ships():
     assert set(registry.names("selector")) == trained | ready
     assert {name for name in registry.names("selector") if registry.get("selector", name).learns} == trained
     assert set(registry.names("treatment")) == {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
-    assert set(registry.names("task")) == {"classification", "detection", "timm"}
+    assert set(registry.names("task")) == {"classification", "detection", "segmentation", "timm"}
 
 
 @pytest.mark.parametrize("kind", registry.BUILTIN)

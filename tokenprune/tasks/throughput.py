@@ -1,4 +1,4 @@
-"""Images a second of a whole classifier over batch sizes, pruned model and dense backbone run in turn (SViT Fig. 8, Table 6)."""
+"""Images a second of a whole model over batch sizes, pruned model and dense backbone run in turn (SViT Fig. 8, Table 6)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig, is_out_of_memory
 from tokenprune.pruning import prune
+from tokenprune.tasks.base import pruned_of
 from tokenprune.tasks.speed import DTYPES, one_thread, precision, timed_by, untimed
 
 FIELDS = ("throughput_mean", "throughput_sd", "throughput_speedup")
@@ -58,14 +59,17 @@ class ThroughputPlan:
 
 
 @torch.inference_mode()
-def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: torch.device) -> dict[str, Any]:
+def throughput(
+    pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: torch.device, around: Callable[[PrunedViT], nn.Module] | None = None
+) -> dict[str, Any]:
     """Return images a second of `pruned` at each batch size, and its gain over its own backbone with nothing dropped.
 
     Both go through the same engine, attention kernel and precision, pass by pass in turn, so that a slow moment of the machine hits both.
 
     Args:
-        pruned: the classifier, in eval mode.
+        pruned: the encoder with its head, in eval mode.
         images: gives the batches; called once a batch, before it is timed.
+        around: makes the whole model of an encoder; None: it is that already, a classifier.
 
     Returns:
         Lists with one entry a batch size: throughput_batch; throughput_mean and throughput_sd (images/s, over batches); and
@@ -76,8 +80,8 @@ def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: 
     if reason:
         nothing = {name: [None] * len(plan.batch_sizes) for name in FIELDS}
         return {"throughput_batch": list(plan.batch_sizes), **nothing, "throughput_note": reason}
-    deployed = pruned.deploy()
-    return over_batches((deployed, prune(deployed.backbone).eval()), images, plan, device)
+    deployed, whole = pruned.deploy(), around or (lambda encoder: encoder)
+    return over_batches((whole(deployed), whole(prune(deployed.backbone).eval())), images, plan, device)
 
 
 @torch.inference_mode()
@@ -130,7 +134,8 @@ def _summary(times: list[tuple[float, ...]], size: int) -> tuple[float, float, f
 
 def _runner(model: nn.Module, batch: Tensor, plan: ThroughputPlan, device: torch.device) -> Callable[[Tensor], Any]:
     """The model, or a CUDA graph of it where that is asked for and can be captured."""
-    varies = isinstance(model, PrunedViT) and any(s.counts_vary for s in model.selectors.values())
+    pruned = pruned_of(model)
+    varies = pruned is not None and any(s.counts_vary for s in pruned.selectors.values())
     if device.type != "cuda" or not plan.graphs or varies:
         return model
     return captured(model, batch) or model
@@ -168,4 +173,4 @@ def _note(device: torch.device, plan: ThroughputPlan, graphed: bool) -> str:
     graphs = ", CUDA graphs where token counts are known beforehand" if graphed else ""
     passes = "1 pass" if plan.passes == 1 else f"{plan.passes} passes"
     each = f"{plan.batches} batches of {passes} after {plan.warmup} to warm up"
-    return f"whole classifier, {how}, {plan.dtype}{graphs}, mean and standard deviation over {each}"
+    return f"whole model, {how}, {plan.dtype}{graphs}, mean and standard deviation over {each}"
