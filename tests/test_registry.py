@@ -29,7 +29,7 @@ def test_what_ships():
     learned = {"cross_attention", "cross_attention_concat", "mhsa_concat"}
     assert set(registry.names("treatment")) == fixed | learned
     assert {name for name in registry.names("treatment") if registry.get("treatment", name).learns} == learned
-    assert set(registry.names("task")) == {"classification", "detection", "timm"}
+    assert set(registry.names("task")) == {"classification", "detection", "segmentation", "timm"}
 
 
 @pytest.mark.parametrize("kind", registry.BUILTIN)

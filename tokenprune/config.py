@@ -43,7 +43,7 @@ class RunConfig:
     dense task: learned | random | mean.
     losses: {name: options} that the method adds, null for a loss less. treatment_labels: what a table prints for a treatment.
     export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
-    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares,
+    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
     seconds) and throughput (images/s over batch sizes), any of them.
     """
 

@@ -23,6 +23,8 @@ def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:
     if cfg.schedule == "cosine":
         last = cfg.min_lr / cfg.lr if cfg.min_lr else 0.0
         return warm * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done)))))
+    if cfg.schedule == "poly":
+        return warm * (1 - min(1.0, max(0.0, done))) ** cfg.power
     if cfg.schedule == "steps":
         return warm * cfg.gamma ** sum(share >= step for step in cfg.steps)
     if cfg.schedule == "linear_tail":

@@ -23,6 +23,7 @@ from tokenprune.training import TrainingConfig
 
 _NONE = "none"
 # What planned counts are, by what a selector `heeds`.
+_HOLDS = {"imagefolder": "train and val, each a folder, zip or tar of class folders", "semantic": "images/ and labels/"}
 _PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
 
@@ -137,8 +138,9 @@ def _sizes(config: Mapping[str, Any]) -> list[str]:
     dim, heads = backbone.get("embed_dim"), backbone.get("num_heads")
     if dim is not None and heads and dim % heads:
         problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
-    if backbone.get("adapter") is not None and config["task"].get("name") == "classification":
-        problems.append("backbone.adapter is set, and classification reads no maps; allowed: a plain ViT, e.g. backbone=vit_tiny")
+    task = config["task"].get("name")
+    if backbone.get("adapter") is not None and task in ("classification", "segmentation"):
+        problems.append(f"backbone.adapter is set, and {task} has its head on the ViT itself; allowed: a plain ViT, e.g. backbone=vit_tiny")
     return problems
 
 
@@ -195,7 +197,7 @@ def _files(config: Mapping[str, Any]) -> list[str]:
     if "root" in data:
         root = data["root"]
         folders = data.get("name") == "imagefolder"
-        holds = "train and val, each a folder, zip or tar of class folders" if folders else "annotations/ and the images"
+        holds = _HOLDS.get(data.get("name"), "annotations/ and the images")
         if root in (None, "???"):
             problems.append(f"data.root is not set; give the folder that holds {holds}: data.root=DIR")
         elif not (Path(root).is_dir() or (folders and Path(root).is_file())):

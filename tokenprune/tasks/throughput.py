@@ -1,4 +1,4 @@
-"""Images a second of a whole classifier over batch sizes, pruned model and dense backbone run in turn (SViT Fig. 8, Table 6)."""
+"""Images a second of a whole model over batch sizes, pruned model and dense backbone run in turn (SViT Fig. 8, Table 6)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig, is_out_of_memory
 from tokenprune.pruning import prune
+from tokenprune.tasks.base import pruned_of
 from tokenprune.tasks.speed import DTYPES, attention_kernel, one_thread, precision, timed_by, untimed
 
 FIELDS = ("throughput_mean", "throughput_sd", "throughput_speedup")
@@ -60,14 +61,17 @@ class ThroughputPlan:
 
 
 @torch.inference_mode()
-def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: torch.device) -> dict[str, Any]:
+def throughput(
+    pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: torch.device, around: Callable[[PrunedViT], nn.Module] | None = None
+) -> dict[str, Any]:
     """Return images a second of `pruned` at each batch size, and its gain over its own backbone with nothing dropped.
 
     Both go through the same engine, attention kernel and precision, pass by pass in turn, so that a slow moment of the machine hits both.
 
     Args:
-        pruned: the classifier, in eval mode.
+        pruned: the encoder with its head, in eval mode.
         images: gives the batches; called once a batch, before it is timed.
+        around: makes the whole model of an encoder; None: it is that already, a classifier.
 
     Returns:
         Lists with one entry a batch size: throughput_batch; throughput_mean and throughput_sd (images/s, over batches); and
@@ -78,8 +82,8 @@ def throughput(pruned: PrunedViT, images: Images, plan: ThroughputPlan, device: 
     if reason:
         nothing = {name: [None] * len(plan.batch_sizes) for name in FIELDS}
         return {"throughput_batch": list(plan.batch_sizes), **nothing, "throughput_note": reason}
-    deployed = pruned.deploy()
-    return over_batches((deployed, prune(deployed.backbone).eval()), images, plan, device)
+    deployed, whole = pruned.deploy(), around or (lambda encoder: encoder)
+    return over_batches((whole(deployed), whole(prune(deployed.backbone).eval())), images, plan, device)
 
 
 @torch.inference_mode()
@@ -98,7 +102,7 @@ def over_batches(models: Sequence[nn.Module], images: Images, plan: ThroughputPl
             more = _halvings(plan.best_from, size, speeds is None)
     lists = {name: list(values) for name, values in zip(FIELDS, zip(*points, strict=True), strict=True)}
     turns = ", dense and pruned in turn" if len(models) > 1 else ""
-    kernel = next((f"{attention_kernel(model)}, " for model in models if isinstance(model, PrunedViT)), "")
+    kernel = next((f"{attention_kernel(encoder)}, " for model in models if (encoder := pruned_of(model)) is not None), "")
     return {"throughput_batch": sizes, **lists, "throughput_note": _note(device, plan, graphed, kernel) + turns + more}
 
 
@@ -152,7 +156,8 @@ def _summary(times: list[tuple[float, ...]], size: int) -> tuple[float, float, f
 
 def _runner(model: nn.Module, batch: Tensor, plan: ThroughputPlan, device: torch.device) -> Callable[[Tensor], Any]:
     """The model, or a CUDA graph of it where that is asked for and can be captured."""
-    varies = isinstance(model, PrunedViT) and any(s.counts_vary for s in model.selectors.values())
+    pruned = pruned_of(model)
+    varies = pruned is not None and any(s.counts_vary for s in pruned.selectors.values())
     if device.type != "cuda" or not plan.graphs or varies:
         return model
     return captured(model, batch) or model
@@ -190,4 +195,4 @@ def _note(device: torch.device, plan: ThroughputPlan, graphed: bool, kernel: str
     graphs = ", CUDA graphs where token counts are known beforehand" if graphed else ""
     passes = "1 pass" if plan.passes == 1 else f"{plan.passes} passes"
     each = f"{plan.batches} batches of {passes} after {plan.warmup} to warm up"
-    return f"whole classifier, {how}, {kernel}{plan.dtype}{graphs}, mean and standard deviation over {each}"
+    return f"whole model, {how}, {kernel}{plan.dtype}{graphs}, mean and standard deviation over {each}"
