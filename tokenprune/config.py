@@ -144,7 +144,8 @@ def pretrained_of(plain: dict[str, Any]) -> dict[str, Any]:
     run = dense_of({**plain, "export_weights": None})
     size = plain["backbone"].get("img_size", plain["pretrained"]["data"]["side"])
     run.update(init="scratch", export_weights=None, measure=list(MEASURES), task=copy.deepcopy(plain["pretrained"]["task"]))
-    run["backbone"].pop("adapter", None)
+    for part in ("adapter", "windows"):  # what a detector's encoder has, and pre-training not
+        run["backbone"].pop(part, None)
     run["data"] = {**plain["pretrained"]["data"], "side": size}
     run["training"] = {**plain["pretrained"]["training"], "seed": run["seed"]}
     return run

@@ -154,7 +154,7 @@ def _judged(
     if "cost" in measured:
         cost["parameters"] = parameters_of(model)
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
-    return {**_header(config), **row, "notes": [*notes, *_caveats(model)]}
+    return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *_caveats(model)]}
 
 
 def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:

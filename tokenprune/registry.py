@@ -14,7 +14,7 @@ ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
     "selector": ("tokenprune.selectors",),
     "treatment": ("tokenprune.treatments",),
-    "schedule": ("tokenprune.schedules", "tokenprune.schedules_free", "tokenprune.schedules_linear", "tokenprune.schedules_total"),
+    "schedule": ("tokenprune.schedules", *(f"tokenprune.schedules_{kind}" for kind in ("free", "linear", "total", "squares"))),
     "loss": ("tokenprune.losses",),
     "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task", "tokenprune.tasks.reference"),
     "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.insights", "tokenprune.report.figures"),

@@ -31,6 +31,9 @@ NUMBERS = {
     "fps": ("paper FPS", "{:.2f}"),
     "fps_whole": ("paper FPS whole", "{:.2f}"),
     "fps_backbone": ("paper FPS backbone", "{:.2f}"),
+    "fps_encoder": ("paper FPS encoder", "{:.1f}"),
+    "speedup_encoder": ("paper encoder speed-up", "{:.1f}"),
+    "speedup_whole": ("paper whole speed-up", "{:.1f}"),
 }
 MATCH = ("method", "treatment", "keep_rate", "cls", "size")
 
