@@ -122,8 +122,11 @@ def test_the_loss_is_of_tokens_at_their_positions_and_reaches_the_encoder():
 
 @pytest.mark.parametrize("classes", [0, 1])
 def test_without_classes_there_is_nothing_to_be_confident_of(classes):
+    """Such a model can be planned, which is done before a task knows its data, and not run."""
+    model = pruned("dtop", "remove", classes=classes)
+    assert planned_macs(model, 64) == planned_macs(pruned("random", "remove"), 64)
     with pytest.raises(InvalidConfig, match=rf"dtop: there are {classes} classes to tell; allowed: 2 and more.*task=segmentation"):
-        pruned("dtop", "remove", classes=classes)
+        model.encode(images(1))
 
 
 @pytest.mark.parametrize("task", ["classification", "detection"])

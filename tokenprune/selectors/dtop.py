@@ -23,8 +23,10 @@ class DToP(Selector):
     those of its exit, which a segmenter shows in place of its head's. In training they are the note `token_logits`, too, of which
     `losses.auxiliary` makes a loss whose gradient reaches the encoder. DToP itself lets tokens leave above a fixed confidence.
 
+    A model that is only planned, before a task has said how many classes there are, has no heads, and their MACs are not in the plan.
+
     Raises:
-        InvalidConfig: fewer than two classes to tell.
+        InvalidConfig: asked to choose with fewer than two classes to tell.
     """
 
     learns = True
@@ -36,17 +38,18 @@ class DToP(Selector):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        if context.classes < 2:
-            raise InvalidConfig(
-                f"dtop: there are {context.classes} classes to tell; allowed: 2 and more, of the model's own head or of `classes`;"
-                " use task=segmentation, or selector=cropr, which can do without"
-            )
-        self.head = nn.Sequential(nn.LayerNorm(context.dim), nn.Linear(context.dim, context.classes))
-        self.head.apply(start)
-        self.normed = context.dim
+        told = context.classes > 1
+        self.head = nn.Sequential(nn.LayerNorm(context.dim), nn.Linear(context.dim, context.classes)) if told else None
+        self.apply(start)
+        self.normed = context.dim * told
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of least confidence, and store what is predicted of all."""
+        if self.head is None:
+            raise InvalidConfig(
+                f"dtop: there are {self.context.classes} classes to tell; allowed: 2 and more, of the model's own head or of `classes`;"
+                " use task=segmentation, or selector=cropr, which can do without"
+            )
         logits = self.head(seen.tokens)  # (B,M,K)
         confidence = logits.float().softmax(-1).amax(-1)
         notes = {"token_logits": (logits, seen.state.index.where(seen.live, -1))} if self.training else {}
@@ -54,7 +57,7 @@ class DToP(Selector):
 
     def macs(self, slots: float) -> float:
         """Return M C K, of all slots."""
-        return float(slots * self.head[1].weight.numel())
+        return 0.0 if self.head is None else float(slots * self.head[1].weight.numel())
 
     def _stored(self, seen: Observation, logits: Tensor) -> Tensor:
         """Return logits of live slots, and what dead ones, which masked execution still has, left with."""

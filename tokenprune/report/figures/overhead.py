@@ -81,12 +81,13 @@ def draw(points: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: a bar a row."""
     from tokenprune.report.panels import NORMAL, looks, new_figure, open_axis
 
-    figure = new_figure(1.6 + 1.5 * len(points), 4.2, title)
+    figure = new_figure(1.6 + 1.5 * len(points), 4.2, f"{title} (ratios: of speed-ups over the dense model run in turn)")
     panel = open_axis(figure.subplots())
     colours = [style["color"] for _, style in zip(range(len(points)), looks(), strict=False)]
     bars = panel.bar(range(len(points)), points["images_per_second"], color=colours, width=0.65)
     written = zip(points["images_per_second"], points["ratio"], strict=True)
-    panel.bar_label(bars, [f"{speed:.3g}\n{ratio:.2f} x random" for speed, ratio in written])
+    panel.bar_label(bars, [f"{speed:.3g}\n{ratio:.2f} x random" for speed, ratio in written], padding=3)
+    panel.grid(visible=False)
     panel.set_xticks(range(len(points)), [name.replace(", ", ",\n") for name in points["name"]], fontsize=NORMAL)
     panel.set_ylabel(f"images a second at batch {int(points['batch'].iloc[0])}", fontsize=NORMAL)
     panel.margins(y=0.2)
