@@ -22,9 +22,9 @@ from tokenprune.settings import read_settings
 from tokenprune.training import TrainingConfig
 
 _NONE = "none"
-# What planned counts are, by what a selector `heeds`.
 _HOLDS = {"imagefolder": "train and val, each a folder, zip or tar of class folders", "semantic": "images/ and labels/"}
 _PLAIN = {"classification": "reads no maps", "segmentation": "has its head on the ViT itself"}  # tasks without an adapter
+# What planned counts are, by what a selector `heeds`.
 _PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
 
