@@ -22,8 +22,9 @@ from tokenprune.settings import read_settings
 from tokenprune.training import TrainingConfig
 
 _NONE = "none"
-# What planned counts are, by what a selector `heeds`.
 _HOLDS = {"imagefolder": "train and val, each a folder, zip or tar of class folders", "semantic": "images/ and labels/"}
+_PLAIN = {"classification": "reads no maps", "segmentation": "has its head on the ViT itself"}  # tasks without an adapter
+# What planned counts are, by what a selector `heeds`.
 _PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
 
@@ -139,8 +140,8 @@ def _sizes(config: Mapping[str, Any]) -> list[str]:
     if dim is not None and heads and dim % heads:
         problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
     task = config["task"].get("name")
-    if backbone.get("adapter") is not None and task in ("classification", "segmentation"):
-        problems.append(f"backbone.adapter is set, and {task} has its head on the ViT itself; allowed: a plain ViT, e.g. backbone=vit_tiny")
+    if backbone.get("adapter") is not None and task in _PLAIN:
+        problems.append(f"backbone.adapter is set, and {task} {_PLAIN[task]}; allowed: a plain ViT, e.g. backbone=vit_tiny")
     return problems
 
 

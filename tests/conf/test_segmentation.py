@@ -88,6 +88,13 @@ def test_photographs_stay_upright_at_every_scale(data):
     assert composed("scale=demo")["data"]["textured"] and composed("scale=demo")["dense"]["init"] == "demo_classifier"
 
 
+def test_a_selector_alone_takes_what_its_method_sets_for_the_task():
+    own, given = composed("selector=cropr", "scale=smoke"), composed("selector=cropr", "scale=smoke", "selector.queries=3")
+    assert own["selector"] == composed("method=cropr", "scale=smoke")["selector"] and own["losses"] == given["losses"] != {}
+    assert given["selector"]["queries"] == 3 and composed("selector=attn_topk", "scale=smoke")["selector"]["score"] == "column_mean"
+    assert resolve(compose(["selector=attn_topk", "scale=smoke"]))["selector"]["score"] == "cls"
+
+
 def test_an_adapter_is_refused():
     with pytest.raises(InvalidConfig, match="segmentation has its head on the ViT itself"):
         validate(composed("backbone=vit_adapter"), files=False)
