@@ -6,8 +6,10 @@ import torch
 from tests.blocks.test_windowed import model_of
 from tokenprune import prune
 from tokenprune.backbones.vit import build_vit, positions
-from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule
+from tokenprune.config import compose, resolve
+from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, TokenPruneError
 from tokenprune.measure.macs import encoder_macs, planned_macs
+from tokenprune.validation import validate
 
 PLAN = {"name": "window_squares", "blocks": [1], "step": 2}
 EVA = {"model": "eva02_large_patch14_448", "repatch": True, "patch_size": 16, "img_size": 1536, "class_token": False,
@@ -66,6 +68,14 @@ def refusal(selector, treatment="last_layer_fusion", execution="auto", plan=PLAN
 def test_pairings_without_a_square_are_refused(selector, treatment, reason):
     said = refusal(selector, treatment, cls="random")
     assert reason in said and "x windows" in said
+
+
+@pytest.mark.parametrize(("change", "match"), [("method=svit", "keeps another number"), ("execution=packed", "auto, gathered"),
+                                               ("schedule=stages", "no square of whole windows")])  # fmt: skip
+def test_a_run_is_refused_before_weights_are_read(change, match):
+    run = ["+experiment=cropr_table3_detection", "+cropr_table3=01_random", "scale=smoke", "+backbone.pretrained=missing.pth", change]
+    with pytest.raises(TokenPruneError, match=match):
+        validate(resolve(compose(run)), files=False)
 
 
 @pytest.mark.parametrize("execution", ["masked", "packed"])

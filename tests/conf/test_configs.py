@@ -200,8 +200,8 @@ def test_every_backbone_builds_and_names_its_size(path):
     adapted = "adapter" in path.stem or path.stem in ("paper", "detection_paper")
     assert (config.get("adapter") is not None) == adapted == ("adapter" in config["name"])
     sizes = ("small", "base", "large", "huge")
-    named = {"classification_paper": "small", "classification_mae_paper": "large"}
-    scaled = path.stem == "scaled_eva02" and "tiny"  # large at scale=paper
+    named = {"classification_paper": "small", "classification_mae_paper": "large", "eva02_windowed": "large"}
+    scaled = path.stem.startswith("scaled_eva02") and "tiny"  # large at scale=paper
     size = scaled or named.get(path.stem) or next((s for s in sizes if s in path.stem), "tiny")
     assert config["size"] == size
 
