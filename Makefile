@@ -8,7 +8,7 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 PIP    := $(PY) -m pip --disable-pip-version-check
-EXTRAS := detection,export,notebooks,dev
+EXTRAS := detection,export,notebooks,sweeps,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup table2 weights smoke test lint clean
