@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "table2", "weights", "smoke", "test", "lint", "clean")
+TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "clean")
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
@@ -142,7 +142,8 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
     "target, command",
     [
         ("table2", "-m tokenprune.run +experiment=table2_preserve scale=demo"),
-        ("smoke", "-m tokenprune.run +experiment=table2_preserve scale=smoke scale=demo"),
+        ("validate", "-m tokenprune.validate scale=demo"),
+        ("smoke", "-m tokenprune.smoke scale=demo"),
         ("weights", "-m tokenprune.run +experiment=demo_weights scale=demo\n-m tokenprune.run +experiment=demo_classifier scale=demo"),
         ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
         ("lint", "-m ruff check . scale=demo"),
@@ -155,7 +156,7 @@ def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, targe
     assert lines[-len(expected) :] == expected
 
 
-def test_continuous_integration_calls_make_test():
+def test_continuous_integration_validates_and_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in script.read_text() and script.read_text().rstrip().endswith("make test")
+    assert "set -euo pipefail" in script.read_text() and script.read_text().endswith("\nmake validate\nmake test\n")
