@@ -97,8 +97,9 @@ def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for p in ROOT.glob("tokenprune/**/*.py")}
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
+    templates = {f"tokenprune/report/templates/report.{ending}" for ending in ("html", "css")}
     assert "tokenprune/conf/config.yaml" in configs
-    assert sorted((modules | configs | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names) == []
+    assert sorted((modules | configs | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names) == []
     assert not any(name.startswith(("tests", "conf/")) for name in names)
 
 
