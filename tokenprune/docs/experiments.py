@@ -27,7 +27,7 @@ def page(root: Path) -> str:
 
 def _section(e: Described, root: Path) -> str:
     parts = [f"## {e.name}", e.purpose, f"    {e.command}" + (f"        # {e.remark}" if e.remark else "")]
-    parts += [f"- Time: {e.time}", f"- Expect: {e.expect}"]
+    parts += [f"- Time: {e.time}", f"- Expect{'' if e.expect.startswith('(') else ':'} {e.expect}"]
     links = [f"[configuration](../conf/experiment/{e.name}.yaml)"]
     folder = root / "experiments" / e.name
     if (folder / "README.md").is_file():

@@ -12,7 +12,7 @@ from tokenprune.presets import choices, files, read
 
 _FIRST = ("selector", "treatment", "schedule", "fusion", "loss")
 _PLURAL = {"loss": "Losses"}
-_HIDDEN = ("name", "summary", "module", "paper")
+_HIDDEN = ("name", "summary", "module", "paper", "drops")
 _HEAD = """# Methods
 
 Made by `make docs` from the registry: change the class, or its equation in [methods/](methods/), and make it again. Words:
@@ -36,7 +36,7 @@ def kinds() -> list[str]:
 def fragment(root: Path, name: str) -> str:
     """Return the hand-written equations and choices of a selector, "" where there are none."""
     path = root / "docs" / "methods" / f"{name}.md"
-    return path.read_text().strip() if path.is_file() else ""
+    return path.read_text().strip("\n") if path.is_file() else ""
 
 
 def without_equation(root: Path) -> list[str]:
@@ -68,11 +68,12 @@ def _anchor(kind: str, name: str) -> str:
 
 def _plugin(kind: str, name: str, root: Path) -> Iterator[str]:
     plugin, facts = registry.get(kind, name), registry.facts(kind, name)
-    first, rest = text_of(plugin)
+    first, rest = (text.replace("**", "\\*\\*") for text in text_of(plugin))  # powers, not bold type
     yield f"### {kind} `{name}`"
     yield first
     about = [facts["paper"]] if facts.get("paper") not in (None, "", "none") else []
     about += [f"{key} {_word(value)}" for key, value in facts.items() if key not in _HIDDEN and _word(value)]
+    about += ["drops nothing, masks"] if facts.get("drops") is False else []
     about += [f"module: {plugin.module}"] if kind == "selector" else []
     about += _published(plugin) if kind == "selector" else []
     if about:
