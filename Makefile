@@ -11,7 +11,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check
 EXTRAS := detection,export,figures,notebooks,sweeps,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate table2 weights smoke test lint clean
+.PHONY: help setup validate table2 weights smoke test lint docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test: $(STAMP) ## Run the tests
 
 lint: $(STAMP) ## Check style with ruff
 	$(PY) -m ruff check . $(ARGS)
+
+docs: $(STAMP) ## Write the generated pages of docs/ again
+	$(PY) -m tokenprune.docs $(ARGS)
 
 clean: ## Remove builds and caches; environments and results stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

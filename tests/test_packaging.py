@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "clean")
+TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "docs", "clean")
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
@@ -98,8 +98,9 @@ def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for folder in ("tokenprune", "hydra_plugins") for p in ROOT.glob(f"{folder}/**/*.py")}
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
+    templates = {f"tokenprune/report/templates/report.{ending}" for ending in ("html", "css")}
     assert "tokenprune/conf/config.yaml" in configs
-    assert sorted((modules | configs | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names) == []
+    assert sorted((modules | configs | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names) == []
     assert not any(name.startswith(("tests", "conf/")) for name in names)
 
 
@@ -147,6 +148,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
         ("weights", "-m tokenprune.run +experiment=demo_weights scale=demo\n-m tokenprune.run +experiment=demo_classifier scale=demo"),
         ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
         ("lint", "-m ruff check . scale=demo"),
+        ("docs", "-m tokenprune.docs scale=demo"),
     ],
 )
 def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, target, command):

@@ -126,7 +126,9 @@ def _planner(config: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Macs]:
     def macs(schedule: Mapping[str, Any]) -> Macs:
         with torch.device("meta"):
             model = prune(vit, schedule=schedule, positions=positions(config), losses=config["losses"], **_axes(config))
-        return planned_macs(model.deploy(), positions(config))  # Cropr's queries are one then
+        for number, selector in model.selectors.items():
+            model.selectors[number] = selector.deploy()  # Cropr's queries are one then
+        return planned_macs(model, positions(config))
 
     return macs
 

@@ -1,4 +1,4 @@
-"""Accuracy against cost: GMAC on the left, the encoder's speed-up over the dense one on the right, the dense model as a line."""
+"""Accuracy against cost: GMAC, the speed-up over the dense encoder and, where measured, that in batches; the dense model as a line."""
 
 from pathlib import Path
 
@@ -6,39 +6,57 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tokenprune.report.pareto import COSTS, costs_of, on_front
+
 _MARKERS = {"none": "*", "remove": "o", "preserve": "s", "reactivate": "D", "fuse": "^", "merge": "v", "last_layer_fusion": "P"}
-_COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
+_COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f",
+            "#882255", "#44aa99", "#999933", "#332288", "#bcbd22", "#117733", "#661100", "#6699cc", "#ff9da7")  # fmt: skip
 _SCORES = {"ap_box": "box AP", "top1": "top-1 accuracy (%)", "ap_mask": "mask AP", "miou": "mIoU"}
+_ALWAYS = ("gmac_total", "speedup_encoder")
 
 
-def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str | None = None) -> Figure:
+def score_of(data: pd.DataFrame) -> str | None:
+    """Return the accuracy that the rows are drawn by, None where they have none."""
+    return next((name for name in _SCORES if name in data and data[name].notna().any()), None)
+
+
+def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str | None = None, front: bool = False) -> Figure:
     """Draw the rows of a table (`tables.build(...).data`) and write the figure.
 
     Args:
         data: rows with gmac_total, speedup_encoder and the score; rows that are not ok are left out.
         path: PNG or PDF.
         score: the column on the vertical axis; None takes box AP, or what the rows have.
+        front: whether the Pareto front is drawn.
 
     Returns:
         The figure, for notebooks.
     """
     good = _named(data[data["status"] == "ok"])
-    good = good.reindex(columns=[*good.columns, *({"gmac_total", "speedup_encoder"} - {*good.columns})])  # not every task knows them
-    score = score or next((name for name in _SCORES if name in good), data.columns[-1])
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    good = good.reindex(columns=[*good.columns, *({*_ALWAYS} - {*good.columns})])  # not every task knows them
+    score = score or score_of(good) or data.columns[-1]
+    costs = [name for name in COSTS if name in {*_ALWAYS, *costs_of(good)}]
+    figure = Figure(figsize=(3.2 + 3.9 * len(costs), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(costs), sharey=True)
     colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(dict.fromkeys(good["label"]))}
-    names = {"gmac_total": "encoder GMAC", "speedup_encoder": "encoder speed-up over dense, batch 1"}
-    for axis, (column, name) in zip(axes, names.items(), strict=True):
-        _panel(axis, good.assign(**{column: pd.to_numeric(good[column])}), column, score, colours)
-        axis.set_xlabel(name)
+    for axis, column in zip(axes, costs, strict=True):
+        rows = good.assign(**{column: pd.to_numeric(good[column])})
+        _panel(axis, rows, column, score, colours)
+        if front:
+            _front(axis, rows, column, score)
+        axis.set_xlabel(COSTS[column][0])
     axes[0].set_ylabel(_SCORES.get(score, score))
     handles, labels = axes[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150)
     return figure
+
+
+def _front(axis: Axes, rows: pd.DataFrame, column: str, score: str) -> None:
+    best = rows[on_front(rows, column, score, COSTS[column][1])].sort_values([column, score])
+    axis.plot(best[column], best[score], color="#8a8a8a", linewidth=5, alpha=0.35, zorder=0, solid_capstyle="round", label="Pareto front")
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from tokenprune.report.expected import NUMBERS, Expected, size_of
 from tokenprune.report.formats import numbers
 from tokenprune.report.seeds import collapse, configuration, paired, repeated, summarise
-from tokenprune.results import frame, scalars
+from tokenprune.results import ENVIRONMENT, frame
 
 SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("miou", "mIoU"))
 _COSTS = (
@@ -28,6 +28,11 @@ _BESIDE = (  # what is measured, the sum of its parts; the paper's column; title
     (("parameters",), "parameters", "M parameters", 1e6, "{:.3g}"),
 )
 _UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch")
+_ABOUT = (
+    "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
+    "reason", "size", "configuration", "rest", "notes",
+)  # fmt: skip
+NOTES = " | "  # between the notes of a row
 
 
 @dataclass(frozen=True)
@@ -65,28 +70,37 @@ def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Ta
     Raises:
         DatasetError: `expected` is not of that form.
     """
-    paper = None if expected is None else Expected(expected)
-    data = rows_frame(rows) if paper is None else paper.beside(rows_frame(rows))
-    several, names = repeated(data), measured(rows)
+    return of_frame(rows_frame(rows), expected)
+
+
+def of_frame(data: pd.DataFrame, expected: Path | None = None) -> Table:
+    """Return the table of rows that are a frame already (see `rows_frame`).
+
+    Raises:
+        DatasetError: as `build`.
+    """
+    paper, names = None if expected is None else Expected(expected), measured(data)
+    data = data if paper is None else paper.beside(data)
+    several = repeated(data)
     lines = collapse(data, names) if several else data
     legend = "" if paper is None else paper.legend(data)
-    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _notes(rows), _failures(data))
+    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _notes(data), _failures(data))
     seeds = summarise(data, names) if several else None
-    raw = data.drop(columns=["configuration", "rest"])
-    return Table(raw, lines, _shown(lines, several), tuple(block for block in blocks if block), seeds)
+    return Table(data, lines, _shown(lines, several), tuple(block for block in blocks if block), seeds)
 
 
 def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows as `results.frame` does, with `size`, `configuration` (without seeds) and `rest` (also without treatment)."""
+    """Return rows as `results.frame` does, with `size`, `configuration` (without seeds), `rest` (also without treatment) and `notes`."""
     digests = {"configuration": (), "rest": ("treatment",)}
     columns = {name: [configuration(row["config"], without) for row in rows] for name, without in digests.items()}
+    columns["notes"] = [NOTES.join(row["notes"]) for row in rows]
     return frame(rows).assign(size=[size_of(row["config"]) for row in rows], **columns)
 
 
-def measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of measured numbers: metrics without their bootstrap errors, and costs."""
-    names = dict.fromkeys(name for row in rows for name in (*row["metrics"], *scalars(row["cost"])))
-    return [name for name in names if name not in _UNMEASURED and not (name.endswith("_se") and name[:-3] in names)]
+def measured(data: pd.DataFrame) -> list[str]:
+    """Return the columns of measured numbers: metrics without their bootstrap errors, and costs."""
+    names = [name for name in data.columns if name not in (*_ABOUT, *_UNMEASURED) and not name.startswith("paper_")]
+    return [name for name in names if not (name.endswith("_se") and name[:-3] in names)]
 
 
 def differences(data: pd.DataFrame) -> list[str]:
@@ -208,9 +222,10 @@ def _caution(data: pd.DataFrame) -> str:
     )
 
 
-def _notes(rows: Sequence[Mapping[str, Any]]) -> str:
+def _notes(data: pd.DataFrame) -> str:
     """What rows say of themselves beside where they start from, which tables say elsewhere."""
-    said = dict.fromkeys((row["label"], note) for row in rows for note in row["notes"] if not note.startswith("starts from"))
+    notes = ((label, note) for label, notes in zip(data["label"], data["notes"], strict=True) for note in notes.split(NOTES))
+    said = dict.fromkeys((label, note) for label, note in notes if note and not note.startswith("starts from"))
     return "\n".join(f"- {label}: {note}" for label, note in said)
 
 

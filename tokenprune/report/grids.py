@@ -1,0 +1,36 @@
+"""Tables for a page of limited width: columns that say the same in every line go into a sentence."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+_SAID = ("Treatment", "CLS", "size", "keep_rate", "seed", "seeds", "status")  # facts of a line, said once if they are the same
+_WORDS = (
+    "Method", "Treatment", "CLS", "size", "status", "experiment", "row", "why", "what", "task, data, scale", "device",
+    "commit", "experiments",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells as text.
+
+    Args:
+        head: titles. kinds: of each column: `word`, `number` or `paper` (a number of a paper).
+        lines: cells, a tuple a line.
+        same: what holds for every line and has no column, "" for nothing.
+    """
+
+    head: tuple[str, ...]
+    kinds: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    same: str = ""
+
+    @classmethod
+    def of(cls, shown: pd.DataFrame) -> "Grid":
+        """Return a table of text, such as `Table.shown`; facts that are the same in all of several lines move to `same`."""
+        said = {name: shown[name].iloc[0] for name in _SAID if len(shown) > 1 and name in shown and shown[name].nunique() == 1}
+        left = shown.drop(columns=list(said))
+        same = ", ".join(f"{name} {value}" for name, value in said.items() if value not in ("—", ""))
+        kinds = tuple("paper" if name.startswith("paper ") else "word" if name in _WORDS else "number" for name in left.columns)
+        return cls(tuple(left.columns), kinds, tuple(tuple(map(str, line)) for line in left.values.tolist()), same)
