@@ -16,6 +16,7 @@ from tokenprune.selectors.base import Context
 from tokenprune.selectors.dtop import DToP
 from tokenprune.selectors.observation import Observation
 from tokenprune.state import TokenState
+from tokenprune.tasks.segmenter import Segmenter
 from tokenprune.validation import validate
 
 EXECUTIONS = ("masked", "gathered", "packed")
@@ -71,6 +72,7 @@ def test_what_has_left_keeps_the_logits_of_its_exit(execution, treatment):
     exits = Exits(model)
     outputs = model.encode(images(3))
     answer = merged(outputs, model.family.label)
+    torch.testing.assert_close(Segmenter(model).label_logits(outputs), answer)
     assert len(exits.left) == int((~outputs.state.present()).sum()) == 3 * (8 + 7 * 3)
     for (image, place), number in exits.left.items():
         own = predicted(model.selectors[str(number)].head, exits.tokens[image, place])
