@@ -8,15 +8,18 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 PIP    := $(PY) -m pip --disable-pip-version-check
-EXTRAS := detection,export,notebooks,dev
+EXTRAS := detection,export,figures,notebooks,sweeps,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup table2 weights smoke test lint docs clean
+.PHONY: help setup validate table2 weights smoke test lint docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install tokenprune, its tools and Detectron2 (again only when setup.cfg changes)
+
+validate: $(STAMP) ## Check every row of every experiment at every scale, without data or weights
+	$(PY) -m tokenprune.validate $(ARGS)
 
 table2: $(STAMP) ## Run Table 2 (preserve against remove) on the embedded data and print it
 	$(PY) -m tokenprune.run +experiment=table2_preserve $(ARGS)
@@ -25,8 +28,8 @@ weights: $(STAMP) ## Retrain the dense demo detector and classifier that the row
 	$(PY) -m tokenprune.run +experiment=demo_weights $(ARGS)
 	$(PY) -m tokenprune.run +experiment=demo_classifier $(ARGS)
 
-smoke: $(STAMP) ## Run every row of Table 2 in seconds: does it work at all?
-	$(PY) -m tokenprune.run +experiment=table2_preserve scale=smoke $(ARGS)
+smoke: $(STAMP) ## Run every experiment in seconds a row: does it work at all?
+	$(PY) -m tokenprune.smoke $(ARGS)
 
 # One OpenMP thread a worker: two workers with a thread pool each would fight over two cores.
 test: $(STAMP) ## Run the tests

@@ -27,6 +27,14 @@ def test_the_cosine_ends_at_the_least_rate():
     assert cfg.lr * lr_factor(cfg, 49) == pytest.approx(5e-4)
 
 
+def test_a_polynomial_falls_to_nothing():
+    cfg = TrainingConfig(iterations=1000, lr=2e-5, schedule="poly")
+    assert [lr_factor(cfg, i) for i in (0, 500, 900)] == pytest.approx([1.0, 0.5**0.9, 0.1**0.9])
+    assert lr_factor(TrainingConfig(iterations=110, warmup=10, schedule="poly", power=2.0), 60) == pytest.approx(0.25)
+    with pytest.raises(InvalidConfig, match="power is 0"):
+        TrainingConfig(iterations=1, power=0.0)
+
+
 def test_dynamicvits_predictors_learn_at_once_and_its_backbone_after_five_epochs():
     cfg = TrainingConfig(**DYNAMICVIT)
     for epoch in (0, 4, 5, 6, 29):

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "table2", "weights", "smoke", "test", "lint", "docs", "clean")
+TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "docs", "clean")
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
@@ -40,7 +40,8 @@ def make(*arguments: str, **env: str) -> subprocess.CompletedProcess:
 
 def test_listed_packages_are_exactly_the_folders(cfg):
     folders = {".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("tokenprune/**/__init__.py")}
-    assert set(cfg["options"]["packages"].split()) == folders | {"tokenprune.conf"}  # a new folder is listed in setup.cfg
+    listed = set(cfg["options"]["packages"].split())
+    assert listed == folders | {"tokenprune.conf", "hydra_plugins.tokenprune_launchers"}  # a new folder is listed in setup.cfg
 
 
 def test_every_folder_of_modules_is_a_package():
@@ -57,7 +58,7 @@ def test_torch_has_a_floor_an_exclusion_and_no_upper_bound(cfg):
 
 def test_extras_and_requirements(cfg):
     extras = cfg["options.extras_require"]
-    assert set(extras) == {"detection", "export", "notebooks", "tracking", "dev"}
+    assert set(extras) == {"detection", "export", "notebooks", "sweeps", "tracking", "dev"}
     names = {name for text in [cfg["options"]["install_requires"], *extras.values()] for name in requirements(text)}
     assert "detectron2" not in names  # not on the index: the resolver would fail
     assert {"timm", "hydra-core", "safetensors", "shapely", "tensorboard", "pytest"} <= names
@@ -81,7 +82,7 @@ def test_version_is_one(cfg):
 def wheel(tmp_path_factory) -> Path:
     """Build the wheel from a copy, so that the checkout stays clean."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
-    for name in ("tokenprune", "conf"):
+    for name in ("tokenprune", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, source)
@@ -95,7 +96,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {str(p.relative_to(ROOT)) for p in ROOT.glob("tokenprune/**/*.py")}
+    modules = {str(p.relative_to(ROOT)) for folder in ("tokenprune", "hydra_plugins") for p in ROOT.glob(f"{folder}/**/*.py")}
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
     templates = {f"tokenprune/report/templates/report.{ending}" for ending in ("html", "css")}
     assert "tokenprune/conf/config.yaml" in configs
@@ -132,7 +133,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
     log = (env_with_torch.parent / "log").read_text()
     constraints = env_with_torch / "torch-constraints.txt"
     assert constraints.read_text() == "torch==2.11.0+cu130\ntorchvision==0.26.0\n"
-    assert f"install -q -c {constraints} -e .[detection,export,notebooks,dev]" in log
+    assert f"install -q -c {constraints} -e .[detection,export,notebooks,sweeps,dev]" in log
     assert log.rstrip().endswith("-m tokenprune.tasks.detection.install")
     make("setup", f"VENV={env_with_torch}")
     assert (env_with_torch.parent / "log").read_text() == log
@@ -142,7 +143,8 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
     "target, command",
     [
         ("table2", "-m tokenprune.run +experiment=table2_preserve scale=demo"),
-        ("smoke", "-m tokenprune.run +experiment=table2_preserve scale=smoke scale=demo"),
+        ("validate", "-m tokenprune.validate scale=demo"),
+        ("smoke", "-m tokenprune.smoke scale=demo"),
         ("weights", "-m tokenprune.run +experiment=demo_weights scale=demo\n-m tokenprune.run +experiment=demo_classifier scale=demo"),
         ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
         ("lint", "-m ruff check . scale=demo"),
@@ -156,7 +158,7 @@ def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, targe
     assert lines[-len(expected) :] == expected
 
 
-def test_continuous_integration_calls_make_test():
+def test_continuous_integration_validates_and_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in script.read_text() and script.read_text().rstrip().endswith("make test")
+    assert "set -euo pipefail" in script.read_text() and script.read_text().endswith("\nmake validate\nmake test\n")

@@ -21,12 +21,15 @@ def clean(monkeypatch):
 
 
 def test_what_ships():
-    trained = {"a_vit", "adavit", "cropr", "dynamicvit", "ia_red2", "patch_merger", "sinkhorn", "sit", "spvit", "svit"}
+    trained = {"a_vit", "adavit", "cropr", "dtop", "dynamicvit", "ia_red2", "patch_merger", "sinkhorn", "sit", "spvit", "svit"}
     ready = {"ats", "attn_topk", "dpc_knn", "evit", "evo_vit", "kmedoids", "radial", "random", "tome", "topk", "variance"}
     assert set(registry.names("selector")) == trained | ready
     assert {name for name in registry.names("selector") if registry.get("selector", name).learns} == trained
-    assert set(registry.names("treatment")) == {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
-    assert set(registry.names("task")) == {"classification", "detection", "timm"}
+    fixed = {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
+    learned = {"cross_attention", "cross_attention_concat", "mhsa_concat"}
+    assert set(registry.names("treatment")) == fixed | learned
+    assert {name for name in registry.names("treatment") if registry.get("treatment", name).learns} == learned
+    assert set(registry.names("task")) == {"classification", "detection", "segmentation", "timm"}
 
 
 @pytest.mark.parametrize("kind", registry.BUILTIN)

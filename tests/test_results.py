@@ -93,22 +93,6 @@ def test_what_is_run_again(tmp_path, status, done):
     assert (finished(tmp_path) is not None) is done
 
 
-def test_a_killed_writer_leaves_the_old_row_or_the_new_one(tmp_path):
-    """SIGKILL at different moments of a writer that never stops."""
-    write_result(tmp_path, row(seed=0))
-    for delay in (0.0, 0.002, 0.005, 0.01, 0.03):
-        child = os.fork()
-        if child == 0:
-            seed = 0
-            while True:
-                seed += 1
-                write_result(tmp_path, row(seed=seed))
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        read_result(tmp_path / "result.json")
-
-
 def test_collect_is_one_flat_line_a_row(tmp_path):
     for seed in (0, 1):
         write_result(row_folder(tmp_path, f"k{seed}"), row(seed=seed))

@@ -129,12 +129,14 @@ def load_weights(
 def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
     """Start a pruned model from a dense one: everything must match but what pruning adds around the backbone (selectors, a class token).
 
+    A model that has an `adopt`, state -> state, brings weights of its relatives into its own form with it.
+
     Raises:
         CheckpointMismatch: see `load_weights`.
     """
     owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
     added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
-    return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added))
+    return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added), convert=getattr(module, "adopt", None))
 
 
 def _plain_values() -> AbstractContextManager[Any]:

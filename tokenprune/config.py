@@ -43,7 +43,7 @@ class RunConfig:
     dense task: learned | random | mean.
     losses: {name: options} that the method adds, null for a loss less. treatment_labels: what a table prints for a treatment.
     export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
-    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1), cost (MACs, kept shares,
+    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
     seconds) and throughput (images/s over batch sizes), any of them.
     """
 
@@ -144,7 +144,8 @@ def pretrained_of(plain: dict[str, Any]) -> dict[str, Any]:
     run = dense_of({**plain, "export_weights": None})
     size = plain["backbone"].get("img_size", plain["pretrained"]["data"]["side"])
     run.update(init="scratch", export_weights=None, measure=list(MEASURES), task=copy.deepcopy(plain["pretrained"]["task"]))
-    run["backbone"].pop("adapter", None)
+    for part in ("adapter", "windows"):  # what a detector's encoder has, and pre-training not
+        run["backbone"].pop(part, None)
     run["data"] = {**plain["pretrained"]["data"], "side": size}
     run["training"] = {**plain["pretrained"]["training"], "seed": run["seed"]}
     return run

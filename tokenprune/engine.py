@@ -68,7 +68,7 @@ class PrunedViT(nn.Module):
         for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
             shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             taught = getattr(backbone, "num_classes", 0) if classes is None else classes
-            context = Context(*shape, classes=taught, positions=own)
+            context = Context(*shape, classes=taught, positions=own, reach=self.family.blocks[number - 1].reach)
             self.selectors[str(number)] = build("selector", selector, context=context)
         self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
         self.train(backbone.training)
@@ -111,7 +111,7 @@ class PrunedViT(nn.Module):
 
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
-        prefix, tokens, rope = self.family.embed(images)
+        prefix, tokens, rope = self.family.enter(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
         return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).but(rope=rope)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tokenprune.blocks.base import BaseBlock, Projection
-from tokenprune.blocks.rotary import rotary_rows
 from tokenprune.packed import feed, run_packed
 from tokenprune.packing import Packing
 from tokenprune.state import TokenState
@@ -51,7 +50,7 @@ def run_padded(
     """Run one block over every slot, dead keys hidden; the arguments are those of `run_block`."""
     bias, weights = visibility(state, policy)
     x = state.sequence()
-    p = block.project(x, rotary_rows(state, block.number))
+    p = block.project(x, block.codes(state))
     if see is not None:
         state = see(state, p, bias)
     if rows is not None:

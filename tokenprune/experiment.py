@@ -27,15 +27,16 @@ def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     key = run_key(config)
     folder = row_folder(config["results_dir"], key)
-
-    def made() -> dict[str, Any] | None:
-        return None if _lacks_export(config) else finished(folder)
-
-    done = distributed.of_main(made)
+    done = distributed.of_main(lambda: stored_row(config))
     if done is None:
         with locked(folder / "lock", f"row {name_of(config)} ({key})"):
-            done = distributed.of_main(made) or _new_row(config, folder)
+            done = distributed.of_main(lambda: stored_row(config)) or _new_row(config, folder)
     return relabelled(done, config)
+
+
+def stored_row(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the row of a resolved configuration as it lies on disk, under the names that it was made with; None if it is to be made."""
+    return None if _lacks_export(config) else finished(row_folder(config["results_dir"], run_key(config)))
 
 
 def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _judged(
     if "cost" in measured:
         cost["parameters"] = parameters_of(model)
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
-    return {**_header(config), **row, "notes": [*notes, *_caveats(model)]}
+    return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *_caveats(model)]}
 
 
 def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:

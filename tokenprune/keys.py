@@ -86,7 +86,9 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(root, str) or not (Path(root).is_dir() or (folders and Path(root).is_file())):
         return dict(data)
     splits = [str(v) for k, v in data.items() if k.endswith("_split")]
-    if folders:
+    if data.get("name") == "semantic":
+        found = _labels(Path(root), data, splits)
+    elif folders:
         found = {p.name: fingerprint(p) if p.is_file() else _names(p) for p in _sources(Path(root), splits)}
     else:
         files = sorted(p for p in Path(root).glob("annotations/*.json") if any(s in p.name for s in splits))
@@ -97,6 +99,17 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
 def _sources(root: Path, splits: list[str]) -> list[Path]:
     """The folders and archives of an image folder root, or the root itself where that is an archive."""
     return [root] if root.is_file() else sorted(p for p in root.iterdir() if p.stem in splits)
+
+
+def _labels(root: Path, data: Mapping[str, Any], splits: list[str]) -> dict[str, str]:
+    """The files of a set of label images, by name and size, and its list of classes."""
+    folders = [root / str(data.get("labels", "")).replace("{split}", split) for split in splits]
+    found = {}
+    for folder in (f for f in folders if f.is_dir()):
+        listing = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(folder) if entry.is_file())
+        found[folder.relative_to(root).as_posix()] = hashlib.sha256(repr(listing).encode(errors="surrogateescape")).hexdigest()[:16]
+    classes = data.get("classes")
+    return {**found, **({classes: fingerprint(root / classes)} if isinstance(classes, str) else {})}
 
 
 def _names(folder: Path) -> str:

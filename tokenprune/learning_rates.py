@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tokenprune.training import TrainingConfig
 
 _UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
+_ADDED = ("selectors.", "fusion.")  # what pruning adds, fresh where the rest is trained
 _TAIL = 0.2  # share of the run in which linear_tail falls to 0
 _AFTER_BLOCKS = ("norm", "fc_norm", "head", "head_dist", "attn_pool")  # of a timm model; what is neither this nor a block embeds
 
@@ -22,6 +23,8 @@ def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:
     if cfg.schedule == "cosine":
         last = cfg.min_lr / cfg.lr if cfg.min_lr else 0.0
         return warm * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done)))))
+    if cfg.schedule == "poly":
+        return warm * (1 - min(1.0, max(0.0, done))) ** cfg.power
     if cfg.schedule == "steps":
         return warm * cfg.gamma ** sum(share >= step for step in cfg.steps)
     if cfg.schedule == "linear_tail":
@@ -32,15 +35,16 @@ def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:
 def parameter_groups(model: nn.Module, cfg: "TrainingConfig") -> list[dict[str, Any]]:
     """AdamW groups, one per (learning rate scale, share of the run that it rests, decay): no decay for vectors, scalars and embeddings.
 
-    Selectors' parameters learn `selector_lr_scale` times as fast; those of a pruned encoder's backbone `backbone_lr_scale` times, and
-    not at all in the first `backbone_freeze` of the run, the less of that the deeper down (see `layer_scales`) with a `layer_decay`.
+    Parameters of selectors and learned fusions learn `selector_lr_scale` times as fast; those of a pruned encoder's backbone
+    `backbone_lr_scale` times, and not at all in the first `backbone_freeze` of the run, the less of that the deeper down (see
+    `layer_scales`) with a `layer_decay`.
     """
     owners = [m for m in model.modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
     encoder = {id(p): scale for m in owners for p, scale in layer_scales(m.backbone, cfg.layer_decay or 1.0)}
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            pace = (cfg.selector_lr_scale, 0.0) if "selectors." in name else (1.0, 0.0)
+            pace = (cfg.selector_lr_scale, 0.0) if any(part in name for part in _ADDED) else (1.0, 0.0)
             pace = (cfg.backbone_lr_scale * encoder[id(p)], cfg.backbone_freeze) if id(p) in encoder else pace
             decays = p.ndim >= 2 and not any(word in name for word in _UNDECAYED)
             groups.setdefault((*pace, decays), []).append(p)

@@ -59,6 +59,11 @@ def refuse(selector: type[Selector], treatment: Treatment, execution: str = "aut
         raise IncompatiblePairing(f"{pair}: its new tokens are mixtures of all, so that none is left to remember or to fold; use remove")
     if treatment.fold == "fuse" and selector.merging:
         raise IncompatiblePairing(f"{pair}: it names a target for each token, not a weight to fuse by; use merge")
+    if treatment.learns and (selector.budget == "dynamic" or selector.gated or selector.merging or selector.mixing):
+        raise IncompatiblePairing(
+            f"{pair}: a learned fusion reads tokens that stayed as they were, as many in each image; it takes selectors of a fixed number"
+            " without gates, merging or mixing (cropr, evit, topk, random, ...); use one of them, or preserve, remove or last_layer_fusion"
+        )
     if execution == "gathered" and selector.budget == "dynamic":
         raise IncompatiblePairing(
             f"{pair}: it keeps a different number of tokens in each image; execution `gathered` needs equal numbers: use packed or auto"

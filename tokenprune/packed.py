@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.blocks.base import BaseBlock, Projection
-from tokenprune.blocks.rotary import rotary_rows
 from tokenprune.packing import Packing, Spread
 from tokenprune.state import TokenState
 from tokenprune.visibility import Decide, Policy, settle, visibility, write
@@ -19,7 +18,7 @@ def run_packed(
     """
     kept, sequence = state.packed(), own_sequence(state)
     x = kept.take(sequence)
-    p = block.project(x, rotary_rows(state, block.number, kept.rows))
+    p = block.project(x, block.codes(state, kept.rows))
     bias = _key_bias(state, policy, kept)
     looks = see is not None or rows is not None or inside is not None
     seen, hidden = (Spread(p, kept), visibility(state, policy)[0]) if looks else (None, None)

@@ -99,6 +99,8 @@ class Packing:
 class Spread:
     """A projection of packed rows as selectors read one: q, k and v (B,h,S,d), padded only when asked for."""
 
+    windows = None  # blocks that attend inside windows never run packed
+
     def __init__(self, projection: "Projection", packing: Packing) -> None:  # noqa: F821
         self._packed, self._packing, self.scale = projection, packing, projection.scale
 

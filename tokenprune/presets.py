@@ -48,7 +48,8 @@ def complete(plain: dict[str, Any]) -> dict[str, Any]:
     schedule = {"name": chosen["schedule"], **{k: v for part in [*parts, method.get("schedule", {}), given] for k, v in part.items()}}
     own = {"name": chosen["treatment"], **_of_group("treatment", chosen["treatment"]), **method.get("treatment", {})}
     treatment = plain["treatment"] if plain["treatment"].get("name") != "none" else own
-    return {**plain, **{k: method[k] for k in _TAKEN if k in method}, "schedule": schedule, "treatment": treatment}
+    options = {**plain["selector"], **_of_task(selector, plain)}
+    return {**plain, **{k: method[k] for k in _TAKEN if k in method}, "selector": options, "schedule": schedule, "treatment": treatment}
 
 
 def _published(selector: str) -> dict[str, Any]:
@@ -57,6 +58,12 @@ def _published(selector: str) -> dict[str, Any]:
     published = get("selector", selector).published
     axes = {axis: {"name": spec} if isinstance(spec, str) else dict(spec) for axis, spec in published.items()}
     return {"defaults": [{f"/{axis}": spec["name"]} for axis, spec in axes.items()], **axes, "method": selector, "label": selector}
+
+
+def _of_task(selector: str, plain: dict[str, Any]) -> dict[str, Any]:
+    """What a task sets in a selector (conf/when/method), but for options that were given another value than the selector's own."""
+    own, added = _of_group("selector", selector), _added(f"{plain['task'].get('name')}_{selector}").get("selector", {})
+    return {k: v for k, v in added.items() if plain["selector"].get(k) == own.get(k)}
 
 
 def _losses(selector: str, method: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from tokenprune.blocks.class_token import SOURCES
 from tokenprune.engine import PrunedViT, Spec
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.legality import EXECUTIONS, refuse
+from tokenprune.legality_windows import refuse_counts, refuse_windowed
 from tokenprune.registry import build, get
+from tokenprune.schedules import Layout
 
 
 def prune(
@@ -44,10 +46,15 @@ def prune(
         raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(SOURCES)}")
     if execution not in EXECUTIONS:
         raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
+    windows = getattr(model, "windows", None)
     if selector is None:
+        refuse_windowed(windows, None, build("treatment", "none"), {}, execution)
         return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
     kind = get("selector", selector if isinstance(selector, str) else selector["name"])
     after = build("treatment", treatment if treatment is not None else kind.published["treatment"])
     refuse(kind, after, execution)
+    refuse_windowed(windows, kind, after, {} if isinstance(selector, str) else selector, execution)
     plan = build("schedule", schedule if schedule is not None else kind.published["schedule"])
-    return PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions, classes)
+    pruned = PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions, classes)
+    refuse_counts(windows, kind, after, plan, Layout(pruned.depth, positions or pruned.family.own_positions))
+    return pruned

@@ -14,9 +14,9 @@ ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
     "selector": ("tokenprune.selectors",),
     "treatment": ("tokenprune.treatments",),
-    "schedule": ("tokenprune.schedules", "tokenprune.schedules_free", "tokenprune.schedules_linear", "tokenprune.schedules_total"),
+    "schedule": ("tokenprune.schedules", *(f"tokenprune.schedules_{kind}" for kind in ("free", "linear", "total", "squares"))),
     "loss": ("tokenprune.losses",),
-    "task": ("tokenprune.tasks.classification", "tokenprune.tasks.detection.task", "tokenprune.tasks.reference"),
+    "task": tuple(f"tokenprune.tasks.{name}" for name in ("classification", "detection.task", "reference", "segmentation")),
     "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.insights", "tokenprune.report.figures"),
 }
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}

@@ -4,6 +4,7 @@
     python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
     python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
     torchrun --nproc_per_node=4 -m tokenprune.run ...                 any of these on several GPUs
+    python -m tokenprune.run +experiment=... launcher=submitit_local  a process for each row (conf/launcher: joblib, slurm)
 
 Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row or a report of a sweep did.
 """
@@ -20,7 +21,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tokenprune import console, distributed
+from tokenprune import console, distributed, launching
 from tokenprune.config import register_schema, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.paths import config_dir
@@ -45,6 +46,9 @@ def main() -> None:
 
 def explain(error: Exception) -> str:
     """Return an error of composing as one line that says what failed, what exists and what was probably meant."""
+    needed = launching.missing(str(error.missing_cfg_file)) if isinstance(error, MissingConfigException) else None
+    if needed:
+        return needed
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         begun = [option for option in error.options if name and option.startswith(name)]  # table2 means table2_preserve
@@ -104,8 +108,8 @@ def _only_report(config: Mapping[str, Any]) -> None:
 
 def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
     """Make one row of a sweep; whatever goes wrong becomes its status, so that the other rows are made."""
-    from tokenprune.experiment import name_of, status_row
-    from tokenprune.sweep import write_note
+    from tokenprune.experiment import name_of, run_row, status_row
+    from tokenprune.sweep import ended, settled, write_note
 
     try:
         config, problem = resolve(cfg), None
@@ -115,33 +119,12 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
     killed = TokenPruneError("the process that made this row ended before the row was done; run the command again")
     write_note(folder, number, name, status_row(config, problem or killed))
     if problem is None:
-        row = _row_of_sweep(config)
+        row = settled(config) or run_row(config)
         write_note(folder, number, name, row)
-        status = "valid" if config["validate_only"] and row["status"] == "ok" else row["status"]
-        console.say(f"[{number + 1}] {name}: {status}" + (f": {row['reason']}" if row["reason"] else ""))
-
-
-def _row_of_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
-    from tokenprune.experiment import run_row, status_row
-    from tokenprune.keys import run_key
-    from tokenprune.results import finished, row_folder, write_result
-    from tokenprune.validation import validate
-
-    done = distributed.of_main(lambda: finished(row_folder(config["results_dir"], run_key(config))))
-    if done is not None and not config["validate_only"]:
-        return run_row(config)
-    try:
-        with distributed.together():
-            words = distributed.of_main(lambda: validate(config, files=not config["validate_only"]))
-    except Exception as error:
-        row = status_row(config, error)
-        if distributed.is_main() and not config["validate_only"]:
-            write_result(row_folder(config["results_dir"], row["key"]), row)
-        return row
-    if config["validate_only"]:
-        return {**status_row(config, TokenPruneError(words)), "status": "ok"}
-    return run_row(config)
+        console.say(ended(number, name, row, config["validate_only"]))
 
 
 if __name__ == "__main__":
-    main()
+    from tokenprune import run
+
+    run.main()  # of the module by its name: processes of a launcher look its functions up, and would take __main__ for another file

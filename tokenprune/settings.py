@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -44,6 +44,13 @@ def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) ->
     if problems:
         raise InvalidConfig(sorted(problems))
     return cls(**ready)
+
+
+def one_of(name: str, option: str, value: str, allowed: Collection[str]) -> str:
+    """Return the value of a selector's option; raises InvalidConfig if it is none of `allowed`."""
+    if value not in allowed:
+        raise InvalidConfig(f"{name}: {option} is {value!r}; allowed: {', '.join(allowed)}")
+    return value
 
 
 def check_types(settings: Any, where: str) -> None:

@@ -48,10 +48,10 @@ class TokenState:
     prefix (B,P,C); tokens (B,M,C); index (B,M) grid position of each slot, -1 for fused tokens and padding; live (B,M) bool;
     grid (H,W); canvas (B,N,C) last values of positions that left the sequence; mass (B,M) tokens merged into each slot; owner
     (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
-    pixels (B,3,h,w) the input; rope rotary codes (N,2d) or (depth,h,N,2d); complete: every slot is known to be live; raster: slot n is
-    position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known without a look at
-    `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block, payload), ...);
-    joined (B,P+M,C): prefix and tokens in one piece, where they are views of one.
+    pixels (B,3,h,w) the input; rope rotary codes (N,2d), (depth,h,N,2d) or one (1 or h,N,2d) a block; complete: every slot is known to be
+    live; raster: slot n is position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known
+    without a look at `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block,
+    payload), ...); joined (B,P+M,C): prefix and tokens in one piece, where they are views of one.
     """
 
     prefix: Tensor
@@ -65,7 +65,7 @@ class TokenState:
     gate: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
-    rope: Tensor | None = None
+    rope: Tensor | tuple[Tensor, ...] | None = None
     complete: bool = True
     raster: bool = True
     placed: bool = True

@@ -92,14 +92,50 @@ def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list({(row["key"], row["label"], row["treatment"]): row for row in rows}.values())
 
 
+def settled(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the row of a resolved configuration if nothing is left to compute: it lies on disk, is refused, or is only to be validated."""
+    from tokenprune.experiment import relabelled, status_row, stored_row
+    from tokenprune.results import row_folder, write_result
+    from tokenprune.validation import validate
+
+    done = distributed.of_main(lambda: stored_row(config))
+    if done is not None and not config["validate_only"]:
+        return relabelled(done, config)
+    try:
+        with distributed.together():
+            words = distributed.of_main(lambda: validate(config, files=not config["validate_only"]))
+    except Exception as error:
+        row = status_row(config, error)
+        if distributed.is_main() and not config["validate_only"]:
+            write_result(row_folder(config["results_dir"], row["key"]), row)
+        return row
+    return {**status_row(config, TokenPruneError(words)), "status": "ok"} if config["validate_only"] else None
+
+
+def ended(number: int, name: str, row: Mapping[str, Any], validate_only: bool) -> str:
+    """Return the line that says how row `number` of a sweep ended."""
+    status = "valid" if validate_only and row["status"] == "ok" else row["status"]
+    return f"[{number + 1}] {name}: {status}" + (f": {row['reason']}" if row["reason"] else "")
+
+
+def note_path(folder: Path | str, number: int) -> Path:
+    """Return where the note of row `number` lies."""
+    return Path(folder) / f"row-{number:05d}.json"
+
+
 def write_note(folder: Path | str, number: int, name: str, row: Mapping[str, Any]) -> None:
     """Write what is known of row `number` of a sweep; a later note replaces an earlier one."""
     from tokenprune.checkpoints import atomic_write
 
     text = json.dumps({"number": number, "name": name, "row": row}, default=str)
-    atomic_write(Path(folder) / f"row-{number:05d}.json", lambda part: part.write_text(text))
+    atomic_write(note_path(folder, number), lambda part: part.write_text(text))
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Return one note: number, name, row."""
+    return json.loads(path.read_text())
 
 
 def read_notes(folder: Path | str) -> list[dict[str, Any]]:
     """Return the notes of a sweep in the order of its rows."""
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).glob("row-*.json"))]
+    return [read_note(path) for path in sorted(Path(folder).glob("row-*.json"))]

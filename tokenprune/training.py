@@ -24,7 +24,7 @@ from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
 from tokenprune.learning_rates import learning_rate, parameter_groups
 
 LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
-_SCHEDULES = ("cosine", "steps", "linear_tail", "constant")
+_SCHEDULES = ("cosine", "poly", "steps", "linear_tail", "constant")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainingConfig:
     weights, which is then what a run ends with (DeiT: 0.99996); null for none. min_lr: where the cosine ends. backbone_freeze: share of the
     run in which a pruned encoder's backbone learns nothing (DynamicViT). drop_path: False turns the model's DropPath off, as scripts do
     that fine-tune in evaluation mode (EViT). layer_decay: each block of a pruned encoder's backbone learns so many times as fast as the one
-    above it (MAE: 0.75); null for all alike.
+    above it (MAE: 0.75); null for all alike. power: of the schedule `poly`, (1 - share of the run)^power, as in segmentation.
     """
 
     iterations: int
@@ -59,6 +59,7 @@ class TrainingConfig:
     backbone_freeze: float = 0.0
     drop_path: bool = True
     layer_decay: float | None = None
+    power: float = 0.9
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig with every value that is out of range."""
@@ -78,6 +79,7 @@ class TrainingConfig:
             (not 0 <= self.backbone_freeze < 1, f"training.backbone_freeze is {self.backbone_freeze}, allowed: 0 to below 1"),
             (self.ema is not None and not 0 <= self.ema < 1, f"training.ema is {self.ema}, allowed are null and 0 <= decay < 1"),
             (not (decay is None or 0 < decay <= 1), f"training.layer_decay is {decay}, allowed are null and 0 < decay <= 1"),
+            (not self.power > 0, f"training.power is {self.power}, allowed are values above 0"),
             (min(self.warmup, self.checkpoint_every, self.workers) < 0, "training: warmup, checkpoint_every and workers are 0 or more"),
         ]
         problems = [text for wrong, text in bad if wrong]

@@ -22,6 +22,8 @@ from tokenprune.settings import read_settings
 from tokenprune.training import TrainingConfig
 
 _NONE = "none"
+_HOLDS = {"imagefolder": "train and val, each a folder, zip or tar of class folders", "semantic": "images/ and labels/"}
+_PLAIN = {"classification": "reads no maps", "segmentation": "has its head on the ViT itself"}  # tasks without an adapter
 # What planned counts are, by what a selector `heeds`.
 _PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
@@ -88,7 +90,7 @@ def _fields(config: Mapping[str, Any]) -> list[str]:
     for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
-    return problems + _measures(config) + _dense_or_pruned(config) + _maps(config)
+    return problems + _measures(config) + _dense_or_pruned(config) + _suits(config)
 
 
 def _measures(config: Mapping[str, Any]) -> list[str]:
@@ -110,15 +112,22 @@ def _dense_or_pruned(config: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _maps(config: Mapping[str, Any]) -> list[str]:
+def _suits(config: Mapping[str, Any]) -> list[str]:
+    """Whether a selector's tokens are what the task reads, and the task gives what the selector learns from."""
     selector, task = config["selector"].get("name"), config["task"].get("name")
-    if task == "classification" or selector not in names("selector") or not get("selector", selector).mixing:
+    if selector not in names("selector") or task not in names("task"):
         return []
-    mappers = [name for name in names("selector") if not get("selector", name).mixing]
-    return [
-        f"selector is {selector!r}, whose tokens are mixtures without a place in a map, and task={task} reads maps; allowed there:"
-        f" {', '.join(mappers)}; or use task=classification"
-    ]
+
+    def obstacle(name: str) -> str:
+        kind = get("selector", name)
+        missing = [field for field in kind.needs if field not in get("task", task).gives]
+        if kind.mixing and task != "classification":
+            return f"whose tokens are mixtures without a place in a map, and task={task} reads maps"
+        return f"which learns from {', '.join(missing)}, and task={task} gives none" if missing else ""
+
+    reason, other = obstacle(selector), "classification" if get("selector", selector).mixing else "segmentation"
+    suited = ", ".join(name for name in names("selector") if not obstacle(name))
+    return [f"selector is {selector!r}, {reason}; allowed there: {suited}; or use task={other}"] if reason else []
 
 
 def _sizes(config: Mapping[str, Any]) -> list[str]:
@@ -130,8 +139,9 @@ def _sizes(config: Mapping[str, Any]) -> list[str]:
     dim, heads = backbone.get("embed_dim"), backbone.get("num_heads")
     if dim is not None and heads and dim % heads:
         problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
-    if backbone.get("adapter") is not None and config["task"].get("name") == "classification":
-        problems.append("backbone.adapter is set, and classification reads no maps; allowed: a plain ViT, e.g. backbone=vit_tiny")
+    task = config["task"].get("name")
+    if backbone.get("adapter") is not None and task in _PLAIN:
+        problems.append(f"backbone.adapter is set, and {task} {_PLAIN[task]}; allowed: a plain ViT, e.g. backbone=vit_tiny")
     return problems
 
 
@@ -188,7 +198,7 @@ def _files(config: Mapping[str, Any]) -> list[str]:
     if "root" in data:
         root = data["root"]
         folders = data.get("name") == "imagefolder"
-        holds = "train and val, each a folder, zip or tar of class folders" if folders else "annotations/ and the images"
+        holds = _HOLDS.get(data.get("name"), "annotations/ and the images")
         if root in (None, "???"):
             problems.append(f"data.root is not set; give the folder that holds {holds}: data.root=DIR")
         elif not (Path(root).is_dir() or (folders and Path(root).is_file())):

@@ -11,6 +11,7 @@ from tests.blocks.models import EVERY, awake, images, small
 from tokenprune import prune
 from tokenprune.backbones.importing import load_backbone, load_timm, load_vit
 from tokenprune.backbones.vit import build_vit
+from tokenprune.blocks.windowed import Windows
 from tokenprune.checkpoints import save_weights
 from tokenprune.errors import CheckpointMismatch
 
@@ -123,6 +124,26 @@ def test_eva_02_before_fine_tuning(tmp_path):
     token = small("eva02_base_patch14_224", global_pool="token")
     load_backbone(prune(token), tmp_path / "mim.pt")
     assert torch.equal(token.forward_features(x), source.forward_features(x))
+
+
+@torch.no_grad()
+def test_the_backbone_of_an_eva_02_detector(tmp_path):
+    """Detectron2's names, a class code in front of the position codes, two rotary tables, pyramid and heads beside it."""
+    source = small("eva02_base_patch14_224")
+    body = {k: v for k, v in to_authors(source.state_dict(), True).items() if not k.startswith(("head.", "fc_norm.", "cls_token"))}
+    tables = {f"rope_{kind}.freqs_{part}": torch.zeros(16, 12) for kind in ("win", "glb") for part in ("cos", "sin")}
+    around = {"backbone.simfp_2.0.weight": torch.zeros(8, 4, 2, 2), "roi_heads.box_head.0.fc1.weight": torch.zeros(4, 4)}
+    torch.save({"model": {f"backbone.net.{k}": v for k, v in {**body, **tables}.items()} | around}, tmp_path / "cascade.pth")
+    target = small("eva02_base_patch14_224", class_token=False, img_size=64, num_classes=0, dynamic_img_size=True)
+    target.windows, target.fc_norm = Windows(4, (1,)), torch.nn.Identity()
+    encoder = prune(target)
+    assert load_vit(encoder, tmp_path / "cascade.pth") == []
+    own, theirs = target.blocks.state_dict(), source.blocks.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in theirs.items()) and own.keys() == theirs.keys()
+    grid = source.pos_embed[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic", antialias=True)
+    torch.testing.assert_close(target.pos_embed, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=0)
+    assert encoder.encode(torch.zeros(1, 3, 64, 64)).map.shape == (1, 64, 48)
 
 
 @torch.no_grad()

@@ -54,7 +54,10 @@ def counted(model, x):
     return outputs, counter.get_total_flops() / 2
 
 
-@pytest.mark.parametrize(("selector", "treatment"), [p for p in pairings() if p[1] in ("remove", "reactivate", "fuse")], ids=label)
+COUNTED = [p for p in pairings() if p[1] in ("remove", "reactivate", "fuse") or get("treatment", p[1]).learns]
+
+
+@pytest.mark.parametrize(("selector", "treatment"), COUNTED, ids=label)
 def test_analytic_agrees_with_the_counter(selector, treatment):
     model = pruned(selector, treatment)
     outputs, seen = counted(model, images(1))

@@ -94,10 +94,17 @@ def test_at_least_one_token_is_kept_and_counts_follow_the_budget(selector, treat
 
 @pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
 def test_keep_rate_one_is_timm(selector, treatment):
+    """A learned fusion has weights of its own, so that timm's is what enters it, not what leaves it."""
     x, vit = images(2), tiny_vit()
     model = pruned(selector, treatment, {"name": "stages", "keep_rate": 1.0, "blocks": [1, 2, 4]}, vit=vit)
     with torch.no_grad():
-        assert torch.equal(model(x), vit(x))
+        if model.treatment.learns:
+            state, _ = model.run(model.start(x), 0, model.depth)
+            dense = vit.forward_features(x)
+            assert torch.equal(vit.norm(state.sequence()), dense)
+            assert (model.encode(x).map - dense[:, 1:]).abs().max() > 0.1
+        else:
+            assert torch.equal(model(x), vit(x))
 
 
 @pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
@@ -110,6 +117,7 @@ def test_every_position_returns_to_its_own_cell(selector, treatment):
                 layer.weight.zero_()
                 layer.bias.zero_()
     model, x = pruned(selector, treatment, vit=vit), images(3)
+    model.fusion = None  # a learned fusion shows what it makes of the values; here is what it is given
     outputs, _ = run(model, x)
     with torch.no_grad():
         expected = model.family.norm(model.family.embed(x)[1])
@@ -165,5 +173,8 @@ def test_the_matrix_is_what_the_design_says():
     back = {(name, "reactivate") for name in ("a_vit", "ats", "evit", "tome", "topk")}
     folds = {("tome", "fuse"), ("dpc_knn", "fuse"), ("dpc_knn", "reactivate")}
     places = {(name, t) for name in ("patch_merger", "sinkhorn", "sit") for t in treatments() if t != "remove"}
-    assert refused == back | folds | places
+    uneven = ("a_vit", "adavit", "ats", "dynamicvit", "ia_red2", "spvit", "svit", "tome", "dpc_knn", "patch_merger", "sinkhorn", "sit")
+    learned = {(name, t) for name in uneven for t in ("cross_attention", "cross_attention_concat", "mhsa_concat")}
+    assert {t for t in treatments() if get("treatment", t).learns} == {t for _, t in learned}
+    assert refused == back | folds | places | learned
     assert len(LEGAL) > 50

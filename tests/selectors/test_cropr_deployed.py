@@ -46,6 +46,18 @@ def test_a_deployed_model_keeps_its_predictions_and_the_original_its_heads():
         assert all(s.auxiliary is None for s in deployed.selectors.values())
 
 
+@torch.no_grad()
+def test_without_aggregation_a_deployed_router_asks_all_its_queries():
+    """It chooses alike, at Nq times the cost; only the head is gone."""
+    for options in ({"queries": 5}, {"queries": 5, "heads": 3}):
+        made, seen, budget = router(**options, aggregate=False).train(), observed(), Budget(1, 4, 9, 4 / 9)
+        slow, fast = made.deploy().eval(), router(**options).train().deploy().eval()
+        assert slow.auxiliary is None and slow.query.shape == (5, 12) and fast.query.shape == (1, 12)
+        a, b = slow.score(seen, budget), fast.score(seen, budget)
+        torch.testing.assert_close(a.score, b.score, atol=1e-5, rtol=1e-5)
+        assert torch.equal(a.keep, b.keep) and slow.macs(9) - fast.macs(9) == 9 * 4 * 12
+
+
 def test_first_weights():
     """tf's truncated normal has 0.88 of the standard deviation that it is given."""
     made = CroprRouter(Context(256, 4, 1, Budget(1, 4, 9, 4 / 9), 6, 1, 50), queries=200, heads=4)

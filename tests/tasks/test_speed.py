@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,9 @@ def test_everything_is_timed_in_turn_and_the_medians_are_returned(timed, pruned)
     assert passed == ["first"] * 5 + ["second"] * 3  # two to warm up
     assert [found[f"seconds_{name}"] for name in ("encoder", "backbone", "total")] == [3.5, 10.5, 35.0]
     assert found["speedup_encoder"] == 2.0
+    assert found["seconds_encoder_quartiles"] == [2.25, 4.75] and found["seconds_total_quartiles"] == [22.5, 47.5]
+    assert found["speedup_encoder_quartiles"] == [2.0, 2.0]
+    assert found["memory_encoder_mib"] > 0 and "fused attention" in found["seconds_note"]
     assert found["seconds_note"].endswith("float32, batch 1, median of 2 images x 3 passes after 2 to warm up, dense and pruned in turn")
 
 
@@ -81,3 +85,17 @@ def test_precision_is_that_of_the_plan(pruned, dtype):
 def test_the_timers_count_the_work_of_the_call():
     small, large = (speed._thread_seconds(partial(torch.linalg.svd, torch.ones(n, n) + torch.eye(n))) for n in (8, 400))
     assert 0 < small < large
+
+
+def test_the_kernel_of_attention_is_named(pruned):
+    assert speed.attention_kernel(pruned) == "fused attention"
+    pruned.backbone.blocks[0].attn.fused_attn = False
+    assert speed.attention_kernel(pruned) == "mixed attention"
+    for block in pruned.backbone.blocks:
+        block.attn.fused_attn = False
+    assert speed.attention_kernel(pruned) == "explicit attention"
+
+
+def test_quartiles_are_those_of_numpy():
+    values = [3.0, 1.0, 4.0, 1.5, 9.0]
+    assert speed.quartiles(values) == np.quantile(values, [0.25, 0.75]).tolist() and speed.quartiles([2.0]) == [2.0, 2.0]

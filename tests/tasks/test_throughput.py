@@ -78,6 +78,26 @@ def test_out_of_memory_is_a_gap_from_that_size_on(timed, model):
     assert all(found[name][2:] == [None, None] for name in FIELDS) and 8 not in asked
 
 
+def test_a_batch_is_halved_until_it_fits(timed, model):
+    def heavy(limit):
+        def images(size, number):
+            if size > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return drawn(size, number)
+
+        return images
+
+    plan = ThroughputPlan(batch_sizes=(1,), batches=1, best_from=24)
+    found = throughput(model, heavy(7), plan, CPU)
+    assert found["throughput_batch"] == [1, 6] and found["throughput_mean"][1] > 0
+    assert found["throughput_note"].endswith("; of 24 images halved to 6, which fit into memory")
+    whole = throughput(model, heavy(100), plan, CPU)
+    assert whole["throughput_batch"] == [1, 24] and "halved" not in whole["throughput_note"]
+    none = throughput(model, heavy(0), plan, CPU)  # not even the first size fits: no larger one is tried
+    assert none["throughput_batch"] == [1] and none["throughput_mean"] == [None]
+    assert throughput(model, heavy(0), ThroughputPlan(batch_sizes=(1,), batches=1), CPU)["throughput_mean"] == [None]
+
+
 def test_other_errors_are_not_swallowed(timed, model):
     def broken(size, number):
         raise RuntimeError("a bug")
@@ -120,7 +140,7 @@ def test_largest_is_the_last_size_alone():
         ({"batch_sizes": ()}, "ascending whole numbers"),
         ({"batch_sizes": (0, 1)}, "from 1 on"),
         ({"passes": 0}, r"batches and passes: got \(30, 0\); allowed: 1 and more"),
-        ({"warmup": -1}, "warmup: got -1; allowed: 0 and more"),
+        ({"warmup": -1}, r"warmup and best_from: got \(-1, 0\); allowed: 0 and more"),
         ({"dtype": "int8"}, "dtype: got 'int8'; allowed: float32, bfloat16, float16"),
     ],
 )

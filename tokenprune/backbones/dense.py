@@ -26,7 +26,7 @@ class EncoderMaps(nn.Module):
     @property
     def divisor(self) -> int:
         """Pixels that the sides of an image must be a multiple of."""
-        return self.pruned.patch_size
+        return self.pruned.family.divisor
 
     def encode(self, images: Tensor) -> Outputs:
         """Return the encoder's Outputs as it works in here, with whatever this module does to its tokens on the way."""

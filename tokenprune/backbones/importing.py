@@ -104,7 +104,7 @@ def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[
     codes = None if "register_tokens" in state else state.pop("pos_embed", None)  # timm adds DINOv2's first code to its class token
     state = _renamed(state, vit)
     if codes is not None:
-        state["pos_embed"] = codes if vit.pos_embed is None else _resampled(codes, vit)
+        state["pos_embed"] = codes if vit.pos_embed is None else resampled(codes, vit)
     return {k: v for k, v in state.items() if not k.startswith(leave_out)}
 
 
@@ -123,7 +123,7 @@ def _renamed(state: State, model: nn.Module) -> State:
         ) from error
 
 
-def _resampled(codes: Tensor, vit: VisionTransformer | Eva) -> Tensor:
+def resampled(codes: Tensor, vit: VisionTransformer | Eva) -> Tensor:
     """Position codes (1,P'+N',C) of a file on the model's grid, with codes for as many prefix tokens as the model has; else as they are."""
     if codes.shape == vit.pos_embed.shape or codes.shape[-1] != vit.pos_embed.shape[-1]:
         return codes

@@ -15,9 +15,11 @@ from tokenprune.backbones.importing import load_backbone
 from tokenprune.backbones.pyramid import SCALES
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
 from tokenprune.blocks import adapt
+from tokenprune.blocks.windowed import Windows
 from tokenprune.engine import PrunedViT
 from tokenprune.errors import InvalidConfig
 from tokenprune.keys import answered
+from tokenprune.legality_windows import window_problems
 from tokenprune.pruning import prune
 from tokenprune.settings import plain, read_settings
 
@@ -36,7 +38,8 @@ class VitConfig:
     with timm's norm behind the mean); None: the class token where there is one, of a `model` what timm has. pool_includes_prefix: whether
     that mean counts the class token too, as Cropr's does; None: no (timm). A pruned Eva heeds it, timm's own forward of an Eva does not.
     repatch: whether a `model` is built with `patch_size` in the place of its own; files of weights are resampled. class_token: of a `model`
-    False builds an Eva without one.
+    False builds an Eva without one. windows: inside which its blocks attend, for square images of img_size or less, padded to it; such a
+    model has no final norm unless it has a head. None: every block sees all tokens.
     """
 
     name: str = ""
@@ -56,6 +59,7 @@ class VitConfig:
     pool: str | None = None
     pool_includes_prefix: bool | None = None
     repatch: bool = False
+    windows: Windows | None = None
 
 
 def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
@@ -81,6 +85,8 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
         _pool_prefix(vit, cfg.pool_includes_prefix)
     if cfg.adapter is not None:
         vit.norm = nn.Identity()  # the adapter normalises its maps itself
+    if cfg.windows is not None:
+        _set_windows(vit, cfg.windows, num_classes)
     if cfg.pos_init == "sincos":
         _sincos_start(vit)
     if cfg.pretrained:
@@ -109,6 +115,7 @@ def positions(config: Mapping[str, Any]) -> int:
     data, backbone, pyramid = config["data"], config["backbone"], config.get("task", {}).get("pyramid", {})
     patch = backbone.get("patch_size", 16)
     own = patch if backbone.get("adapter") is None else 2 * patch
+    own = own if backbone.get("windows") is None else backbone.get("img_size", 224)
     step = max(own, *(int(patch / s) for s in pyramid.get("scales", (1,)) if s in SCALES), patch)
     height, width = data.get("short_side", data.get("side", 224)), data.get("long_side", data.get("side", 224))
     return (-(-height // step) * step // patch) * (-(-width // step) * step // patch)
@@ -146,6 +153,8 @@ def _check(cfg: VitConfig) -> None:
         problems.append("backbone.pool is 'token', and backbone.class_token is false: there is none to read; allowed there: avg and null")
     if cfg.pool_includes_prefix and (cfg.pool == "token" or (cfg.pool is None and cfg.class_token and not cfg.model)):
         problems.append("backbone.pool_includes_prefix is true, and the head reads the class token alone; give backbone.pool=avg with it")
+    if cfg.windows is not None and cfg.adapter is not None:
+        problems.append("backbone.windows and backbone.adapter are both set; allowed: one of them")
     if cfg.size not in ("", *SIZES):
         problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(SIZES)} and ''")
     if cfg.adapter is not None and not cfg.model:  # the sizes of a timm model are known once it is built
@@ -190,6 +199,15 @@ def _pool_prefix(vit: nn.Module, included: bool) -> None:
             f"backbone.pool_includes_prefix is true, and {type(vit).__name__} pools by {vit.global_pool!r}; give backbone.pool=avg with it"
         )
     vit.pool_include_prefix = included  # timm's Eva has no such choice: `Family.classify` makes it
+
+
+def _set_windows(vit: nn.Module, windows: Windows, num_classes: int) -> None:
+    problems = window_problems(windows, vit.patch_embed.grid_size, len(vit.blocks), vit.num_prefix_tokens)
+    if problems:
+        raise InvalidConfig(problems)
+    vit.windows = windows
+    if not num_classes:
+        vit.norm, vit.fc_norm = nn.Identity(), nn.Identity()  # ViTDet's maps are not normalised
 
 
 def _sincos_start(vit: nn.Module) -> None:

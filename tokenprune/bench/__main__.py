@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenprune import console
-from tokenprune.bench import attention, dense_tasks, fixed, ragged, report, router, sampling
+from tokenprune.bench import attention, dense_tasks, every, fixed, ragged, report, router, sampling
 from tokenprune.bench.goals import Benchmark, Finding, Setup
 
 BENCHMARKS = (
@@ -16,6 +16,7 @@ BENCHMARKS = (
     Benchmark("router", "Cropr's deployed router against random and against free choices, with Last Layer Fusion", router.measure),
     Benchmark("dense", "remove, preserve, reactivate and a slice oracle at the size of detection images", dense_tasks.measure),
     Benchmark("attention", "the class token's row: share of its block, memory of attention", attention.measure),
+    Benchmark("every", "every selector as published: speed-up against its MACs, time against a slice oracle; no limits", every.measure),
     Benchmark("ats", "ATS sampling against the distance matrix of its released algorithm", sampling.measure),
 )
 QUICK = Setup(rounds=3, batches=(1, 8))

@@ -37,17 +37,19 @@ class Setup:
 
 @dataclass(frozen=True)
 class Finding:
-    """One measured case: `value` is to be at most the limit, or at least it."""
+    """One measured case: `value` is to be at most the limit, or at least it; None is a fact without a goal."""
 
     goal: str
     case: str
     value: Spread
-    limit: float
+    limit: float | None
     at_least: bool = False
 
     @property
     def met(self) -> bool:
-        """Tell whether the median meets the limit."""
+        """Tell whether the median meets the limit, if there is one."""
+        if self.limit is None:
+            return True
         return self.value.median >= self.limit if self.at_least else self.value.median <= self.limit
 
 

@@ -54,7 +54,7 @@ def measure_svit(setup: Setup) -> list[Finding]:
             fix_counts(model, number, masks(batch, model.family.own_positions, float(budget.rate), MODEL_SPREAD))
         with torch.inference_mode():
             used = model.encode(images).usage
-        calls = {"svit": partial(model, images), "oracle": partial(sliced, prune(vit), _held(model, used), images)}
+        calls = {"svit": partial(model, images), "oracle": partial(sliced, prune(vit), held(used), images)}
         seconds = interleaved(calls, setup.rounds, f"SViT, batch {batch}")
         found.append(Finding("slice oracle / SViT", f"batch {batch}", ratio(seconds["oracle"], seconds["svit"]), 0.92, at_least=True))
     return found
@@ -83,7 +83,7 @@ def _decided_block(block: Any, state: TokenState, policy: Policy) -> Any:
     return run_block(block, settle(state, policy), policy)
 
 
-def _held(model: PrunedViT, used: Any) -> Any:
+def held(used: Any) -> Any:
     """Usage without growth: the slice oracle cannot bring tokens back, so a mean that rises by chance stays where it was."""
     result, least = [], float("inf")
     for u in used:

@@ -36,14 +36,15 @@ def write(findings: Sequence[Finding], folder: Path, how: str) -> list[str]:
         {
             "goal": [f.goal for f in findings],
             "case": [f.case for f in findings],
-            "limit": [f"{'>=' if f.at_least else '<='} {f.limit:g}" for f in findings],
+            "limit": ["" if f.limit is None else f"{'>=' if f.at_least else '<='} {f.limit:g}" for f in findings],
             "measured": [f"{f.value.median:.3f}" for f in findings],
             "IQR": [f"{f.value.iqr:.3f}" for f in findings],
-            "met": ["yes" if f.met else "NO" for f in findings],
+            "met": ["" if f.limit is None else "yes" if f.met else "NO" for f in findings],
         }
     )
     about = "\n".join([how, ", ".join(f"{key} {value}" for key, value in facts.items())])
-    missed = [f"{f.goal} ({f.case})" for f in findings if not f.met]
-    met = f"{len(findings) - len(missed)} of {len(findings)} met" + (f"; missed: {', '.join(missed)}" if missed else "")
+    goals = [f for f in findings if f.limit is not None]
+    missed = [f"{f.goal} ({f.case})" for f in goals if not f.met]
+    met = f"{len(goals) - len(missed)} of {len(goals)} met" + (f"; missed: {', '.join(missed)}" if missed else "")
     folder.mkdir(parents=True, exist_ok=True)
     return publish(Table(pd.DataFrame(rows), shown, [met, about]), folder, "bench", "Benchmarks of the engine", latex=False)

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from tokenprune.blocks.ragged import ragged_attention
 from tokenprune.blocks.refusals import part_obstacle
-from tokenprune.blocks.rotary import rotated
+from tokenprune.blocks.rotary import rotary_rows, rotated
 from tokenprune.packing import Packing
+
+if TYPE_CHECKING:
+    from tokenprune.blocks.windowed import Windows
+    from tokenprune.state import TokenState
 
 POLICY_EPS = 1e-6
 _PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2", "gamma_1", "gamma_2"}
@@ -23,13 +27,17 @@ _MLPS = (Mlp, GluMlp, SwiGLU)  # each token by itself, which others need not do 
 
 @dataclass(frozen=True)
 class Projection:
-    """Queries, keys and values of one block, (B,h,T,d) each, rotated if the model is; `gate` (B,T,hd) for timm's gated attention."""
+    """Queries, keys and values of one block, (B,h,T,d) each, rotated if the model is; `gate` (B,T,hd) for timm's gated attention.
+
+    windows: inside which the block attends, None for the whole sequence.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
     scale: float
     gate: Tensor | None = None
+    windows: "Windows | None" = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,13 @@ class BlockMacs:
 class BaseBlock(ABC):
     """One pre-norm block seen as project -> attend -> feed; the block is held by reference and keeps its parameters.
 
-    number: 0-based, of the block in its model. kind, attentions: the classes of block and attention that the adapter knows.
+    number: 0-based, of the block in its model. kind, attentions: the classes of block and attention that the adapter knows. reach: the
+    most keys that a query sees, None for all tokens.
     """
 
     kind: ClassVar[type[nn.Module]]
     attentions: ClassVar[tuple[type[nn.Module], ...]]
+    reach: int | None = None
 
     def __init__(self, block: nn.Module, number: int = 0) -> None:
         self.block, self.number = block, number
@@ -80,6 +90,10 @@ class BaseBlock(ABC):
     def scaled(self, x: Tensor, branch: int) -> Tensor:
         """Return branch 1 (attention) or 2 (MLP) times its LayerScale, if there is one."""
 
+    def codes(self, state: "TokenState", picked: Tensor | None = None) -> Tensor | None:
+        """Return the rotary rows of the sequence, or of its `picked` rows, for `project`; see `rotary_rows`."""
+        return rotary_rows(state, self.number, picked)
+
     def project(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return q, k, v of a sequence x (B,T,C).
 
@@ -110,16 +124,18 @@ class BaseBlock(ABC):
         if rows is not None:
             q = q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
             gate = None if gate is None else gate.gather(1, rows.unsqueeze(-1).expand(-1, -1, gate.shape[-1]))
+        return self.merge_heads(self.read(q, p, bias, policy), gate)
+
+    def read(self, q: Tensor, p: Projection, bias: Tensor | None, policy: Tensor | None) -> Tensor:
+        """Return what queries q (B,h,K,d) read from keys and values, (B,h,K,d); `bias` and `policy` as in `attend`."""
         if policy is not None:
-            out = policy_attention(q, p, bias, policy)
-        elif getattr(self.block.attn, "fused_attn", True):
+            return policy_attention(q, p, bias, policy)
+        if getattr(self.block.attn, "fused_attn", True):
             mask = None if bias is None else bias[:, None, None, :]
-            out = F.scaled_dot_product_attention(q, p.k, p.v, attn_mask=mask, dropout_p=self._dropout())
-        else:
-            logits = (q * p.scale) @ p.k.transpose(-2, -1)
-            logits = logits if bias is None else logits + bias[:, None, None, :]
-            out = self.block.attn.attn_drop(logits.softmax(-1)) @ p.v
-        return self.merge_heads(out, gate)
+            return F.scaled_dot_product_attention(q, p.k, p.v, attn_mask=mask, dropout_p=self._dropout())
+        logits = (q * p.scale) @ p.k.transpose(-2, -1)
+        logits = logits if bias is None else logits + bias[:, None, None, :]
+        return self.block.attn.attn_drop(logits.softmax(-1)) @ p.v
 
     def attend_ragged(self, p: Projection, asking: Packing, seen: Packing, bias: Tensor | None, rows: Tensor | None = None) -> Tensor:
         """Return the attention branch (1,Q,C) of images packed in one row (1,T,C).

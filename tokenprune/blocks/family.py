@@ -1,6 +1,7 @@
 """What all families of models share: a timm model seen as embed -> blocks -> norm -> head."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import ClassVar
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tokenprune.blocks.base import BaseBlock
 from tokenprune.blocks.refusals import part_obstacle
+from tokenprune.blocks.windowed import tables, windowed
 from tokenprune.errors import UnsupportedBackbone
 
 
@@ -19,7 +21,8 @@ class Family(ABC):
     """The adapter of one class of models, `kind`, whose blocks are run by `adapters`.
 
     stem: what makes patch tokens, the model's `stem_name`. dim: C. prefix: P, class, distillation and register tokens. patch: pixels
-    from one position to the next. heeds_prefix: the model's own mean reads `pool_include_prefix`. The model is held by reference.
+    from one position to the next. heeds_prefix: the model's own mean reads `pool_include_prefix`. windows: inside which some blocks attend,
+    the model's attribute of that name (`backbones.vit` sets it; timm's own forward does not know it). The model is held by reference.
     """
 
     kind: ClassVar[type[nn.Module]]
@@ -29,7 +32,9 @@ class Family(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.blocks = [self._adapter(block)(block, number) for number, block in enumerate(model.blocks)]
+        self.windows = getattr(model, "windows", None)
+        adapters = [self._adapter(block)(block, number) for number, block in enumerate(model.blocks)]
+        self.blocks = [windowed(adapter, self.windows) for adapter in adapters]
         self.dim: int = model.embed_dim
         self.prefix: int = model.num_prefix_tokens
         self.stem: nn.Module = getattr(model, self.stem_name)
@@ -49,6 +54,23 @@ class Family(ABC):
     def own_positions(self) -> int:
         """Return N of the model's own image size."""
         return self.stem.num_patches
+
+    @property
+    def divisor(self) -> int:
+        """Return pixels that the sides of an image must be a multiple of: a patch; all of the model's own image where it has windows."""
+        return self.patch if self.windows is None else self.patch * math.isqrt(self.own_positions)
+
+    def enter(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...] | None]:
+        """Return what `embed` does, with a rotary table (1 or h,N,2d) for each block where the model has windows.
+
+        Raises:
+            InvalidConfig: a grid that the windows do not tile.
+        """
+        prefix, tokens, rope = self.embed(images)
+        if self.windows is None:
+            return prefix, tokens, rope
+        grid = self.positions(*images.shape[-2:])
+        return prefix, tokens, tables(self.windows, rope, getattr(self.model, "rope", None), grid, len(self.blocks))
 
     @abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Data sets by name: the embedded `shapes`, any COCO-format root, any image folders, and pictures without labels of any size."""
+"""Data sets by name: the embedded `shapes`, any COCO-format root, image folders, pictures with label maps, and such without labels."""
 
 import difflib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from tokenprune.data.base import DetectionData, Instances, Sample, require_same_classes
 from tokenprune.errors import DatasetError, UnknownPlugin
 
-__all__ = ["DetectionData", "Instances", "Sample", "build_classification", "build_detection", "require_same_classes"]
+__all__ = ["DetectionData", "Instances", "Sample", "build_classification", "build_detection", "build_segmentation", "require_same_classes"]
 
 _SPLITS = ("train", "val")
 
@@ -50,6 +50,25 @@ def build_classification(cfg: Mapping[str, Any], split: str) -> Any:
 
     root = _field(cfg, "root", "set data.root=DIR, a folder with train and val, each a folder, zip or tar of class folders")
     return ImageFolder(root, _get(cfg, f"{split}_split") or split, _get(cfg, f"max_{split}"))
+
+
+def build_segmentation(cfg: Mapping[str, Any], split: str) -> Any:
+    """The segmentation data of `cfg`: item i is (image (H,W,3) uint8 RGB, labels (H,W) int64, -1 for none); `classes` names the labels.
+
+    Pictures of `shapes` have one size, and class 0 is their background; those of folders any.
+
+    Raises UnknownPlugin for a data set without labels of pixels, DatasetError for a missing field, a missing root or malformed data.
+    """
+    if _known(cfg, split, ("shapes", "semantic")) == "shapes":
+        from tokenprune.data.semantic import ShapesSemantic
+
+        sizes = (_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"))
+        return ShapesSemantic(*sizes, split, textured=bool(_get(cfg, "textured")))
+    from tokenprune.data.semantic import open_folders
+    from tokenprune.settings import plain
+
+    _field(cfg, "root", "set data.root=DIR, a folder with a folder of images and a folder of label images")
+    return open_folders(plain(cfg), split)
 
 
 def _known(cfg: Mapping[str, Any], split: str, names: tuple[str, ...]) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 
 from tokenprune.errors import DatasetError
 
+NO_CLASS = -1  # label of a pixel that has none, `losses.base.IGNORED`
+
 
 @dataclass(frozen=True)
 class Instances:

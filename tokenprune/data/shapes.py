@@ -51,15 +51,16 @@ class ShapesDetection(_Shapes):
 
     category_ids = tuple(range(1, len(SHAPES_CLASSES) + 1))
 
-    def __init__(self, size: int, side: int, seed: int, split: str) -> None:
-        """size: images; side: pixels, 48..512; seed >= 0; split "train" or "val". Raises DatasetError otherwise."""
+    def __init__(self, size: int, side: int, seed: int, split: str, textured: bool = False) -> None:
+        """size: images; side: pixels, 48..512; seed >= 0; split "train" or "val"; textured: see `render`. Raises DatasetError otherwise."""
         super().__init__(size, side, seed, split)
+        self.textured = textured
         self._coco: dict[str, Any] | None = None
 
     def __getitem__(self, i: int) -> Sample:
         """Image i with the visible part of each object as mask, hairlines in front ignored; boxes are tight around the masks."""
         i = self._checked(i)
-        drawn = render(self.seed, i, self.side, "detection", self.split)
+        drawn = render(self.seed, i, self.side, "detection", self.split, self.textured)
         return Sample(drawn.image, i, _instances(drawn.ids, drawn.labels))
 
     def __iter__(self) -> Iterator[Sample]:

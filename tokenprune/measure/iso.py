@@ -4,11 +4,14 @@ Counts that the schedule fixes, and the expected counts of gates, are planned (`
 whose count is each image's own matter, is measured on training images. Either way the cost rises with what is kept: it is bisected.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import nn
 
 from tokenprune.backbones.vit import build_vit, positions
 from tokenprune.engine import PrunedViT
@@ -79,14 +82,16 @@ def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> 
             known[place] = _or_nothing(cost, options[place])
         return known[place]
 
-    first = _first(lambda place: at(place) >= 0, 0, len(options) - 1)
-    if not at(first) <= target <= at(len(options) - 1):
+    last = len(options) - 1
+    above = _first(lambda place: at(place) >= target, 0, last)
+    below = [above - 1] if above and at(above - 1) >= 0 else []
+    if at(above) < target or (at(above) > target and not below):
+        first = _first(lambda place: at(place) >= 0, 0, last)
         raise InvalidSchedule(
-            f"schedule.{TARGET} is {target:.4g}; this schedule reaches {at(first):.4g} to {at(len(options) - 1):.4g} GMAC with this model: "
+            f"schedule.{TARGET} is {target:.4g}; this schedule reaches {at(first):.4g} to {at(last):.4g} GMAC with this model: "
             "give a number between, or another schedule"
         )
-    above = _first(lambda place: at(place) >= target, first, len(options) - 1)
-    place = min((max(above - 1, first), above), key=lambda p: abs(at(p) - target))
+    place = min((*below, above), key=lambda p: abs(at(p) - target))
     return dict(options[place]), at(place)
 
 
@@ -115,16 +120,23 @@ def _planned(config: Mapping[str, Any]) -> Cost:
 
 
 def _planner(config: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Macs]:
-    """What plans the MACs of a run's encoder under any schedule; the encoder is built without memory."""
-    with torch.device("meta"):
-        vit = build_vit({**config["backbone"], "pretrained": None})
+    """What plans the MACs of a run's encoder under any schedule."""
+    vit = _without_memory(json.dumps({**config["backbone"], "pretrained": None}, sort_keys=True))
 
     def macs(schedule: Mapping[str, Any]) -> Macs:
         with torch.device("meta"):
             model = prune(vit, schedule=schedule, positions=positions(config), losses=config["losses"], **_axes(config))
-        return planned_macs(model.eval(), positions(config))
+        for number, selector in model.selectors.items():
+            model.selectors[number] = selector.deploy()  # Cropr's queries are one then
+        return planned_macs(model, positions(config))
 
     return macs
+
+
+@lru_cache(maxsize=8)  # whole tables have one encoder, and building it takes longer than all that is done with it here
+def _without_memory(backbone: str) -> nn.Module:
+    with torch.device("meta"):
+        return build_vit(json.loads(backbone)).eval()
 
 
 def _axes(config: Mapping[str, Any]) -> dict[str, Any]:

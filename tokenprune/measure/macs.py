@@ -127,7 +127,8 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
         norm += block.macs(*c.normed, c.fed, 0.0).norm
         linear, attention = linear + cost.linear, attention + cost.attention
         if number in deciding and str(number) in model.selectors:
-            selecting += model.selectors[str(number)].macs(c.scored)
+            selector = model.selectors[str(number)]
+            selecting, norm = selecting + selector.macs(c.scored), norm + 5.0 * selector.normed * c.scored
     if model.fusion is not None:
         cost = model.fusion.macs(counts[-1].fed - P, positions, P)
         linear, attention, norm = linear + cost.linear, attention + cost.attention, norm + cost.norm

@@ -22,15 +22,20 @@ NUMBERS = {
     "delta": ("paper delta", "{:+.1f}"),
     "gmacs": ("paper GMAC", "{:.1f}"),
     "gmacs_linear": ("paper linear GMAC", "{:.4g}"),
+    "gmacs_pixels": ("paper GMAC with norms and head", "{:.4g}"),
     "parameters": ("paper M parameters", "{:.0f}"),
     "epochs": ("paper epochs", "{:.0f}"),
     "images_per_second": ("paper images/s", "{:.0f}"),
     "speedup": ("paper speed-up", "{:.1f}"),
+    "miou": ("paper mIoU", "{:.1f}"),
     "ap_box": ("paper box AP", "{:.1f}"),
     "ap_mask": ("paper mask AP", "{:.1f}"),
     "fps": ("paper FPS", "{:.2f}"),
     "fps_whole": ("paper FPS whole", "{:.2f}"),
     "fps_backbone": ("paper FPS backbone", "{:.2f}"),
+    "fps_encoder": ("paper FPS encoder", "{:.1f}"),
+    "speedup_encoder": ("paper encoder speed-up", "{:.1f}"),
+    "speedup_whole": ("paper whole speed-up", "{:.1f}"),
 }
 MATCH = ("method", "treatment", "keep_rate", "cls", "size")
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from tokenprune.tasks.pictures import Picture
+from tokenprune.tasks.pictures import LabelMap, Picture, Predictions
 
 BLUE, ORANGE, GREEN, CYAN, BLACK, GREY, WHITE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#222222", "#8a8a8a", "#ffffff"
 SMALL, NORMAL, LARGE = 8, 10, 12  # points
@@ -74,6 +74,27 @@ def draw_picture(axis: Axes, picture: Picture, score: float | None = None) -> No
         for x1, y1, x2, y2 in picture.predictions.above(score).boxes:
             for colour, width in ((BLACK, 1.6), (WHITE, 0.7)):  # seen on every ground
                 axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
+
+
+def draw_answer(axis: Axes, picture: Picture, answer: Predictions | LabelMap | None, score: float) -> None:
+    """Show a picture under what was found in it, or is true of it: a colour a class, or an object's mask and box of at least `score`."""
+    plain_axis(axis).imshow(picture.pixels)
+    if isinstance(answer, LabelMap):
+        axis.imshow(class_colours(answer), alpha=np.where(answer.values < 0, 0.0, 0.65))
+    for k, (box, mask) in enumerate(() if answer is None or isinstance(answer, LabelMap) else answer.ordered(score)):
+        colour = _LINES[k % len(_LINES)]
+        axis.imshow(np.array(to_rgb(colour)) * np.ones((*mask.shape, 1)), alpha=0.45 * mask)
+        axis.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, edgecolor=colour, linewidth=1.1))
+
+
+def class_colours(answer: LabelMap) -> np.ndarray:
+    """Return (h,w,3) in [0,1]: a colour a class, the same for a class in every picture."""
+    return wheel(len(answer.classes))[answer.values.clip(min=0)]
+
+
+def wheel(count: int) -> np.ndarray:
+    """Return (count,3) colours in [0,1], neighbours far apart, for more classes than there are colours of lines."""
+    return np.array([hsv_to_rgb((k * 0.61803 % 1, 0.55 + 0.45 * (k % 2), 0.95 - 0.3 * (k % 3) / 2)) for k in range(count)])
 
 
 def draw_map(axis: Axes, picture: Picture, values: torch.Tensor, limits: tuple[float, float], colours: str = "viridis") -> AxesImage:

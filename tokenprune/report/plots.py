@@ -11,7 +11,7 @@ from tokenprune.report.pareto import COSTS, costs_of, on_front
 _MARKERS = {"none": "*", "remove": "o", "preserve": "s", "reactivate": "D", "fuse": "^", "merge": "v", "last_layer_fusion": "P"}
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f",
             "#882255", "#44aa99", "#999933", "#332288", "#bcbd22", "#117733", "#661100", "#6699cc", "#ff9da7")  # fmt: skip
-_SCORES = {"ap_box": "box AP", "top1": "top-1 accuracy (%)", "ap_mask": "mask AP"}
+_SCORES = {"ap_box": "box AP", "top1": "top-1 accuracy (%)", "ap_mask": "mask AP", "miou": "mIoU"}
 _ALWAYS = ("gmac_total", "speedup_encoder")
 
 

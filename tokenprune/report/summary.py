@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenprune.results import scalars
 
-_METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
+_METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("miou", "mIoU"))
 _SPEEDS = (("seconds_encoder", "encoder"), ("seconds_backbone", "backbone"), ("seconds_total", "whole"))
 
 

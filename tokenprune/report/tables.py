@@ -13,7 +13,7 @@ from tokenprune.report.formats import numbers
 from tokenprune.report.seeds import collapse, configuration, paired, repeated, summarise
 from tokenprune.results import ENVIRONMENT, frame
 
-SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"))
+SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("miou", "mIoU"))
 _COSTS = (
     ("gmac_total", "GMAC encoder", "{:.3g}"), ("kept_share", "kept share", "{:.3f}"),
     ("kept_share_uncalibrated", "uncalibrated share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
@@ -22,7 +22,11 @@ _COSTS = (
 )  # fmt: skip
 _FPS = (("seconds_backbone", "FPS backbone"), ("seconds_total", "FPS whole"))  # 1/s; shown where a backbone was timed
 _WHERE_MEASURED = ("kept_share_uncalibrated", "images_per_second", "speedup_batch")  # other columns show a dash
-_BESIDE = (("gmac_linear", "gmacs_linear", "linear GMAC", 1, "{:.3g}"), ("parameters", "parameters", "M parameters", 1e6, "{:.3g}"))
+_BESIDE = (  # what is measured, the sum of its parts; the paper's column; title; unit; style
+    (("gmac_linear", "gmac_selector"), "gmacs_linear", "linear GMAC", 1, "{:.3g}"),
+    (("gmac_linear", "gmac_selector", "gmac_norm", "gmac_head"), "gmacs_pixels", "linear, norm, head GMAC", 1, "{:.4g}"),
+    (("parameters",), "parameters", "M parameters", 1e6, "{:.3g}"),
+)
 _UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch")
 _ABOUT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
@@ -149,8 +153,8 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     columns.update({title: _with_errors(data, name) for name, title in SCORES if name in data and data[name].notna().any()})
     costs = [cost for cost in _COSTS if cost[0] not in _WHERE_MEASURED or (cost[0] in data and data[cost[0]].notna().any())]
     columns.update({title: numbers(data, name, style) for name, title, style in costs})
-    shown = [beside for beside in _BESIDE if f"paper_{beside[1]}" in data and beside[0] in data]  # as a paper prints them
-    columns.update({title: numbers(_as_printed(data, name) / unit, name, style) for name, _, title, unit, style in shown})
+    shown = [beside for beside in _BESIDE if f"paper_{beside[1]}" in data and beside[0][0] in data]  # as a paper prints them
+    columns.update({title: numbers(_as_printed(data, parts) / unit, parts[0], style) for parts, _, title, unit, style in shown})
     if _has_backbone(data):
         columns.update({title: numbers(1 / data[[name]].astype(float), name, "{:.2f}") for name, title in _FPS})
     columns["status"] = list(data["status"])
@@ -159,12 +163,12 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _as_printed(data: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A column as Cropr prints it: its linear GMAC hold the selectors'."""
-    column = data[[name]].astype(float)
-    if name != "gmac_linear" or "gmac_selector" not in data:
-        return column
-    return column.add(data["gmac_selector"].astype(float).fillna(0), axis=0)
+def _as_printed(data: pd.DataFrame, parts: tuple[str, ...]) -> pd.DataFrame:
+    """A column as Cropr prints it, under the name of its first part: its linear GMAC hold selectors, in segmentation norms and head."""
+    column = data[[parts[0]]].astype(float)
+    for name in (part for part in parts[1:] if part in data):
+        column = column.add(data[name].astype(float).fillna(0), axis=0)
+    return column
 
 
 def _has_backbone(data: pd.DataFrame) -> bool:
@@ -190,9 +194,11 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
         text += " Uncalibrated share: what gates keep at p > 0.5, before their thresholds are set to meet the target."
     if "images_per_second" in data and data["images_per_second"].notna().any():
         sizes = sorted({int(size) for size in data["images_per_second_batch"].dropna()})
-        text += f" Images/s: of the whole classifier at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
+        text += f" Images/s: of the whole model at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
     if "paper_gmacs_linear" in data:
         text += " Linear GMAC: of weight layers and selectors, without the products of attention, as Cropr counts."
+    if "paper_gmacs_pixels" in data:
+        text += " Linear, norm, head GMAC: as Cropr counts in segmentation, norms at 5 an element, the head at every patch, no attention."
     if "gmac_note" in data and data["gmac_note"].notna().any():
         as_it_is = data[data["gmac_note"].notna()]
         text += f" GMAC of {', '.join(dict.fromkeys(as_it_is['label']))}: {as_it_is['gmac_note'].iloc[0]}; timed alone."
@@ -208,6 +214,8 @@ def _caution(data: pd.DataFrame) -> str:
         return ""
     if ((data["scale"] == "paper") & (data["data"] == "imagefolder")).all():
         return "The paper's numbers are of ImageNet-1k, these rows of the folder that was given."
+    if ((data["scale"] == "paper") & (data["data"] == "semantic")).all():
+        return "The paper's numbers are of ADE20k, these rows of the folders that were given."
     return (
         "The paper's numbers are of another data set and model than these rows, which are of"
         f" scale={' and '.join(data['scale'].unique())} on {' and '.join(data['data'].unique())}: compare rows with rows."

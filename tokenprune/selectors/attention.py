@@ -8,8 +8,9 @@ from torch import Tensor
 from tokenprune.errors import InvalidSchedule
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Selector, keep_top, one_of
+from tokenprune.selectors.base import Context, Selector, keep_top
 from tokenprune.selectors.observation import Observation
+from tokenprune.settings import one_of
 from tokenprune.state import Decision
 
 SCORES = ("cls", "mean_query", "column_mean")
@@ -85,7 +86,8 @@ class AttentionBefore(Selector):
 
     def macs(self, slots: float) -> float:
         """Return the second pass over the logits that the column mean needs; a single row is part of the block."""
-        return slots * slots * self.context.dim if self.source == "column_mean" else 0.0
+        keys = slots if self.context.reach is None else min(slots, self.context.reach)
+        return slots * keys * self.context.dim if self.source == "column_mean" else 0.0
 
 
 @register("selector", "attn_topk")

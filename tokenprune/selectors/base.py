@@ -1,12 +1,11 @@
 """What a selector is."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tokenprune.errors import InvalidConfig
 from tokenprune.schedules import Budget
 from tokenprune.selectors.context import Context
 from tokenprune.selectors.observation import Observation
@@ -25,7 +24,7 @@ class Selector(nn.Module):
             a target for each dropped token. mixing: makes new tokens of all, without a place. recalls: pays for what it saw before.
         drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
         learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables;
-            taught_by: the loss that alone teaches it, if there is one.
+            taught_by: the loss that alone teaches it, if there is one. needs: fields of `losses.base.Facts` that a task must give.
         heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
         steady: in training the same parameters get a gradient in every pass. cap(live, prefix): slots that one decision can drop at most.
         published: treatment and schedule of the paper, the defaults of `tokenprune.prune`.
@@ -42,6 +41,7 @@ class Selector(nn.Module):
     mixing: ClassVar[bool] = False
     recalls: ClassVar[bool] = False
     taught_by: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
     drops: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     heeds: ClassVar[str] = "count"
@@ -52,6 +52,7 @@ class Selector(nn.Module):
     published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
 
     calibration_images: int = 0  # training images that `calibrate` wants to see, after training
+    normed: int = 0  # elements of each slot that norms of a decision take
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -111,10 +112,3 @@ def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
     slots = ranked[:, :count].sort(dim=1).values
     keep = torch.zeros_like(live).scatter_(1, slots, True) & live
     return Decision(keep, score=score, slots=slots)
-
-
-def one_of(name: str, option: str, value: str, allowed: Collection[str]) -> str:
-    """Return the value of a selector's option; raises InvalidConfig if it is none of `allowed`."""
-    if value not in allowed:
-        raise InvalidConfig(f"{name}: {option} is {value!r}; allowed: {', '.join(allowed)}")
-    return value

@@ -37,13 +37,13 @@ class RandomSelector(Selector):
 
     Args:
         context: see `Context`.
-        seed: of the draw at test time.
+        seed: of the draw at test time; None draws afresh then, too, which is faster than hashing images.
     """
 
     module = "parameter-free"
     paper = "Cropr's baseline"
 
-    def __init__(self, context: Context, seed: int = 0) -> None:
+    def __init__(self, context: Context, seed: int | None = 0) -> None:
         super().__init__(context)
         self.seed = seed
 

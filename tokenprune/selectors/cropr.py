@@ -35,7 +35,8 @@ class CroprRouter(Selector):
         select: topk, or sampling without replacement from softmax(a C^-0.5) (Table 4b), by Gumbel noise; at test time the noise depends
             on seed, block and the image alone.
         mlp: whether there is an MLP in the aggregator (Table 4c). stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
-        salient: False drops the tokens of highest score (Table 1, Non-salient). seed: of sampling at test time.
+        salient: False drops the tokens of highest score (Table 1, Non-salient). seed: of sampling at test time. aggregate: False lets a
+            deployed router ask all its queries, as the released code does; what their sum saves is Figure 3b.
     """
 
     learns = True
@@ -54,11 +55,12 @@ class CroprRouter(Selector):
         stop_grad: bool = True,
         salient: bool = True,
         seed: int = 0,
+        aggregate: bool = True,
     ) -> None:
         super().__init__(context)
         queries = context.positions if queries == PATCHES else queries
         _check(context.dim, queries, heads, select)
-        self.select, self.stop_grad, self.salient, self.seed = select, stop_grad, salient, seed
+        self.select, self.stop_grad, self.salient, self.seed, self.aggregate = select, stop_grad, salient, seed, aggregate
         self.query, dim, many = first_queries(queries, context.dim), context.dim, heads > 1
         self.norm = nn.LayerNorm(dim, eps=EPS) if many else nn.Identity()
         self.ask, self.key = (nn.Linear(dim, dim, bias=False) if many else nn.Identity() for _ in range(2))
@@ -79,7 +81,8 @@ class CroprRouter(Selector):
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
         if learning:
             P = state.prefix.shape[1]
-            notes = {"auxiliary": self.auxiliary(query, keys, tokens, None if state.complete else _with_prefix(seen.live, P))}
+            there = None if state.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
+            notes = {"auxiliary": self.auxiliary(query, keys, tokens, there)}
             keys = keys[:, P:]
         score = (keys @ query.T).sum(-1)  # (B,M)
         score = score if self.salient else -score
@@ -91,9 +94,10 @@ class CroprRouter(Selector):
         return slots * (self.query.numel() + sum(p.numel() for p in self.key.parameters()))
 
     def deploy(self) -> "CroprRouter":
-        """Return a router with one query, the sum of all (Eq. 6), projected; no auxiliary head: the same scores at 1/Nq of the cost."""
+        """Return a router with one query, the sum of all (Eq. 6), or all, projected; no auxiliary head: the same scores for 1/Nq."""
         deployed = copy.deepcopy(self, {id(self.auxiliary): None})  # not copied, and so not there
-        deployed.query = nn.Parameter(self.ask(self.query).detach().sum(0, keepdim=True))
+        projected = self.ask(self.query).detach()
+        deployed.query = nn.Parameter(projected.sum(0, keepdim=True) if self.aggregate else projected)
         deployed.ask = nn.Identity()
         return deployed
 
@@ -102,11 +106,6 @@ class CroprRouter(Selector):
         noise = uniform(seen, None if self.training else self.seed)
         gumbel = -(-noise.clamp(_LEAST, 1 - 2.0**-24).log()).log()
         return (score * self.context.dim**-0.5 + gumbel).masked_fill(noise.isinf(), float("inf"))
-
-
-def _with_prefix(live: Tensor, prefix: int) -> Tensor:
-    """Return live (B,M) behind P prefix tokens, (B,P+M)."""
-    return nn.functional.pad(live, (prefix, 0), value=True)
 
 
 def _check(dim: int, queries: int, heads: int, select: str) -> None:

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Selector, keep_top, one_of
+from tokenprune.selectors.base import Context, Selector, keep_top
 from tokenprune.selectors.baselines import uniform
 from tokenprune.selectors.distances import distances
 from tokenprune.selectors.observation import Observation
+from tokenprune.settings import one_of
 from tokenprune.state import Decision
 
 NEIGHBOURS = 5  # k, of which the first is the token itself

@@ -7,9 +7,10 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
 from tokenprune.selectors.attention import AttentionBefore, known
-from tokenprune.selectors.base import Context, keep_top, one_of
+from tokenprune.selectors.base import Context, keep_top
 from tokenprune.selectors.distances import distances
 from tokenprune.selectors.observation import Observation
+from tokenprune.settings import one_of
 from tokenprune.state import Decision
 
 VARIANTS = ("fixed", "released")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.blocks.base import Projection
+from tokenprune.blocks.windowed import received
 from tokenprune.state import TokenState
 
 COLUMN_CHUNK = 256
@@ -42,13 +43,20 @@ class Observation:
         return self._rows(self.projection.q[:, :, :1])[:, :, 0]
 
     def mean_query(self) -> Tensor:
-        """Return the attention of the mean live query to each slot, (B,h,M), in O(T); needs no CLS."""
+        """Return the attention of the mean live query to each slot, (B,h,M), in O(T); needs no CLS. In windows: of each window's mean."""
+        if self.projection.windows is not None:
+            return received(self.projection, mean=True)
         weight = self._live_queries().unsqueeze(1).unsqueeze(-1)
         mean = (self.projection.q * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True)
         return self._rows(mean)[:, :, 0]
 
     def column_mean(self) -> Tensor:
-        """Return the attention each slot receives, averaged over live queries, (B,h,M): Cropr's Attn Top-K, in chunks of queries."""
+        """Return the attention each slot receives, averaged over live queries, (B,h,M): Cropr's Attn Top-K, in chunks of queries.
+
+        In a block that attends inside windows it is the mean over the queries of the slot's window.
+        """
+        if self.projection.windows is not None:
+            return received(self.projection)
         q, weight = self.projection.q, self._live_queries()
         total = q.new_zeros(*q.shape[:2], self.tokens.shape[1])
         for some, w in zip(q.split(COLUMN_CHUNK, 2), weight.split(COLUMN_CHUNK, 1), strict=True):

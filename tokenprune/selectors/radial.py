@@ -4,9 +4,10 @@ import torch
 
 from tokenprune.registry import register
 from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context, Selector, keep_top, one_of
+from tokenprune.selectors.base import Context, Selector, keep_top
 from tokenprune.selectors.baselines import at_slots
 from tokenprune.selectors.observation import Observation
+from tokenprune.settings import one_of
 from tokenprune.state import Decision
 
 NORMS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
-from tokenprune.selectors.base import Context, one_of
+from tokenprune.selectors.base import Context
 from tokenprune.selectors.mixing import MixingSelector
+from tokenprune.settings import one_of
 
 VARIANTS = ("fixed", "released")
 

@@ -42,7 +42,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics on the validation data: AP and top-1 in points 0..100, with their standard errors (`*_se`)."""
+        """Metrics on the validation data: AP, top-1 and mIoU in points 0..100, with their standard errors (`*_se`)."""
         ...
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,11 @@ class Predictions:
         sure = self.scores >= score
         return Predictions(self.boxes[sure], self.scores[sure], self.masks[sure])
 
+    def ordered(self, score: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return box (4,) and mask (h,w) of each object of at least this score from left to right, so that equal ones get equal colours."""
+        sure = self.above(score)
+        return [(sure.boxes[k], sure.masks[k]) for k in np.argsort(sure.boxes[:, 0], kind="stable")]
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -60,7 +65,10 @@ class Picture:
             score: masks of objects below it do not count.
             cover: share of the cell's pixels, from which on it is foreground; at the rim only pixels of the picture count.
         """
-        masks = self.predictions.above(score).masks
+        return self.covered(self.predictions.above(score).masks, cover)
+
+    def covered(self, masks: np.ndarray, cover: float) -> Tensor:
+        """Return (H,W) bool: the cells of whose pixels masks (n,h,w) bool cover at least this share."""
         inside = torch.from_numpy(masks.any(0)) if len(masks) else torch.zeros(self.pixels.shape[:2], dtype=torch.bool)
         return _mean_of_cells(inside, self.patch) >= cover
 
@@ -68,6 +76,15 @@ class Picture:
 def cropped(used: Used, patch: int, height: int, width: int) -> Tensor:
     """Return (L,H,W) bool without the cells that hold only padding of a picture of height x width pixels."""
     return used.blocks.unflatten(1, used.grid)[:, : -(-height // patch), : -(-width // patch)]
+
+
+def most_frequent(values: np.ndarray, patch: int) -> np.ndarray:
+    """Return (H,W) the most frequent value of each cell of patch x patch pixels of a label map (h,w), -1 where most pixels have none."""
+    height, width = values.shape
+    cells = np.pad(values, ((0, -height % patch), (0, -width % patch)), mode="edge")
+    cells = cells.reshape(cells.shape[0] // patch, patch, -1, patch).transpose(0, 2, 1, 3).reshape(-1, patch * patch)
+    counts = np.stack([(cells == k).sum(1) for k in range(-1, int(values.max(initial=-1)) + 1)])
+    return (counts.argmax(0) - 1).reshape(-(-height // patch), -1)
 
 
 def _mean_of_cells(inside: Tensor, patch: int) -> Tensor:

@@ -5,17 +5,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
 
 from tokenprune.engine import PrunedViT
+from tokenprune.measure.memory import peak_memory
 from tokenprune.pruning import prune
 
 Step = Callable[[Any], Any]
 DTYPES = ("float32", "bfloat16", "float16")
 _FIELDS = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder")
+_QUARTILES = ("seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles")
+_MEBI = 2**20
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ def seconds_per_image(
 
     Returns:
         seconds_encoder, seconds_backbone (None without one), seconds_total (medians over all passes, batch 1), speedup_encoder (median of
-        the passes' own ratios of dense to pruned) and seconds_note, which says how they were taken. All None under masked execution, which
-        computes what it drops, and for a selector that switches parts off without skipping them.
+        the passes' own ratios of dense to pruned), first and third quartile of three of them (`*_quartiles`), memory_encoder_mib (the most
+        that the encoder holds at a time on the first image, without weights) and seconds_note, which says how they were taken. All times
+        None under masked execution, which computes what it drops, and for a selector that switches parts off without skipping them.
     """
     reason = untimed(pruned)
     if reason:
@@ -72,10 +76,13 @@ def seconds_per_image(
         for call in calls(*inputs[0]) * plan.warmup:
             call()
         passes = [[timer(call) for call in these] for these in (calls(*pair) for pair in inputs) for _ in range(plan.repeats)]
+        memory = peak_memory(alone(inputs[0][0]), device) / _MEBI
     mine, full, total, *maps = zip(*passes, strict=True)
     speedups = [d / p for d, p in zip(full, mine, strict=True)]
     found = (median(mine), median(maps[0]) if maps else None, median(total), median(speedups))
-    return {**dict(zip(_FIELDS, found, strict=True)), "seconds_note": f"{_note(device, len(inputs), plan)}, dense and pruned in turn"}
+    spread = dict(zip(_QUARTILES, map(quartiles, (mine, total, speedups)), strict=True))
+    note = f"{_note(device, len(inputs), plan, attention_kernel(pruned))}, dense and pruned in turn"
+    return {**dict(zip(_FIELDS, found, strict=True)), **spread, "memory_encoder_mib": memory, "seconds_note": note}
 
 
 @torch.inference_mode()
@@ -97,8 +104,20 @@ def untimed(pruned: PrunedViT) -> str:
     return "" if drops else "not timed: what the selector switches off is computed all the same"
 
 
-def _note(device: torch.device, images: int, plan: SpeedPlan) -> str:
-    how = "CUDA events" if device.type == "cuda" else "CPU seconds of one thread"
+def attention_kernel(pruned: PrunedViT) -> str:
+    """Return which attention the blocks of a model run: torch's fused one, timm's explicit one, or `mixed`."""
+    fused = {getattr(block.block.attn, "fused_attn", True) for block in pruned.family.blocks}
+    return "mixed attention" if len(fused) > 1 else "fused attention" if fused == {True} else "explicit attention"
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Return the first and the third quartile of one or more values."""
+    first, _, third = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    return [first, third]
+
+
+def _note(device: torch.device, images: int, plan: SpeedPlan, kernel: str = "") -> str:
+    how = ("CUDA events" if device.type == "cuda" else "CPU seconds of one thread") + (f", {kernel}" if kernel else "")
     times = f" x {plan.repeats} passes after {plan.warmup} to warm up" if plan.repeats > 1 else ""
     return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}"
 

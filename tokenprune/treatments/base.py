@@ -48,9 +48,9 @@ class Treatment:
 
     @classmethod
     def facts(cls) -> dict[str, Any]:
-        """Return the point that the treatment's defaults stand for."""
+        """Return the point that the treatment's defaults stand for, and whether there is something to learn."""
         point = cls()
-        return {key: getattr(point, key) for key in CHOICES}
+        return {**{key: getattr(point, key) for key in CHOICES}, "learns": cls.learns}
 
     @property
     def remembers(self) -> bool:

@@ -16,6 +16,8 @@ loader = pytest.importorskip("tokenprune.tasks.detection.loader")
 
 DETR = AugmentConfig(policy="detr", sides=(64, 80), crop_sides=(90,), crop_range=(40, 70), long_side=200)
 
+LSJ = AugmentConfig(policy="lsj", final_crop=48, scale_range=(0.5, 2.0))
+
 
 def shapes():
     return ShapesDetection(8, 96, 0, "train")
@@ -54,6 +56,23 @@ def test_detr_augmentation_moves_image_mask_and_box_together(place):
     record = loader.train_input(marked(), DETR, loader.Resize(), (0, place))
     assert min(record["height"], record["width"]) in (64, 80) or max(record["height"], record["width"]) == 200
     assert_consistent(record, 6)
+
+
+@pytest.mark.parametrize("place", range(24))
+def test_large_scale_jitter_moves_image_mask_and_box_together(place):
+    """A picture of 40 x 60 fits a square of 48 times 0.5 to 2: 24 to 96 px wide, cropped to 48; boxes are those of the cropped masks."""
+    record = loader.train_input(marked(), LSJ, loader.Resize(), (0, place))
+    height, width = record["height"], record["width"]
+    assert 24 <= width <= 48 and 16 <= height <= 48 and (width == 48 or abs(width / height - 1.5) < 0.1)
+    assert_consistent(record, 4)
+
+
+def test_large_scale_jitter_draws_its_scale_and_loses_objects():
+    records = [loader.train_input(marked(), LSJ, loader.Resize(), (0, place)) for place in range(60)]
+    widths, counts = [r["width"] for r in records], {len(r["instances"]) for r in records}
+    assert min(widths) < 30 and sum(width == 48 for width in widths) in range(25, 55) and {1, 2} <= counts
+    fixed = [loader.train_input(marked(), replace(LSJ, scale_range=(1.0, 1.0), flip=False), loader.Resize(), (0, p)) for p in (1, 2)]
+    assert torch.equal(fixed[0]["image"], fixed[1]["image"]) and fixed[0]["image"].shape == (3, 32, 48)
 
 
 @pytest.mark.parametrize("place", range(12))

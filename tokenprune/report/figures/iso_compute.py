@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-_SCORES = {"top1": "top-1 accuracy (%)", "ap_box": "box AP"}
+_SCORES = {"top1": "top-1 accuracy (%)", "ap_box": "box AP", "miou": "mIoU"}
 
 
 @register("report", "iso_compute")

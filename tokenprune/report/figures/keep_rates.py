@@ -19,7 +19,7 @@ _TIMES = {
     "seconds": ("seconds_encoder", "encoder seconds an image (batch 1)"),
 }
 _ROOM = 3  # curves
-_SCORES = {"ap_box": "box AP", "ap_mask": "mask AP", "top1": "top-1 accuracy (%)"}
+_SCORES = {"ap_box": "box AP", "ap_mask": "mask AP", "top1": "top-1 accuracy (%)", "miou": "mIoU"}
 
 
 @register("report", "keep_rates")

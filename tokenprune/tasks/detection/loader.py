@@ -42,6 +42,8 @@ def train_input(sample: Sample, augment: AugmentConfig, resize: Resize, seed: tu
         image, gt = sample.image, _without_crowds(sample.instances)
         if augment.policy == "detr":
             image, gt = _transformed(image, gt, _detr_policy(augment))
+        elif augment.policy == "lsj":
+            image, gt = _transformed(image, gt, _lsj_policy(augment))
         else:
             image, gt = _transformed(image, gt, _to_size(resize))
             image, gt = _light(image, gt, augment)
@@ -61,6 +63,11 @@ def test_input(sample: Sample, resize: Resize) -> dict[str, Any]:
     return {"image": _tensor(image), "height": height, "width": width, "image_id": sample.image_id}
 
 
+def resized(sample: Sample, resize: Resize) -> Instances:
+    """The annotated objects of a picture at test size, crowds left out."""
+    return _transformed(sample.image, _without_crowds(sample.instances), _to_size(resize))[1]
+
+
 def _to_size(resize: Resize) -> list[T.Augmentation]:
     return [] if resize.short is None else [T.ResizeShortestEdge(resize.short, resize.long)]
 
@@ -75,6 +82,13 @@ def _detr_policy(cfg: AugmentConfig) -> list[T.Augmentation]:
     return [*flip, first, T.RandomCrop("absolute_range", cfg.crop_range), last]
 
 
+def _lsj_policy(cfg: AugmentConfig) -> list[T.Augmentation]:
+    """ViTDet's large-scale jitter; what is smaller than the square is padded by the detector, if it wants squares."""
+    side = cfg.final_crop
+    resize, crop = T.ResizeScale(*cfg.scale_range, side, side), T.FixedSizeCrop((side, side), pad=False)
+    return [*([T.RandomFlip()] if cfg.flip else []), resize, crop]
+
+
 def _transformed(image: np.ndarray, gt: Instances, augmentations: list[T.Augmentation]) -> tuple[np.ndarray, Instances]:
     """Apply Detectron2 augmentations; after a crop boxes are taken from what is left of the masks, and lost objects leave."""
     if not augmentations:
@@ -85,7 +99,7 @@ def _transformed(image: np.ndarray, gt: Instances, augmentations: list[T.Augment
     masks = [transforms.apply_segmentation(m.astype(np.uint8)) for m in gt.masks]
     masks = np.stack(masks).astype(bool) if masks else np.zeros((0, height, width), dtype=bool)
     boxes = transforms.apply_box(gt.boxes).reshape(-1, 4).clip(0, [width, height, width, height])
-    if any(isinstance(a, T.RandomCrop) for a in augmentations):
+    if any(isinstance(a, (T.RandomCrop, T.FixedSizeCrop)) for a in augmentations):
         boxes = BitMasks(torch.from_numpy(masks)).get_bounding_boxes().tensor.numpy()
     seen = masks.any(axis=(1, 2)) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return inputs.image, Instances(boxes[seen].astype(np.float32), masks[seen], gt.labels[seen], gt.crowd[seen])

@@ -13,7 +13,6 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import (
-    CascadeROIHeads,
     FastRCNNConvFCHead,
     FastRCNNOutputLayers,
     MaskRCNNConvUpsampleHead,
@@ -26,6 +25,8 @@ from tokenprune.backbones.dense import EncoderMaps
 from tokenprune.backbones.features import build_features
 from tokenprune.backbones.pyramid import ChannelNorm
 from tokenprune.tasks.base import IMAGE_MEAN, IMAGE_STD
+from tokenprune.tasks.detection.adopting import adopted
+from tokenprune.tasks.detection.scoring import ScoredCascade, ScoredHeads
 from tokenprune.tasks.detection.settings import DetectionConfig, HeadsConfig
 
 # Box regression weights of the stages of Cascade R-CNN; the first is also Mask R-CNN's.
@@ -76,6 +77,15 @@ class PrunedRCNN(GeneralizedRCNN):
             own = self.backbone.dense.losses(presence=self._presence(batched_inputs))
             result.update({k if k.startswith("loss_") else f"loss_{k}": v for k, v in own.items()})
         return result
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result row must say of how its results are scored."""
+        return self.roi_heads.notes
+
+    def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of a related detector in this one's form, see `adopting`."""
+        return adopted(state, self)
 
     def _presence(self, inputs: list[dict[str, Any]]) -> Tensor:
         """Which classes each training picture holds, (B,K) 0/1: Cropr's multi-label target (section 3.2)."""
@@ -135,6 +145,12 @@ def _rpn(cfg: HeadsConfig, shapes: dict[str, ShapeSpec]) -> RPN:
 
 
 def _roi_heads(cfg: DetectionConfig, shapes: dict[str, ShapeSpec], num_classes: int) -> StandardROIHeads:
+    built = _plain_heads(cfg, shapes, num_classes)
+    built.settings = cfg.heads
+    return built
+
+
+def _plain_heads(cfg: DetectionConfig, shapes: dict[str, ShapeSpec], num_classes: int) -> StandardROIHeads:
     heads, names = cfg.heads, list(shapes)
     scales, channels = [1 / s.stride for s in shapes.values()], shapes[names[0]].channels
     common = {
@@ -151,9 +167,9 @@ def _roi_heads(cfg: DetectionConfig, shapes: dict[str, ShapeSpec], num_classes: 
         box = _box_head(heads, channels)
         predictor = _predictor(heads, box.output_shape, num_classes, _STAGE_WEIGHTS[0], heads.agnostic_boxes)
         matcher = Matcher([heads.roi_iou], [0, 1], allow_low_quality_matches=False)
-        return StandardROIHeads(box_head=box, box_predictor=predictor, proposal_matcher=matcher, **common)
+        return ScoredHeads(box_head=box, box_predictor=predictor, proposal_matcher=matcher, **common)
     boxes = [_box_head(heads, channels) for _ in _STAGE_WEIGHTS]
-    return CascadeROIHeads(
+    return ScoredCascade(
         box_heads=boxes,
         box_predictors=[_predictor(heads, b.output_shape, num_classes, w, True) for b, w in zip(boxes, _STAGE_WEIGHTS, strict=True)],
         proposal_matchers=[Matcher([iou], [0, 1], allow_low_quality_matches=False) for iou in heads.cascade_ious],
@@ -173,13 +189,14 @@ def _box_head(cfg: HeadsConfig, channels: int) -> FastRCNNConvFCHead:
 def _predictor(
     cfg: HeadsConfig, shape: ShapeSpec, num_classes: int, weights: tuple[float, ...], agnostic: bool
 ) -> FastRCNNOutputLayers:
+    soft = cfg.soft_nms is not None  # which sees all boxes
     return FastRCNNOutputLayers(
         shape,
         box2box_transform=Box2BoxTransform(weights=weights),
         num_classes=num_classes,
         test_score_thresh=cfg.score,
-        test_nms_thresh=cfg.nms,
-        test_topk_per_image=cfg.detections,
+        test_nms_thresh=1.0 if soft else cfg.nms,
+        test_topk_per_image=-1 if soft else cfg.detections,
         cls_agnostic_bbox_reg=agnostic,
     )
 

@@ -8,7 +8,7 @@ from detectron2.structures import Instances as D2Instances
 
 from tokenprune.data.base import DetectionData
 from tokenprune.measure.usage import record
-from tokenprune.tasks.detection.loader import Resize, test_input
+from tokenprune.tasks.detection.loader import Resize, resized, test_input
 from tokenprune.tasks.detection.model import PrunedRCNN
 from tokenprune.tasks.pictures import Picture, Predictions, cropped
 
@@ -29,7 +29,9 @@ def pictures(detector: PrunedRCNN, data: DetectionData, numbers: Iterable[int], 
                 detector.backbone(detector.preprocess_image([source]).tensor)
         patch = detector.pruned.patch_size
         pixels = source["image"].permute(1, 2, 0).numpy()
-        yield Picture(number, pixels, cropped(seen.images[0], patch, height, width), patch, found)
+        truth = resized(data[number], resize)
+        known = Predictions(truth.boxes.astype(float), np.ones(len(truth)), truth.masks)
+        yield Picture(number, pixels, cropped(seen.images[0], patch, height, width), patch, found, known)
 
 
 def _predictions(instances: D2Instances) -> Predictions:

@@ -8,6 +8,8 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.settings import read_settings
 from tokenprune.tasks.speed import DTYPES
 
+POLICIES = ("light", "detr", "lsj")
+
 
 @dataclass(frozen=True)
 class PyramidConfig:
@@ -24,7 +26,9 @@ class HeadsConfig:
 
     anchor_sizes: per pyramid level, or one entry for all. box_fc: widths of the box head's linear layers after `box_convs`
     convolutions. norm: "" or "LN" (channel norm after the heads' convolutions). sampling: RoIAlign points a bin, 0 adapts.
-    cascade_ious: the three stages of Cascade R-CNN; its boxes are always class-agnostic.
+    cascade_ious: the three stages of Cascade R-CNN; its boxes are always class-agnostic. soft_nms: IoU from which linear soft-NMS lowers a
+    score, in the place of `nms`; null for none. mask_scoring: whether a result's score is multiplied by how sure its mask is, which moves
+    the box AP, too.
     """
 
     anchor_sizes: tuple[tuple[float, ...], ...] = ((14.0, 24.0, 40.0, 64.0, 96.0),)
@@ -54,6 +58,8 @@ class HeadsConfig:
     nms: float = 0.5
     detections: int = 20
     cascade_ious: tuple[float, float, float] = (0.5, 0.6, 0.7)
+    soft_nms: float | None = None
+    mask_scoring: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class AugmentConfig:
 
     policy "light": flips, transposes, channel permutations at the test size. policy "detr": horizontal flip, then half of the pictures
     resized to a short side of `sides`, the others resized to `crop_sides`, cropped to a range of `crop_range` and resized to `sides`.
+    policy "lsj" (large-scale jitter, ViTDet): horizontal flip, resized to fit a square of `final_crop` times a factor drawn from
+    `scale_range`, cropped to the square; smaller pictures stay as small.
     final_crop: pixels; a picture with a longer side is cropped to it at random in the end, also where no object is left.
     """
 
@@ -75,6 +83,7 @@ class AugmentConfig:
     crop_range: tuple[int, int] = (384, 600)
     long_side: int = 1333
     final_crop: int | None = None
+    scale_range: tuple[float, float] = (0.1, 2.0)
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,13 @@ def _check(cfg: DetectionConfig) -> None:
     levels, sizes = len(cfg.pyramid.scales) + cfg.pyramid.top_level, len(cfg.heads.anchor_sizes)
     bad = [
         (cfg.detector not in ("mask", "cascade"), f"task.detector is {cfg.detector!r}, allowed are mask, cascade"),
-        (cfg.augment.policy not in ("light", "detr"), f"task.augment.policy is {cfg.augment.policy!r}, allowed are light, detr"),
+        (cfg.augment.policy not in POLICIES, f"task.augment.policy is {cfg.augment.policy!r}, allowed are {', '.join(POLICIES)}"),
+        (cfg.augment.policy == "lsj" and cfg.augment.final_crop is None,
+         "task.augment.policy is 'lsj', which needs the square that it crops to: set task.augment.final_crop, in pixels"),
+        (not 0 < cfg.augment.scale_range[0] <= cfg.augment.scale_range[1],
+         f"task.augment.scale_range is {cfg.augment.scale_range}, allowed are two factors 0 < a <= b"),
+        (cfg.heads.soft_nms is not None and not 0 <= cfg.heads.soft_nms <= 1,
+         f"task.heads.soft_nms is {cfg.heads.soft_nms}, allowed are null and an IoU from 0 to 1"),
         (cfg.heads.norm not in ("", "LN"), f"task.heads.norm is {cfg.heads.norm!r}, allowed are '' and LN"),
         (cfg.augment.final_crop is not None and cfg.augment.final_crop < 1,
          f"task.augment.final_crop is {cfg.augment.final_crop}, allowed are null and 1 and more (pixels)"),

@@ -1,0 +1,175 @@
+"""Any pictures with a class for each pixel: a folder of images, one of one-channel label images of the same names, a list of classes."""
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tokenprune.data.base import NO_CLASS, class_map
+from tokenprune.data.class_names import read_names
+from tokenprune.data.pixels import to_rgb
+from tokenprune.data.readers import UNREADABLE
+from tokenprune.data.shapes import SHAPES_CLASSES, ShapesDetection
+from tokenprune.errors import DatasetError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LABELS = (".png", ".tif", ".tiff", ".bmp")  # lossless ones
+_ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
+_VALUES = 1 << 16
+_UNKNOWN = -2  # what a value that is neither a class nor ignored is mapped to
+_LAYOUT = "a root holds images/SPLIT/NAME.jpg and labels/SPLIT/NAME.png, or what data.images and data.labels say"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the values of label images mean.
+
+    names: of the classes; value offset + i is names[i]. ignore: values without a class; a class of such a value is none. offset: the
+    value of the first class (ADE20k: 1, where 0 is void).
+    """
+
+    names: tuple[str, ...]
+    ignore: tuple[int, ...] = ()
+    offset: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that are left, in the order of their values; label i is the i-th of them."""
+        return tuple(name for value, name in self._values() if value not in self.ignore)
+
+    def table(self) -> np.ndarray:
+        """Return the label of each value of 16 bits, int64: `NO_CLASS` for those without a class, -2 for those that must not occur."""
+        table = np.full(_VALUES, _UNKNOWN, dtype=np.int64)
+        left = [value for value, _ in self._values() if value not in self.ignore]
+        table[left] = np.arange(len(left))
+        table[[value for value in self.ignore if 0 <= value < _VALUES]] = NO_CLASS
+        return table
+
+    def _values(self) -> Iterator[tuple[int, str]]:
+        return enumerate(self.names, start=self.offset)
+
+
+class SemanticFolder:
+    """The images of one split that have a label image; item i is the image (H,W,3) uint8 RGB and its labels (H,W) int64, -1 for none.
+
+    The label folder says which images belong to the split. Their order is by a checksum of the name, so that the first n are a sample.
+    """
+
+    def __init__(self, images: Path | str, labels: Path | str, labelling: Labelling, max_images: int | None = None) -> None:
+        """images, labels: folders; max_images: only the first ones.
+
+        Raises:
+            DatasetError: a folder that is missing or empty, a label image without its image, two images of one name.
+        """
+        if max_images is not None and (type(max_images) is not int or max_images < 1):
+            raise DatasetError(f"data set 'semantic': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
+        pictures, maps = _files(images, PICTURES, "data.images"), _files(labels, LABELS, "data.labels")
+        missing = sorted(set(maps) - set(pictures))
+        if missing:
+            raise DatasetError(
+                f"{maps[missing[0]]}: {len(missing)} of {len(maps)} label images have no image of the same name in {images}, the first is"
+                f" {missing[0]!r}: complete the folder or remove them"
+            )
+        stems = sorted(maps, key=lambda stem: (zlib.crc32(stem.encode()), stem))[:max_images]
+        self.files = [(pictures[stem], maps[stem]) for stem in stems]
+        self.classes, self._table = labelling.classes, labelling.table()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image i and its labels. Raises DatasetError, which names the file: undecodable, of another size, a value that is no class."""
+        picture, labels = self.files[i]
+        pixels, values = _read(picture, to_rgb), _read(labels, _one_channel)
+        if isinstance(values, str):
+            raise DatasetError(f"{labels}: the labels are an image of mode {values}, allowed is one channel (L, P, I;16) of class numbers")
+        if values.shape != pixels.shape[:2]:
+            sizes = " x ".join(map(str, values.shape[::-1])), " x ".join(map(str, pixels.shape[1::-1]))
+            raise DatasetError(f"{labels}: the labels are {sizes[0]} pixels, the image {picture} is {sizes[1]}: they must be of one size")
+        return pixels, self._labelled(values, labels)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (self[i] for i in range(len(self)))
+
+    def _labelled(self, values: np.ndarray, path: Path) -> np.ndarray:
+        inside = (values >= 0) & (values < _VALUES)
+        found = np.where(inside, self._table[np.where(inside, values, 0)], _UNKNOWN)
+        if (found == _UNKNOWN).any():
+            known = np.flatnonzero(self._table >= 0)
+            raise DatasetError(
+                f"{path}: a pixel has the value {values[found == _UNKNOWN].flat[0]}, allowed are {known.min()} to {known.max()}, the"
+                f" {len(self.classes)} classes, and to be ignored {np.flatnonzero(self._table == NO_CLASS).tolist()}: set data.ignore and"
+                " data.offset"
+            )
+        return found
+
+
+class ShapesSemantic:
+    """The pictures of `shapes` for detection with a class for each pixel: background, then the silhouettes; nearer ones hide others."""
+
+    classes = ("background", *SHAPES_CLASSES)
+
+    def __init__(self, size: int, side: int, seed: int, split: str, textured: bool = False) -> None:
+        """See `ShapesDetection`."""
+        self._pictures, self.side = ShapesDetection(size, side, seed, split, textured), side
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image i (side,side,3) uint8 RGB and its labels (side,side) int64, 0 for background."""
+        sample = self._pictures[i]
+        return sample.image, class_map(sample.instances)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (self[i] for i in range(len(self)))
+
+
+def open_folders(cfg: Mapping[str, Any], split: str) -> SemanticFolder:
+    """Open the split "train" or "val" of a `data` group of the name `semantic`; raises DatasetError."""
+    root, name = Path(cfg["root"]).expanduser(), cfg.get(f"{split}_split") or split
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder: set data.root=DIR; {_LAYOUT}")
+    folders = [root / str(cfg.get(part) or f"{part}/{{split}}").replace("{split}", str(name)) for part in ("images", "labels")]
+    labelling = Labelling(read_names(cfg.get("classes"), root), _numbers(cfg.get("ignore")), cfg.get("offset") or 0)
+    if not labelling.classes:
+        raise DatasetError(f"{root}: every class is ignored (data.ignore={list(labelling.ignore)}); at least one must be left")
+    return SemanticFolder(*folders, labelling, cfg.get(f"max_{split}"))
+
+
+def _numbers(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+
+
+def _files(folder: Path | str, endings: Sequence[str], field: str) -> dict[str, Path]:
+    """{name without ending: file} of the images in a folder."""
+    folder, found = Path(folder), {}
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder: set {field}, data.train_split and data.val_split; {_LAYOUT}")
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        path = Path(entry.path)
+        if path.suffix.lower() in endings and entry.is_file():
+            if path.stem in found:
+                raise DatasetError(f"{path}: {found[path.stem].name} has the same name; which of them is meant? Remove one")
+            found[path.stem] = path
+    if not found:
+        raise DatasetError(f"{folder}: there are no images in it ({', '.join(endings)}): set {field}; {_LAYOUT}")
+    return found
+
+
+def _one_channel(image: Image.Image) -> np.ndarray | str:
+    return np.array(image).astype(np.int64) if image.mode in _ONE_CHANNEL else image.mode
+
+
+def _read(path: Path, convert: Any) -> Any:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return convert(image)
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: the image cannot be read ({error}); is it missing or truncated? Fetch it again") from error

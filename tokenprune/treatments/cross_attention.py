@@ -1,0 +1,28 @@
+"""The treatment `cross_attention`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from tokenprune.fusions.cross_attention import CrossAttention
+from tokenprune.registry import register
+from tokenprune.treatments.base import Treatment
+
+if TYPE_CHECKING:
+    from tokenprune.blocks.family import Family
+
+
+@register("treatment", "cross_attention")
+@dataclass(frozen=True)
+class CrossAttend(Treatment):
+    """Dropped tokens are gone; behind the last block learned queries, one a position, look at those that stayed (Cropr Table 5).
+
+    proj: one more linear layer behind it, as the table's sizes imply.
+    """
+
+    proj: bool = True
+
+    learns: ClassVar[bool] = True
+
+    def module(self, family: "Family", positions: int) -> CrossAttention:
+        """Return the block of queries for N `positions`, with the heads of the model."""
+        return CrossAttention(family.dim, family.blocks[-1].heads, positions, self.remembers, self.proj)
