@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
+from tests.conf.test_configs import METHODS
 from tests.fakes import cli  # noqa: F401
 from tests.image_sets import both_splits, pack, real, write_folder
 from tokenprune.backbones.vit import build_vit
@@ -13,7 +14,6 @@ from tokenprune.checkpoints import load_dense, read_metadata, read_weights, save
 from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
 from tokenprune.paths import weights_path
-from tokenprune.presets import files
 from tokenprune.registry import get
 from tokenprune.tasks.classification import patch_labels
 from tokenprune.training import TrainingConfig, fit
@@ -186,7 +186,7 @@ def test_a_file_with_a_head_starts_a_run_of_no_iterations(cli, tmp_path):  # noq
     assert other["notes"] == ["starts from vit.safetensors", said]
 
 
-@pytest.mark.parametrize("method", [path.stem for path in files("method")])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_judged_without_training(cli, method):  # noqa: F811
     code, _, err = cli("scale=smoke", "task=classification", f"method={method}", "init=scratch", "training.iterations=0")
     assert (code, err) == (0, "")

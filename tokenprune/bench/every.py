@@ -8,9 +8,10 @@ from torch import nn
 from tokenprune.bench.fixed import ideals, sliced
 from tokenprune.bench.goals import Finding, Setup
 from tokenprune.bench.ragged import held
+from tokenprune.bench.router import PLAN
 from tokenprune.bench.timing import interleaved, ratio
 from tokenprune.engine import PrunedViT
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import InvalidSchedule
 from tokenprune.pruning import prune
 from tokenprune.registry import get, names
 
@@ -36,13 +37,15 @@ def measure(setup: Setup) -> list[Finding]:
 
 
 def published(vit: nn.Module) -> dict[str, PrunedViT]:
-    """Return a model a selector under the treatment and schedule that it declares, deployed; those that only mask are left out."""
+    """Return a model a selector under the treatment and schedule that it declares, deployed; those that only mask are left out.
+
+    One whose own schedule is of another grid than this model's has that of the routers.
+    """
     models = {}
     for name in names("selector"):
-        if not get("selector", name).drops:
-            continue
-        try:
-            models[name] = prune(vit, name).deploy()
-        except TokenPruneError:  # its own schedule is of another depth or grid than this model's
-            continue
+        if get("selector", name).drops:
+            try:
+                models[name] = prune(vit, name).deploy()
+            except InvalidSchedule:
+                models[name] = prune(vit, name, schedule=PLAN).deploy()
     return models

@@ -1,6 +1,7 @@
 """The most memory that a call holds at a time, beyond what was there before it."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ def _on_cuda(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def _on_cpu(call: Callable[[], Any]) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes lines of its own to standard error
     with tempfile.TemporaryDirectory() as folder:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             call()
