@@ -40,6 +40,12 @@ def test_every_file_of_the_experiments_is_seen(module, seam, monkeypatch, capsys
     assert code == 2 and err.startswith("error: unknown experiment 'no_such_table'. Available: cropr_appd_resolution, ")
 
 
+@pytest.mark.parametrize("module", [validate, smoke])
+def test_help_says_how_it_is_called(module, monkeypatch, capsys):
+    code, out, _ = command(module, monkeypatch, capsys, "--help")
+    assert code == 0 and f"python -m {module.__name__} [EXPERIMENT ...]" in out and "Exit status" in out
+
+
 def test_all_rows_at_all_scales_are_counted(capsys):
     """Two seeds of three and two gates at three scales; a report without rows."""
     found = dict(checked(["table4_gating", "table1_taxonomy"]))

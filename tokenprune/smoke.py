@@ -21,6 +21,9 @@ SETTINGS = ("scale=smoke", "results_dir=results/smoke", "export_weights=null")
 
 def main() -> None:
     """Run the experiments that the command line names, or all."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        console.say(__doc__.strip())
+        return
     names = [argument for argument in sys.argv[1:] if "=" not in argument]
     settings = [argument for argument in sys.argv[1:] if "=" in argument]
     known = [path.stem for path in files("experiment")]

@@ -43,6 +43,9 @@ class Checked(NamedTuple):
 
 def main() -> None:
     """Check the experiments named on the command line, or all; print a line for each, and the rows that are not valid."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        console.say(__doc__.strip())
+        return
     known = [path.stem for path in files("experiment")]
     names = sys.argv[1:] or known
     unknown = [name for name in names if name not in known]
