@@ -41,3 +41,12 @@ def test_without_a_timed_random_row_there_is_nothing_to_compare_with(tmp_path):
     for random in ([], [timed("Random", "random", [None], [None])]):
         with pytest.raises(TokenPruneError, match="no timed row of method random.*sweep over method=random"):
             drawn([timed("Cropr", "cropr", [5.0], [2.0]), *random], tmp_path)
+
+
+def test_costs_need_not_have_been_measured(tmp_path):
+    rows = [timed("Random", "random", [2.0], [1.0]), timed("Cropr", "cropr", [1.0], [0.5])]
+    for one in rows:
+        one["cost"].pop("gmac_selector")
+    drawn(rows, tmp_path)
+    points = pd.read_csv(tmp_path / "overhead.csv")
+    assert points["gmac_selector"].isna().all() and points["ratio"].tolist() == [1.0, 0.5]

@@ -1,5 +1,6 @@
 """What choosing tokens costs, against choosing at random (Cropr Figure 3b)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -25,7 +26,7 @@ class Overhead(FigureReport):
     """
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write overhead.png and overhead.csv (a row a label: batch, images_per_second, speedup, ratio, gmac_selector, rows)."""
+        """Write overhead.png and overhead.csv (a row a label: batch, images_per_second, speedup, ratio, gmac_selector if measured, rows)."""
         from tokenprune.report.panels import save
 
         points = table_of(sweep.good)
@@ -60,7 +61,7 @@ def _line(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     batch, speeds, speedups = timed[0][0], [point[1] for point in timed], [point[2] for point in timed]
     return {
         "name": label, "method": rows[0]["method"], "batch": batch, "images_per_second": fmean(speeds), "speedup": fmean(speedups),
-        "gmac_selector": fmean(row["cost"]["gmac_selector"] for row in rows), "rows": len(timed),
+        "gmac_selector": fmean(row["cost"].get("gmac_selector", math.nan) for row in rows), "rows": len(timed),
     }  # fmt: skip
 
 
