@@ -30,6 +30,7 @@ def test_axes_are_multiplied_and_globs_are_files():
         assert together.rows("training_free") == [["+experiment=training_free", *row] for row in product(own, rates)]
         assert together.rows("table1_taxonomy") == [["+experiment=table1_taxonomy"]]
         assert len(together.rows("cube")) == 17 * 6
+        assert [len(together.rows("cropr_fig5_segmentation", scale)) for scale in ("smoke", "demo", "paper")] == [5, 5 * 3, 5 * 5]
 
 
 def test_the_rows_are_those_of_the_sweep(cli, fake):  # noqa: F811

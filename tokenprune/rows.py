@@ -32,13 +32,14 @@ class Composer:
         self._loader.repository = _ReadOnce(self._loader.repository)
         self._last: tuple[list[str], DictConfig] = ([], OmegaConf.create())
 
-    def rows(self, experiment: str) -> list[list[str]]:
-        """Return the overrides of every row of conf/experiment/NAME.yaml, the experiment among them, in the order of its sweep.
+    def rows(self, experiment: str, scale: str = "demo") -> list[list[str]]:
+        """Return the overrides of every row of conf/experiment/NAME.yaml at a scale, the experiment among them, in the order of its sweep.
 
         Raises:
             HydraException: an axis that cannot be read.
         """
         params = read(config_dir() / "experiment" / f"{experiment}.yaml").get("hydra", {}).get("sweeper", {}).get("params", {})
+        params = OmegaConf.to_container(OmegaConf.create({"scale": scale, "params": params}), resolve=True)["params"]
         parsed = OverridesParser.create(config_loader=self._loader).parse_overrides([f"{key}={value}" for key, value in params.items()])
         axes = []
         for axis in parsed:

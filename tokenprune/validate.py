@@ -110,7 +110,7 @@ def _expects(config: Mapping[str, Any], error: Exception) -> bool:
 
 
 def _parts(compose: Composer, name: str) -> list[tuple[str, list[list[str]]]]:
-    rows = [[*row, f"scale={scale}"] for scale in SCALES for row in compose.rows(name)]
+    rows = [[*row, f"scale={scale}"] for scale in SCALES for row in compose.rows(name, scale)]
     return [(name, rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
 
 
