@@ -26,7 +26,7 @@ class Overhead(FigureReport):
     """
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write overhead.png and overhead.csv (a row a label: batch, images_per_second, speedup, ratio, gmac_selector if measured, rows)."""
+        """Write overhead.png and overhead.csv (a row a label: batch, images_per_second, speedup, ratio, gmac_selector, rows)."""
         from tokenprune.report.panels import save
 
         points = table_of(sweep.good)
