@@ -78,6 +78,15 @@ def kill_at(iteration: int) -> Callable[[nn.Module, int], None]:
 
 
 @pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo the registrations of a test. What ships is loaded before, because a module registers but once in a process."""
+    for kind in registry.BUILTIN:
+        registry.names(kind)
+    monkeypatch.setattr(registry, "_plugins", {kind: dict(found) for kind, found in registry._plugins.items()})
+    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
+
+
+@pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeTask]]:
     """Make `task.name=fake` known for one test; one thread, because threads cost more than they bring at this size."""
     threads = torch.get_num_threads()

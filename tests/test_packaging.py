@@ -158,7 +158,7 @@ def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, targe
     assert lines[-len(expected) :] == expected
 
 
-def test_continuous_integration_runs_the_tests():
+def test_continuous_integration_checks_every_row_and_runs_the_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in script.read_text() and script.read_text().endswith("\nmake test\n")
+    assert "set -euo pipefail" in script.read_text() and script.read_text().endswith("\nmake validate\nmake test\n")

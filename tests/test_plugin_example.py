@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import tokenprune
+from tests.fakes import own_registry  # noqa: F401
 from tests.pairings import images, tiny_vit
-from tokenprune import registry
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "tokenprune-plugin"
@@ -60,10 +60,8 @@ def test_it_is_a_row_of_a_sweep_and_of_its_table(site, tmp_path):
 
 
 @pytest.fixture
-def plugin(monkeypatch):
+def plugin(own_registry):  # noqa: F811
     """The module itself, registered for one test."""
-    registry.names("selector")
-    monkeypatch.setattr(registry, "_plugins", {kind: dict(found) for kind, found in registry._plugins.items()})
     spec = importlib.util.spec_from_file_location("tokenprune_checkerboard", EXAMPLE / "tokenprune_checkerboard" / "__init__.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -6,16 +6,14 @@ from pathlib import Path
 import torch
 
 import tokenprune
+from tests.fakes import own_registry  # noqa: F401
 from tests.pairings import images, tiny_vit
-from tokenprune import registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_selector_works_as_it_stands(monkeypatch):
-    registry.names("selector")
-    monkeypatch.setattr(registry, "_plugins", {kind: dict(found) for kind, found in registry._plugins.items()})
+def test_the_example_selector_works_as_it_stands(own_registry):  # noqa: F811
     example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "@register" in code)
     exec(compile(example, "README.md", "exec"), {"__name__": "example"})
     model = tokenprune.prune(tiny_vit(), selector="norm", schedule={"name": "explicit", "keep": {2: 10}})

@@ -6,18 +6,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from tests.fakes import own_registry  # noqa: F401
 from tokenprune import registry
 from tokenprune.errors import InvalidConfig, UnknownPlugin
 from tokenprune.selectors.base import Selector
-
-
-@pytest.fixture
-def clean(monkeypatch):
-    """Undo registrations of a test."""
-    for kind in registry.BUILTIN:
-        registry.names(kind)
-    monkeypatch.setattr(registry, "_plugins", {kind: dict(found) for kind, found in registry._plugins.items()})
-    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
 
 
 def test_what_ships():
@@ -46,7 +38,7 @@ def test_selector_facts_are_of_the_declared_values(name):
     assert facts["visibility"] in ("hard", "soft") and facts["paper"] and facts["module"]
 
 
-def test_a_name_is_taken_once(clean):
+def test_a_name_is_taken_once(own_registry):  # noqa: F811
     @registry.register("selector", "mine")
     class Mine(Selector):
         """Keeps what I like."""
@@ -65,7 +57,7 @@ def test_unknown_names_and_kinds():
         registry.names("colour")
 
 
-def test_entry_points_add_plugins_and_a_broken_one_only_warns(clean, monkeypatch, capsys, tmp_path):
+def test_entry_points_add_plugins_and_a_broken_one_only_warns(own_registry, monkeypatch, capsys, tmp_path):  # noqa: F811
     (tmp_path / "good_plugin.py").write_text(
         "from tokenprune import register\nfrom tokenprune.selectors.base import Selector\n"
         "@register('selector', 'good')\nclass Good(Selector):\n    '''From outside.'''\n"

@@ -55,6 +55,15 @@ def share(slot: int, beside: int, gpus: str | None) -> None:
         torch.cuda.set_device(slot % torch.cuda.device_count())
 
 
+def allotted() -> None:
+    """Compute with as many threads as SLURM gave this job cores, which not every cluster binds it to; OMP_NUM_THREADS goes before."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if cores.isdigit() and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(int(cores))
+
+
 def unsettled(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, Sequence[str]]:
     """Note the rows that need no process of their own, being done or refused, and return the others.
 

@@ -6,6 +6,7 @@ Exit status: 0 all is well, 2 no such experiment, 3 rows that are not valid, eac
 are cores, which are copies of this one: Hydra and torch are loaded once. 1200 rows take about two minutes of CPU.
 """
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -118,6 +119,7 @@ _composer: list[Composer] = []  # of a copy of the process
 
 
 def _begin(compose: Composer) -> None:
+    gc.set_threshold(50_000)  # configurations are many small objects, few of them garbage
     _composer[:] = [compose]
 
 

@@ -77,8 +77,10 @@ with suppress(ImportError):
             """Make the row in its own process. place: what `launching.share` takes."""
             from tokenprune import launching
 
-            if self._EXECUTOR == "local":  # elsewhere the cluster shares out
+            if self._EXECUTOR == "local":
                 launching.share(**place)
+            else:  # the cluster shares out
+                launching.allotted()
             return super().__call__(*job)
 
         def _executor(self) -> Any:

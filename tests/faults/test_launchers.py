@@ -111,6 +111,23 @@ def test_a_process_gets_the_gpus_of_the_command_back(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in os.environ and taken == [("threads", 2), ("gpu", 1)]
 
 
+def test_a_job_computes_with_the_cores_that_it_was_given(monkeypatch):
+    import torch
+
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    launching.allotted()
+    assert taken == []
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    launching.allotted()
+    assert taken == [3]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launching.allotted()
+    assert taken == [3]
+
+
 SBATCH = """#!{python}
 import os, re, subprocess, sys
 text = open(sys.argv[1]).read()

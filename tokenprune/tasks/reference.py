@@ -1,7 +1,9 @@
 """Models of timm of any kind, as they are, measured like the classifiers that are pruned: what a table compares with."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -72,7 +74,12 @@ def cost_of(cfg: TimmConfig | Mapping[str, Any], num_classes: int = 1000) -> Cou
     Raises:
         InvalidConfig: see `build_timm`; also an image size that the model does not take.
     """
-    cfg = read_timm(cfg)
+    return _cost_of(json.dumps(asdict(read_timm(cfg)), sort_keys=True), num_classes)
+
+
+@lru_cache(maxsize=64)  # a sweep asks about the same models at every scale and seed
+def _cost_of(known: str, num_classes: int) -> Counted:
+    cfg = TimmConfig(**json.loads(known))
     try:
         return counted(lambda: build_timm(cfg, num_classes), cfg.img_size)
     except (AssertionError, RuntimeError, ValueError) as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PAPER_SIZE = (50, 80)
 
 
-class _Mean(NamedTuple):
+class Mean(NamedTuple):
     """The map (h,w), the number of blocks and of pictures, and whether the map was resized."""
 
     map: "Tensor"
@@ -68,7 +68,7 @@ class MeanUsage(FigureReport):
         return save(figure, sweep.folder, "mean_usage", _table(mean))
 
 
-def average(pictures: "Iterable[Picture]", size: tuple[int, int] | None) -> _Mean:
+def average(pictures: "Iterable[Picture]", size: tuple[int, int] | None) -> Mean:
     """Return the mean map of pictures, each resized before averaging where `size` is given or their grids differ."""
     from tokenprune.measure.usage import layers_per_token, resized
 
@@ -80,10 +80,10 @@ def average(pictures: "Iterable[Picture]", size: tuple[int, int] | None) -> _Mea
     if size is None and len(sums) > 1:
         size = _PAPER_SIZE
     total = sum(resized(counts, grid, size) for grid, counts in sums.items())  # resizing is linear: sums first is the same
-    return _Mean(total / seen.total(), depth, seen.total(), size is not None and set(sums) != {size})
+    return Mean(total / seen.total(), depth, seen.total(), size is not None and set(sums) != {size})
 
 
-def draw(mean: _Mean, title: str) -> "Figure":
+def draw(mean: Mean, title: str) -> "Figure":
     """Return the figure: the map with its colour bar."""
     from tokenprune.report.panels import NORMAL, new_figure
 
@@ -97,7 +97,7 @@ def draw(mean: _Mean, title: str) -> "Figure":
     return figure
 
 
-def _table(mean: _Mean) -> "pd.DataFrame":
+def _table(mean: Mean) -> "pd.DataFrame":
     import numpy as np
     import pandas as pd
 
