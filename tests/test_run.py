@@ -106,6 +106,14 @@ def test_a_mistake_is_one_line_and_exit_status_2(cli, fake, arguments, words):  
     assert words in err and "Traceback" not in out + err
 
 
+def test_a_run_makes_the_reports_it_is_asked_for(cli, fake):  # noqa: F811
+    code, out, _ = cli(*TINY, "method=evit", "+reports.taxonomy={}")
+    made = sorted(p.name for p in cli.folder.glob("results/tables/sweep/*"))
+    assert code == 0 and "box AP 40.0" in out and made == ["taxonomy.csv", "taxonomy.md", "taxonomy.tex"]
+    code, out, err = cli(*TINY, "method=evit", "+reports.agreement.images=2")
+    assert code == 3 and "box AP 40.0" in out and err.startswith("error: report 'agreement': agreement: it compares two")
+
+
 def test_validate_only_runs_nothing(cli, fake):  # noqa: F811
     code, out, _ = cli("method=evit", "scale=paper", "validate_only=true")
     assert code == 0 and "4200 positions: block 3 keep 2940" in out

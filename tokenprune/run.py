@@ -1,12 +1,12 @@
 """The command line: compose -> validate -> one result row, or a sweep of them.
 
-    python -m tokenprune.run method=evit treatment=preserve          one row
+    python -m tokenprune.run method=evit treatment=preserve          one row (and +reports.usage.images=32: which tokens it uses)
     python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
     python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
     torchrun --nproc_per_node=4 -m tokenprune.run ...                 any of these on several GPUs
     python -m tokenprune.run +experiment=... launcher=submitit_local  a process for each row (conf/launcher: joblib, slurm)
 
-Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row or a report of a sweep did.
+Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row of a sweep did, or a report.
 """
 
 import difflib
@@ -27,6 +27,7 @@ from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.paths import config_dir
 
 ERROR = 2
+_OF_SWEEPS = ("table", "plot")  # reports that every configuration has, and that say nothing more about one row
 
 
 def main() -> None:
@@ -77,6 +78,7 @@ def _entry(cfg: DictConfig) -> None:
 def _single(cfg: DictConfig) -> None:
     from tokenprune.experiment import name_of, run_row
     from tokenprune.report import summary
+    from tokenprune.sweep import BAD_ROW, report
     from tokenprune.validation import validate
 
     config = resolve(cfg)
@@ -92,6 +94,9 @@ def _single(cfg: DictConfig) -> None:
     if row["status"] != "ok":
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")
     console.say(summary(row, config["results_dir"]))
+    asked = {name: options for name, options in config["reports"].items() if name not in _OF_SWEEPS}
+    if asked and distributed.is_main() and report({**config, "reports": asked}, [row]):
+        distributed.leave(BAD_ROW)
 
 
 def _only_report(config: Mapping[str, Any]) -> None:
