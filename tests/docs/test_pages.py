@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import own_registry  # noqa: F401
 from tokenprune import registry
 from tokenprune.docs import __main__ as docs
 from tokenprune.docs import experiments, methods
@@ -38,11 +39,8 @@ def test_every_fragment_is_of_a_selector():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_worked_examples_run(name, tmp_path, monkeypatch):
+def test_worked_examples_run(name, tmp_path, monkeypatch, own_registry):  # noqa: F811
     monkeypatch.chdir(tmp_path)
-    for kind in registry.BUILTIN:
-        registry.names(kind)
-    monkeypatch.setattr(registry, "_plugins", {kind: dict(found) for kind, found in registry._plugins.items()})
     scope = {"__name__": f"docs_{name}"}
     codes = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{name}.md").read_text(), re.S)
     assert len(codes) >= 2

@@ -34,3 +34,10 @@ class Grid:
         same = ", ".join(f"{name} {value}" for name, value in said.items() if value not in ("—", ""))
         kinds = tuple("paper" if name.startswith("paper ") else "word" if name in _WORDS else "number" for name in left.columns)
         return cls(tuple(left.columns), kinds, tuple(tuple(map(str, line)) for line in left.values.tolist()), same)
+
+    @property
+    def markdown(self) -> str:
+        """Return the table as Markdown, what is the same in every line below it."""
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [self.head, *self.lines]]
+        lines.insert(1, "|" + "---|" * len(self.head))
+        return "\n".join(lines) + (f"\n\nIn every line: {self.same}." if self.same else "")

@@ -61,14 +61,14 @@ def in_markdown(opening: Overview, sections: list[Section], title: str) -> str:
     tables = {"What was run": opening.experiments, "With what": opening.machines}
     tables |= {"Rows that are not ok": opening.bad, "Left out because they cannot be read": opening.unreadable}
     for name, grid in tables.items():
-        parts += [f"## {name}", _grid(grid)] if grid is not None else []
+        parts += [f"## {name}", grid.markdown] if grid is not None else []
     for s in sections:
         parts += [f"## {s.name}", *([s.about.purpose, f"    {s.about.command}"] if s.about else [])]
         for part in s.parts:
             parts += [f"### {part.heading}"] * bool(part.heading) + [f"{part.of}."]
             parts.append(to_markdown(part.table, "").removeprefix("# ").strip())
             parts += [_image(part.plot, s), *part.front] if part.plot else []
-            parts += ["Over seeds:", _grid(part.seeds)] if part.seeds else []
+            parts += ["Over seeds:", part.seeds.markdown] if part.seeds else []
         parts += [_image(image, s) for image in s.gallery]
         parts += [text.strip().replace("\n#", "\n###").replace("# ", "#### ", 1) for text in s.texts]
     return "\n\n".join(parts) + "\n"
@@ -91,9 +91,3 @@ def _parts(s: Section, folder: Path) -> list[Path]:
 
 def _image(image: Any, s: Section) -> str:
     return f"![{image.caption}]({s.name}/{image.path.name})"
-
-
-def _grid(grid: Grid) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [grid.head, *grid.lines]]
-    lines.insert(1, "|" + "---|" * len(grid.head))
-    return "\n".join(lines) + (f"\n\nIn every line: {grid.same}." if grid.same else "")

@@ -82,11 +82,11 @@ def _parts(experiment: Experiment, folder: Path) -> Iterator[Part]:
         stem = "table" if len(found) == 1 else f"table_{number}"
         fresh = rows.drop(columns=[name for name in rows if name.startswith("paper_")]) if expected else rows
         table = of_frame(fresh.reset_index(drop=True), expected)
-        yield Part(stem, heading, _of(rows), table, _seeds(table), *_plot(table, folder, stem, experiment.name, heading))
+        yield Part(stem, heading, common(rows), table, _seeds(table), *_plot(table, folder, stem, experiment.name, heading))
 
 
-def _of(rows: pd.DataFrame) -> str:
-    """What all rows of a part have in common, in words."""
+def common(rows: pd.DataFrame) -> str:
+    """Return what rows that may share a table have in common, in words."""
     first, seeds = rows.iloc[0], sorted(rows["seed"].unique())
     run = f"{first['task']} on {first['data']}, scale {first['scale']}"
     return f"{run}; {first['device']}; execution {first['execution']}; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
