@@ -74,6 +74,8 @@ def test_files_and_numbers_of_real_rows(task, tmp_path, capsys):
 
 
 def test_what_it_refuses(tmp_path):
+    with pytest.raises(TokenPruneError, match="the validation split has no pictures"):
+        build("report", {"name": "usage"}).counted(iter(()))
     with pytest.raises(TokenPruneError, match=r"shows pruned rows that are ok; rows: A \(failed\)"):
         build("report", {"name": "usage"})(Sweep("made_up", [row(label="A", status="failed")], tmp_path, tmp_path))
     with pytest.raises(InvalidConfig, match="reports.usage.images is 0"):

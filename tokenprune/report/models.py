@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tokenprune.checkpoints import load_weights
+from tokenprune.console import progress
 from tokenprune.errors import TokenPruneError
 from tokenprune.experiment import WEIGHTS
 from tokenprune.registry import get
@@ -35,7 +36,7 @@ class Loaded(NamedTuple):
         """
         if not hasattr(self.task, "pictures"):
             raise TokenPruneError(f"task {self.task.name!r} shows no pictures; give it a method `pictures` (see tokenprune/tasks/base.py)")
-        return self.task.pictures(self.model, self.config, numbers, predict)
+        return iter(progress(self.task.pictures(self.model, self.config, numbers, predict), "pictures"))
 
 
 def load_row(row: Mapping[str, Any], results_dir: Path | str) -> Loaded:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenprune.console import progress
 from tokenprune.measure.usage import record
 from tokenprune.pruning import prune
 from tokenprune.registry import register
@@ -88,7 +89,8 @@ class ClassificationTask:
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
         right = dict.fromkeys(guesses, 0)
         model.eval()
-        for batch, labels in images.first("val", count, images.recipe.batch_size, device_of(model), workers):
+        size = images.recipe.batch_size
+        for batch, labels in progress(images.first("val", count, size, device_of(model), workers), "evaluation", -(-count // size)):
             hit = model(batch).topk(max(guesses.values())).indices.cpu() == labels.unsqueeze(1)
             right = {name: right[name] + int(hit[:, :k].sum()) for name, k in guesses.items()}
         model.train(training)

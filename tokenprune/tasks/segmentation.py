@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenprune.console import progress
 from tokenprune.measure.miou import Confusion, mean_iou, miou_error, pixel_accuracy
 from tokenprune.measure.usage import record
 from tokenprune.registry import register
@@ -70,7 +71,9 @@ class SegmentationTask:
         pixels, training = self._pixels(cfg), model.training
         model.eval()
         found, workers = Confusion(len(pixels.classes)), cfg["training"].get("workers", 0)
-        for images, sizes, truths in pixels.first("val", len(pixels.split("val")), pixels.settings.batch_size, device_of(model), workers):
+        count, at_once = len(pixels.split("val")), pixels.settings.batch_size
+        batches = pixels.first("val", count, at_once, device_of(model), workers)
+        for images, sizes, truths in progress(batches, "evaluation", -(-count // at_once)):
             for logits, size, truth in zip(model(images), sizes, truths, strict=True):
                 found.add(truth, predicted(logits, size, truth.shape).cpu())
         model.train(training)

@@ -1,6 +1,6 @@
 """Which tokens the blocks of any pruned rows use: counts an image and block, what comes back, foreground, places in the picture."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,24 +77,35 @@ class Usage(FigureReport):
         where the picture has none, or the data no masks).
         """
         import pandas as pd
+
+        from tokenprune.report.figures.mean_usage import average
+
+        tables = []
+
+        def counting() -> "Iterator[Picture]":  # one by one: a split may be larger than memory
+            for picture in pictures:
+                tables.append(self._of(picture))
+                yield picture
+            if not tables:
+                raise TokenPruneError("usage: the validation split has no pictures")
+
+        mean = average(counting(), None)
+        return Seen(pd.concat(tables, ignore_index=True), mean)
+
+    def _of(self, picture: "Picture") -> "pd.DataFrame":
+        import pandas as pd
         import torch
 
         from tokenprune.measure.usage import by_foreground, reactivation
-        from tokenprune.report.figures.mean_usage import average
 
-        known, tables = list(pictures), []
-        for picture in known:
-            used = picture.used.flatten(1)[None]
-            back, depth, tokens = reactivation(used), used.shape[1], used.shape[2]
-            inside = self._foreground(picture)
-            parts = [torch.full((1, depth), float("nan"))] * 2 if inside is None else by_foreground(used, inside.flatten()[None])
-            columns = {"kept": used.sum(2), "pruned": back.pruned, "again": back.again, "following": back.following}
-            columns |= dict(zip(("foreground", "background"), parts, strict=True))
-            values = {name: value[0].tolist() for name, value in columns.items()}
-            tables.append(pd.DataFrame({"picture": picture.number, "block": range(depth), "tokens": tokens, **values}))
-        if not tables:
-            raise TokenPruneError("usage: the validation split has no pictures")
-        return Seen(pd.concat(tables, ignore_index=True), average(known, None))
+        used = picture.used.flatten(1)[None]
+        back, depth, tokens = reactivation(used), used.shape[1], used.shape[2]
+        inside = self._foreground(picture)
+        parts = [torch.full((1, depth), float("nan"))] * 2 if inside is None else by_foreground(used, inside.flatten()[None])
+        columns = {"kept": used.sum(2), "pruned": back.pruned, "again": back.again, "following": back.following}
+        columns |= dict(zip(("foreground", "background"), parts, strict=True))
+        values = {name: value[0].tolist() for name, value in columns.items()}
+        return pd.DataFrame({"picture": picture.number, "block": range(depth), "tokens": tokens, **values})
 
     def _foreground(self, picture: "Picture") -> "Tensor | None":
         truth = picture.truth
