@@ -15,6 +15,8 @@ from tokenprune.keys import MEASURES, TARGET, answered
 from tokenprune.paths import config_dir
 from tokenprune.presets import complete
 
+REPORTS = ("table", "plot")  # what every sweep ends with; they say nothing more about one row than its result does
+
 
 @dataclass
 class DenseConfig:
@@ -67,7 +69,7 @@ class RunConfig:
     dense: DenseConfig = field(default_factory=DenseConfig)
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     export_weights: str | None = None
-    reports: dict[str, Any] = field(default_factory=lambda: {"table": {}, "plot": {}})
+    reports: dict[str, Any] = field(default_factory=lambda: {name: {} for name in REPORTS})
     rows: bool = True
     measure: list[str] = field(default_factory=lambda: list(MEASURES))
     seed: int = 0

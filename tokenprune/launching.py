@@ -49,19 +49,24 @@ def share(slot: int, beside: int, gpus: str | None) -> None:
         return
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
+    _compute_with(max(1, (os.cpu_count() or 1) // beside))
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
 
 
 def allotted() -> None:
-    """Compute with as many threads as SLURM gave this job cores, which not every cluster binds it to; OMP_NUM_THREADS goes before."""
+    """Take the cores that SLURM gave this job, which not every cluster binds it to."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if cores.isdigit() and "OMP_NUM_THREADS" not in os.environ:
+    if cores.isdigit():
+        _compute_with(int(cores))
+
+
+def _compute_with(cores: int) -> None:
+    """One thread a core, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
         import torch
 
-        torch.set_num_threads(int(cores))
+        torch.set_num_threads(cores)
 
 
 def unsettled(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, Sequence[str]]:

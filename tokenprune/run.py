@@ -22,12 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune import console, distributed, launching
-from tokenprune.config import register_schema, resolve
+from tokenprune.config import REPORTS, register_schema, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.paths import config_dir
 
 ERROR = 2
-_OF_SWEEPS = ("table", "plot")  # reports that every configuration has, and that say nothing more about one row
 
 
 def main() -> None:
@@ -94,7 +93,7 @@ def _single(cfg: DictConfig) -> None:
     if row["status"] != "ok":
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")
     console.say(summary(row, config["results_dir"]))
-    asked = {name: options for name, options in config["reports"].items() if name not in _OF_SWEEPS}
+    asked = {name: options for name, options in config["reports"].items() if name not in REPORTS}
     if asked and distributed.is_main() and report({**config, "reports": asked}, [row]):
         distributed.leave(BAD_ROW)
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenprune import console
-from tokenprune.presets import files
-from tokenprune.sweep import BAD_CONFIG, BAD_ROW
+from tokenprune.sweep import BAD_ROW, experiments_asked
 
 # Results of their own, because tables of the same names are measured at other scales; and the weights that ship stay as they are.
 SETTINGS = ("scale=smoke", "results_dir=results/smoke", "export_weights=null")
@@ -21,19 +20,11 @@ SETTINGS = ("scale=smoke", "results_dir=results/smoke", "export_weights=null")
 
 def main() -> None:
     """Run the experiments that the command line names, or all."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        console.say(__doc__.strip())
-        return
-    names = [argument for argument in sys.argv[1:] if "=" not in argument]
     settings = [argument for argument in sys.argv[1:] if "=" in argument]
-    known = [path.stem for path in files("experiment")]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        console.fail(f"unknown experiment {unknown[0]!r}. Available: {', '.join(known)}")
-        sys.exit(BAD_CONFIG)
-    failed = [name for name in names or known if not ran(name, settings)]
+    names = experiments_asked([argument for argument in sys.argv[1:] if "=" not in argument], __doc__)
+    failed = [name for name in names if not ran(name, settings)]
     if failed:
-        console.fail(f"{len(failed)} of {len(names or known)} experiments failed: {', '.join(failed)}")
+        console.fail(f"{len(failed)} of {len(names)} experiments failed: {', '.join(failed)}")
         sys.exit(BAD_ROW)
 
 

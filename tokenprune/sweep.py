@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from tokenprune import console, distributed
 from tokenprune.errors import TokenPruneError
+from tokenprune.presets import files
 from tokenprune.settings import plain
 
 BAD_CONFIG = 2  # exit status where nothing could be begun
@@ -65,6 +67,19 @@ class SweepTable(Callback):
             console.fail(f"{note['name']}: {note['row']['status']}: {note['row']['reason']}")
         if bad or failed:
             distributed.leave(BAD_ROW)
+
+
+def experiments_asked(names: Sequence[str], doc: str) -> list[str]:
+    """Return the experiments that a command line names, or all; ends the process after --help, and where there is no such experiment."""
+    if {"-h", "--help"} & set(names):
+        console.say(doc.strip())
+        sys.exit(0)
+    known = [path.stem for path in files("experiment")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        console.fail(f"unknown experiment {unknown[0]!r}. Available: {', '.join(known)}")
+        sys.exit(BAD_CONFIG)
+    return list(names) or known
 
 
 def name_of_sweep(config: Mapping[str, Any]) -> str:

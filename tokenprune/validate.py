@@ -3,7 +3,7 @@
     python -m tokenprune.validate [EXPERIMENT ...]        what `make validate` runs
 
 Exit status: 0 all is well, 2 no such experiment, 3 rows that are not valid, each named. The work is shared by as many processes as there
-are cores, which are copies of this one: Hydra and torch are loaded once. 1200 rows take about two minutes of CPU.
+are cores, which are copies of this one: Hydra and torch are loaded once. 1400 rows take about two minutes of CPU.
 """
 
 import gc
@@ -19,11 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from tokenprune import console
 from tokenprune.config import resolve
 from tokenprune.errors import TokenPruneError, status_of
-from tokenprune.presets import files
 from tokenprune.report.base import build_reports
 from tokenprune.rows import Composer, composer
 from tokenprune.run import explain
-from tokenprune.sweep import BAD_CONFIG, BAD_ROW, expected
+from tokenprune.sweep import BAD_ROW, expected, experiments_asked
 from tokenprune.validation import validate
 
 SCALES = ("smoke", "demo", "paper")
@@ -44,15 +43,7 @@ class Checked(NamedTuple):
 
 def main() -> None:
     """Check the experiments named on the command line, or all; print a line for each, and the rows that are not valid."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        console.say(__doc__.strip())
-        return
-    known = [path.stem for path in files("experiment")]
-    names = sys.argv[1:] or known
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        console.fail(f"unknown experiment {unknown[0]!r}. Available: {', '.join(known)}")
-        sys.exit(BAD_CONFIG)
+    names = experiments_asked(sys.argv[1:], __doc__)
     wrong = [text for name, found in checked(names) for text in tell(name, found)]
     for text in wrong:
         console.fail(text)

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenprune.paths import expected_of
 from tokenprune.report.gather import gather
 from tokenprune.report.grids import Grid
-from tokenprune.report.sections import apart, common
-from tokenprune.report.tables import SCORES, of_frame
+from tokenprune.report.sections import apart, common, table_of
+from tokenprune.report.tables import SCORES
 
 _FACTS = ("Method", "Treatment", "size", "CLS", "keep_rate", "seeds", "seed")
 _COSTS = ("GMAC encoder", "kept share", "encoder speed-up", "speed-up in batches", "status")
@@ -26,6 +25,6 @@ def tables(folder: Path) -> dict[str, str]:
 
 
 def _table(name: str, rows: pd.DataFrame) -> str:
-    shown = of_frame(rows.drop(columns=[c for c in rows if c.startswith("paper_")]).reset_index(drop=True), expected_of(name)).shown
+    shown = table_of(name, rows).shown
     grid = Grid.of(shown[[title for title in _SHOWN if title in shown]])
     return f"Measured: {common(rows)}.\n\n{grid.markdown}"

@@ -119,11 +119,16 @@ def over(picture: Picture, values: np.ndarray) -> np.ndarray:
 
 def cells_table(pictures: Iterable[Picture], values: Iterable[torch.Tensor], name: str) -> pd.DataFrame:
     """Return one row a cell: picture, row, column and its value (H,W)."""
-    tables = []
-    for picture, map_ in zip(pictures, values, strict=True):
-        rows, columns = np.indices(map_.shape).reshape(2, -1)
-        tables.append(pd.DataFrame({"picture": picture.number, "row": rows, "column": columns, name: map_.flatten().numpy()}))
+    tables = [cells_of(map_, name) for map_ in values]
+    for picture, table in zip(pictures, tables, strict=True):
+        table.insert(0, "picture", picture.number)
     return pd.concat(tables, ignore_index=True)
+
+
+def cells_of(map_: torch.Tensor, name: str) -> pd.DataFrame:
+    """Return one row a cell: row, column and its value (H,W)."""
+    rows, columns = np.indices(map_.shape).reshape(2, -1)
+    return pd.DataFrame({"row": rows, "column": columns, name: map_.flatten().numpy()})
 
 
 def over_images(values: torch.Tensor) -> pd.DataFrame:

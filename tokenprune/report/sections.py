@@ -76,13 +76,18 @@ def apart(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _parts(experiment: Experiment, folder: Path) -> Iterator[Part]:
-    expected = expected_of(experiment.name)
     found = apart(experiment.data)
     for number, (heading, rows) in enumerate(found, 1):
         stem = "table" if len(found) == 1 else f"table_{number}"
-        fresh = rows.drop(columns=[name for name in rows if name.startswith("paper_")]) if expected else rows
-        table = of_frame(fresh.reset_index(drop=True), expected)
+        table = table_of(experiment.name, rows)
         yield Part(stem, heading, common(rows), table, _seeds(table), *_plot(table, folder, stem, experiment.name, heading))
+
+
+def table_of(experiment: str, rows: pd.DataFrame) -> Table:
+    """Return the table of rows that may share one, beside the paper's numbers as they are now, not as they were when rows were written."""
+    expected = expected_of(experiment)
+    fresh = rows.drop(columns=[name for name in rows if name.startswith("paper_")]) if expected else rows
+    return of_frame(fresh.reset_index(drop=True), expected)
 
 
 def common(rows: pd.DataFrame) -> str:

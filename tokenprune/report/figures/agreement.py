@@ -9,7 +9,7 @@ from tokenprune import console
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import register
 from tokenprune.report.base import Sweep
-from tokenprune.report.figures.base import FigureReport, load
+from tokenprune.report.figures.base import FigureReport, load, names_of, pruned_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,10 +36,7 @@ class Agreement(FigureReport):
         """Write agreement.png and agreement.csv (first, second, block, overlap, by_chance, rank_correlation, pictures)."""
         from tokenprune.report.panels import save
 
-        rows = [row for row in sweep.good if row["treatment"] != "none"]
-        if len(rows) < 2:
-            there = ", ".join(f"{row['label']} ({row['status']})" for row in sweep.rows) or "none"
-            raise TokenPruneError(f"agreement: it compares two pruned rows or more that are ok; rows: {there}; sweep over more methods")
+        rows = pruned_rows(sweep, 2, "agreement: it compares two pruned rows or more that are ok", "sweep over more methods")
         names = names_of(rows)
         usages = {name: _usages(sweep, row, self.images) for name, row in zip(names, rows, strict=True)}
         table = compared(usages)
@@ -50,16 +47,6 @@ class Agreement(FigureReport):
 
 def _usages(sweep: Sweep, row: Mapping[str, Any], images: int) -> "list[Tensor]":
     return [picture.used.flatten(1) for picture in load(sweep, row).pictures(range(images), predict=False)]
-
-
-def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the rows' labels, with treatment, keep rate and seed where labels alone do not tell them apart."""
-    parts = [[row["label"], row["treatment"], row["config"]["schedule"].get("keep_rate"), f"seed {row['seed']}"] for row in rows]
-    kept = [0] + [i for i in (1, 2, 3) if len({part[i] for part in parts}) > 1]
-    names = [", ".join(str(part[i]) for i in kept if part[i] is not None) for part in parts]
-    labels = [part[0] for part in parts]
-    short = labels if len(set(labels)) == len(labels) else names
-    return short if len(set(short)) == len(short) else [f"{name} ({row['key'][:4]})" for name, row in zip(short, rows, strict=True)]
 
 
 def compared(usages: "Mapping[str, Sequence[Tensor]]") -> "pd.DataFrame":

@@ -45,6 +45,29 @@ def row_of(sweep: Sweep, method: str) -> Mapping[str, Any]:
     return found[0]
 
 
+def pruned_rows(sweep: Sweep, least: int, needed: str, remedy: str) -> list[Mapping[str, Any]]:
+    """Return the finished rows that drop tokens.
+
+    Raises:
+        TokenPruneError: there are fewer than `least`; it says what is needed, which rows there are, and the remedy.
+    """
+    found = [row for row in sweep.good if row["treatment"] != "none"]
+    if len(found) < least:
+        there = ", ".join(f"{row['label']} ({row['status']})" for row in sweep.rows) or "none"
+        raise TokenPruneError(f"{needed}; rows: {there}; {remedy}")
+    return found
+
+
+def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the rows' labels, with treatment, keep rate and seed where labels alone do not tell them apart."""
+    parts = [[row["label"], row["treatment"], row["config"]["schedule"].get("keep_rate"), f"seed {row['seed']}"] for row in rows]
+    kept = [0] + [i for i in (1, 2, 3) if len({part[i] for part in parts}) > 1]
+    names = [", ".join(str(part[i]) for i in kept if part[i] is not None) for part in parts]
+    labels = [part[0] for part in parts]
+    short = labels if len(set(labels)) == len(labels) else names
+    return short if len(set(short)) == len(short) else [f"{name} ({row['key'][:4]})" for name, row in zip(short, rows, strict=True)]
+
+
 def load(sweep: Sweep, row: Mapping[str, Any]) -> "Loaded":
     """Return the model of a row of the sweep (see `report.models.load_row`)."""
     from tokenprune.report.models import load_row

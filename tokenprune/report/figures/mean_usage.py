@@ -12,7 +12,6 @@ from tokenprune.report.figures.base import FigureReport, load, name_of, row_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -60,12 +59,14 @@ class MeanUsage(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write mean_usage.png and mean_usage.csv (map, row, column, mean_blocks)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.panels import cells_of, save
 
         row = row_of(sweep, self.method)
         mean = average(load(sweep, row).pictures(None if self.images is None else range(self.images), predict=False), self.size)
         figure = draw(mean, f"How many blocks use a token, by position\n{name_of(row)}")
-        return save(figure, sweep.folder, "mean_usage", _table(mean))
+        cells = cells_of(mean.map, "mean_blocks")
+        cells.insert(0, "map", mean.about)
+        return save(figure, sweep.folder, "mean_usage", cells)
 
 
 def average(pictures: "Iterable[Picture]", size: tuple[int, int] | None) -> Mean:
@@ -95,11 +96,3 @@ def draw(mean: Mean, title: str) -> "Figure":
     axis.set_ylabel("row of the map", fontsize=NORMAL)
     figure.colorbar(image, shrink=0.9).set_label(f"mean number of blocks that use the token, of {mean.depth}", fontsize=NORMAL)
     return figure
-
-
-def _table(mean: Mean) -> "pd.DataFrame":
-    import numpy as np
-    import pandas as pd
-
-    rows, columns = np.indices(mean.map.shape).reshape(2, -1)
-    return pd.DataFrame({"map": mean.about, "row": rows, "column": columns, "mean_blocks": mean.map.flatten().numpy()})

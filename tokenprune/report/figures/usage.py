@@ -8,8 +8,7 @@ from tokenprune import console
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import register
 from tokenprune.report.base import Sweep
-from tokenprune.report.figures.agreement import names_of
-from tokenprune.report.figures.base import FigureReport, load
+from tokenprune.report.figures.base import FigureReport, load, names_of, pruned_rows
 from tokenprune.tasks.pictures import Predictions
 
 if TYPE_CHECKING:
@@ -51,17 +50,16 @@ class Usage(FigureReport):
         Raises:
             TokenPruneError: no row prunes.
         """
-        from tokenprune.report.panels import save
+        from tokenprune.report.panels import cells_of, save
 
-        rows = [row for row in sweep.good if row["treatment"] != "none"]
-        if not rows:
-            there = ", ".join(f"{row['label']} ({row['status']})" for row in sweep.rows) or "none"
-            raise TokenPruneError(f"usage: it shows pruned rows that are ok; rows: {there}; sweep over a method")
+        rows = pruned_rows(sweep, 1, "usage: it shows pruned rows that are ok", "sweep over a method")
         numbers = None if self.images is None else range(self.images)
         seen = {
             name: self.counted(load(sweep, row).pictures(numbers, predict=False)) for name, row in zip(names_of(rows), rows, strict=True)
         }
-        blocks, cells = over_blocks(seen), _named(seen, lambda found: _cells(found.map.map))
+        blocks = over_blocks(seen)
+        places = {"row": "map_row", "column": "map_column"}  # `row` is a row of the sweep here
+        cells = _named(seen, lambda found: cells_of(found.map.map, "mean_blocks").rename(columns=places))
         blocks.to_csv(sweep.folder / "usage_blocks.csv", index=False)
         cells.to_csv(sweep.folder / "usage_map.csv", index=False)
         for name, part in blocks.groupby("row", sort=False):
@@ -125,7 +123,7 @@ def over_blocks(seen: "dict[str, Seen]") -> "pd.DataFrame":
             again_share=(found.table["again"] / found.table["pruned"]).where(found.table["pruned"] > 0),
         )
         grouped = table.groupby("block")
-        result = grouped[["kept_share"]].size().rename("pictures").to_frame()
+        result = grouped.size().to_frame("pictures")
         for name in _SHARES:
             result[name], result[f"{name}_std"] = grouped[name].mean(), grouped[name].std(ddof=0)
         return result.reset_index()
@@ -186,14 +184,6 @@ def _maps(figure: "Figure", cells: "pd.DataFrame", depth: int) -> None:
         image = axis.imshow(map_.to_numpy(), cmap="viridis", vmin=cells["mean_blocks"].min(), vmax=depth)
         axis.set_title(f"{name}: {map_.to_numpy().mean():.1f} blocks a token", fontsize=SMALL)
     figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.85).set_label("mean blocks that use the token", fontsize=NORMAL - 1)
-
-
-def _cells(map_: "Tensor") -> "pd.DataFrame":
-    import numpy as np
-    import pandas as pd
-
-    lines, columns = np.indices(map_.shape).reshape(2, -1)
-    return pd.DataFrame({"map_row": lines, "map_column": columns, "mean_blocks": map_.flatten().numpy()})
 
 
 def _named(seen: "dict[str, Seen]", table: "Callable[[Seen], pd.DataFrame]") -> "pd.DataFrame":
