@@ -53,5 +53,5 @@ $(STAMP): setup.cfg
 	@$(PIP) list --format=freeze 2>/dev/null | grep -E '^torch(vision|audio)?==' > $(VENV)/torch-constraints.txt || true
 	@echo "setting up $(VENV): some minutes and about 6 GB the first time"
 	$(PIP) install -q -c $(VENV)/torch-constraints.txt -e '.[$(EXTRAS)]'
-	$(PY) -m tokenprune.tasks.detection.install
+	$(PY) -m tokenprune.install_detectron2
 	@touch $@

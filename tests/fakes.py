@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tokenprune import registry
-from tokenprune.backbones.vit import build_pruned
-from tokenprune.results import read_result
+from tokenprune.runs.results import read_result
+from tokenprune.tasks.encoder import build_pruned
 
 # One row is cheap: 4 tokens, 4 channels. `scale=smoke` and `task.name=fake` do the rest.
 TINY = [
@@ -131,7 +131,7 @@ def cli(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.Monke
 
 def row(**changes: Any) -> dict[str, Any]:
     """A valid row; keyword arguments replace fields, `metrics` and `cost` are updated."""
-    from tokenprune.environment import environment
+    from tokenprune.utils.environment import environment
 
     cost = {f"gmac_{n}": 1.0 for n in ("linear", "attention", "norm", "selector")} | {"gmac_total": 4.0, "kept_share": 0.6}
     cost |= {"kept_per_block": [8.0, 4.0], "seconds_encoder": 0.010, "seconds_total": 0.020, "speedup_encoder": 2.0}

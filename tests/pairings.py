@@ -6,8 +6,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import tokenprune
+from tokenprune.engine.legality import check_pairing
 from tokenprune.errors import IncompatiblePairing
-from tokenprune.legality import check_pairing
 
 DEPTH, SIDE, PATCH = 6, 32, 4  # 64 positions
 OPTIONS: dict[str, list[dict[str, Any]]] = {

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
-from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context
-from tokenprune.selectors.cropr import CroprRouter
-from tokenprune.selectors.observation import Observation
-from tokenprune.state import TokenState
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context
+from tokenprune.engine.state import TokenState
+from tokenprune.methods.selectors.cropr import CroprRouter
 
 LLF, PER_BLOCK = "last_layer_fusion", "per_block"
 VARIANTS = [{}, {"queries": 3}, {"heads": 3}, {"heads": 3, "queries": 2}, {"mlp": False}, {"salient": False}, {"select": "sampling"}]

@@ -65,7 +65,7 @@ def test_extras_and_requirements(cfg):
 
 
 def test_repacked_detectron2_requires_nothing_that_set_up_leaves_out(cfg):
-    from tokenprune.tasks.detection.repack import REQUIRES
+    from tokenprune.cli.install_detectron2.repack import REQUIRES
 
     ours = requirements(cfg["options"]["install_requires"]) | requirements(cfg["options.extras_require"]["detection"])
     assert [line for line in REQUIRES if Requirement(line).name not in ours] == []
@@ -134,7 +134,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
     constraints = env_with_torch / "torch-constraints.txt"
     assert constraints.read_text() == "torch==2.11.0+cu130\ntorchvision==0.26.0\n"
     assert f"install -q -c {constraints} -e .[detection,export,figures,notebooks,sweeps,dev]" in log
-    assert log.rstrip().endswith("-m tokenprune.tasks.detection.install")
+    assert log.rstrip().endswith("-m tokenprune.install_detectron2")
     make("setup", f"VENV={env_with_torch}")
     assert (env_with_torch.parent / "log").read_text() == log
 
@@ -154,7 +154,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
 def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, target, command):
     assert make(target, f"VENV={env_with_torch}", "ARGS=scale=demo").returncode == 0
     lines = (env_with_torch.parent / "log").read_text().splitlines()
-    expected = ["-m tokenprune.tasks.detection.install", *command.split("\n")]
+    expected = ["-m tokenprune.install_detectron2", *command.split("\n")]
     assert lines[-len(expected) :] == expected
 
 

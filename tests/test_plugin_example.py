@@ -42,7 +42,7 @@ def command(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
 
 
 def test_it_is_in_the_list(site, tmp_path):
-    done = command(site, tmp_path, "tokenprune.list")
+    done = command(site, tmp_path, "tokenprune.cli.list")
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("  checkerboard ")]
     assert "Keeps patches spread evenly" in line
     assert done.returncode == 0 and done.stderr.count(WARNING) == 1 == len(done.stderr.splitlines())

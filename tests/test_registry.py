@@ -8,8 +8,8 @@ import pytest
 
 from tests.fakes import own_registry  # noqa: F401
 from tokenprune import registry
+from tokenprune.engine.selector import Selector
 from tokenprune.errors import InvalidConfig, UnknownPlugin
-from tokenprune.selectors.base import Selector
 
 
 def test_what_ships():
@@ -59,7 +59,7 @@ def test_unknown_names_and_kinds():
 
 def test_entry_points_add_plugins_and_a_broken_one_only_warns(own_registry, monkeypatch, capsys, tmp_path):  # noqa: F811
     (tmp_path / "good_plugin.py").write_text(
-        "from tokenprune import register\nfrom tokenprune.selectors.base import Selector\n"
+        "from tokenprune import register\nfrom tokenprune.engine.selector import Selector\n"
         "@register('selector', 'good')\nclass Good(Selector):\n    '''From outside.'''\n"
     )
     (tmp_path / "bad_plugin.py").write_text("raise RuntimeError('broken on purpose')\n")
@@ -74,7 +74,7 @@ def test_entry_points_add_plugins_and_a_broken_one_only_warns(own_registry, monk
 
 def test_import_stays_light():
     code = (
-        "import sys, tokenprune, tokenprune.legality; tokenprune.list_plugins('selector'); tokenprune.list_plugins('task');"
+        "import sys, tokenprune, tokenprune.engine.legality; tokenprune.list_plugins('selector'); tokenprune.list_plugins('task');"
         "tokenprune.list_plugins('report');"
         "heavy = {'detectron2', 'pandas', 'matplotlib', 'pycocotools', 'hydra'} & set(sys.modules); sys.exit(repr(heavy) if heavy else 0)"
     )

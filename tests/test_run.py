@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.fakes import TINY, cli, fake  # noqa: F401
-from tokenprune.checkpoints import read_metadata, read_weights
 from tokenprune.errors import is_out_of_memory
-from tokenprune.experiment import name_of, treatment_of
+from tokenprune.runs.row import name_of, treatment_of
+from tokenprune.utils.checkpoints import read_metadata, read_weights
 
 
 def test_a_run_makes_its_dense_model_first_and_a_row(cli, fake):  # noqa: F811

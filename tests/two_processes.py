@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from tests.fakes import TINY, FakeTask, Killed, kill_at
-from tokenprune import distributed, registry
-from tokenprune.config import compose, resolve
-from tokenprune.experiment import run_row
-from tokenprune.losses.ratio import RatioLoss
+from tokenprune import registry
+from tokenprune.methods.losses.ratio import RatioLoss
 from tokenprune.registry import get
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.row import run_row
 from tokenprune.tasks.batching import BatchPlan, batches_from
-from tokenprune.training import TrainingConfig, fit
+from tokenprune.training.loop import fit
+from tokenprune.training.settings import TrainingConfig
+from tokenprune.utils import distributed
 
 BATCH, SAMPLES = 8, 40
 CROPR = {

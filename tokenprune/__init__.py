@@ -4,12 +4,15 @@ import timm, tokenprune
 model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="evit")
 """
 
-from tokenprune.engine import PrunedViT
-from tokenprune.outputs import Outputs
-from tokenprune.pruning import prune
+from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.prune import prune
+from tokenprune.engine.schedule import Layout
 from tokenprune.registry import names as list_plugins
 from tokenprune.registry import register
-from tokenprune.schedules import Layout
 
 __version__ = "0.1.0"
 __all__ = ["Layout", "Outputs", "PrunedViT", "__version__", "list_plugins", "prune", "register"]
+
+# `python -m tokenprune.list` and its like find the commands, which live in cli/.
+__path__.append(f"{__path__[0]}/cli")

@@ -7,17 +7,21 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from tokenprune import console
 from tokenprune.errors import InvalidConfig, UnknownPlugin
+from tokenprune.utils import console
 
 ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
-    "selector": ("tokenprune.selectors",),
-    "treatment": ("tokenprune.treatments",),
-    "schedule": ("tokenprune.schedules", *(f"tokenprune.schedules_{kind}" for kind in ("free", "linear", "total", "squares"))),
-    "loss": ("tokenprune.losses",),
-    "task": tuple(f"tokenprune.tasks.{name}" for name in ("classification", "detection.task", "reference", "segmentation")),
-    "report": ("tokenprune.report.standard", "tokenprune.report.taxonomy", "tokenprune.report.insights", "tokenprune.report.figures"),
+    "selector": ("tokenprune.methods.selectors",),
+    "treatment": ("tokenprune.methods.treatments",),
+    "schedule": ("tokenprune.methods.schedules",),
+    "loss": ("tokenprune.methods.losses",),
+    "task": tuple(f"tokenprune.tasks.{name}" for name in ("classification.task", "detection.task", "timm_models", "segmentation.task")),
+    "report": (
+        *(f"tokenprune.report.tables.{name}" for name in ("standard", "taxonomy")),
+        "tokenprune.report.insights.report",
+        "tokenprune.report.figures",
+    ),
 }
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
 _loaded: set[str] = set()

@@ -21,10 +21,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tokenprune import console, distributed, launching
-from tokenprune.config import REPORTS, register_schema, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.paths import config_dir
+from tokenprune.runs import launchers as launching
+from tokenprune.runs.config import REPORTS, register_schema, resolve
+from tokenprune.utils import console, distributed
+from tokenprune.utils.paths import config_dir
 
 ERROR = 2
 
@@ -75,10 +76,10 @@ def _entry(cfg: DictConfig) -> None:
 
 
 def _single(cfg: DictConfig) -> None:
-    from tokenprune.experiment import name_of, run_row
-    from tokenprune.report import summary
-    from tokenprune.sweep import BAD_ROW, report
-    from tokenprune.validation import validate
+    from tokenprune.runs.row import name_of, run_row
+    from tokenprune.runs.summary import summary
+    from tokenprune.runs.sweep import BAD_ROW, report
+    from tokenprune.runs.validation import validate
 
     config = resolve(cfg)
     if not config["rows"]:
@@ -100,8 +101,8 @@ def _single(cfg: DictConfig) -> None:
 
 def _only_report(config: Mapping[str, Any]) -> None:
     """Make the reports of an experiment that has no rows."""
-    from tokenprune.report import build_reports
-    from tokenprune.sweep import BAD_ROW, name_of_sweep, report
+    from tokenprune.runs.reports import build_reports
+    from tokenprune.runs.sweep import BAD_ROW, name_of_sweep, report
 
     chosen = build_reports(config["reports"])
     if config["validate_only"]:
@@ -112,8 +113,8 @@ def _only_report(config: Mapping[str, Any]) -> None:
 
 def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
     """Make one row of a sweep; whatever goes wrong becomes its status, so that the other rows are made."""
-    from tokenprune.experiment import name_of, run_row, status_row
-    from tokenprune.sweep import ended, settled, write_note
+    from tokenprune.runs.row import name_of, run_row, status_row
+    from tokenprune.runs.sweep import ended, settled, write_note
 
     try:
         config, problem = resolve(cfg), None

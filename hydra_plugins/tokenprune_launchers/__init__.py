@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn
 
 _POLL = 0.2  # seconds
 
-with suppress(ImportError):  # the option is not there then, and the command line says what to install (tokenprune.launching.missing)
+with suppress(ImportError):  # the option is not there then, and the command line says what to install (tokenprune.runs.launchers.missing)
     from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
@@ -30,7 +30,7 @@ with suppress(ImportError):  # the option is not there then, and the command lin
             """Start the rows and wait for them; those that a killed worker took with it are noted."""
             from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-            from tokenprune import launching
+            from tokenprune.runs import launchers as launching
 
             launching.alone()
             runs: Sequence[JobReturn] = []
@@ -56,7 +56,7 @@ with suppress(ImportError):
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             """Start the rows, wait for each and say how it ended; what a process did not note of its row is noted for it."""
-            from tokenprune import launching
+            from tokenprune.runs import launchers as launching
 
             launching.alone()
             rows = launching.unsettled(self, dict(enumerate(job_overrides, initial_job_idx)))
@@ -75,7 +75,7 @@ with suppress(ImportError):
 
         def __call__(self, *job: Any, **place: Any) -> JobReturn:
             """Make the row in its own process. place: what `launching.share` takes."""
-            from tokenprune import launching
+            from tokenprune.runs import launchers as launching
 
             if self._EXECUTOR == "local":
                 launching.share(**place)

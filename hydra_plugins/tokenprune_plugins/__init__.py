@@ -16,8 +16,8 @@ class PluginConfigs(SearchPathPlugin):
         """Add the folders that exist; packages are found, not imported, so that a broken one does no harm here."""
         if "tokenprune" not in sys.modules:  # a program of somebody else, who has Hydra look for plugins too
             return
-        from tokenprune.paths import config_dir
         from tokenprune.registry import ENTRY_POINT_GROUP
+        from tokenprune.utils.paths import config_dir
 
         if not any(str(place.path).removeprefix("file://") == str(config_dir()) for place in search_path.get_path()):
             return

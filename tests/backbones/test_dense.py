@@ -2,9 +2,9 @@
 
 import torch
 
-from tokenprune.backbones.dense import DenseMap
+from tokenprune.backbones.maps import DenseMap
 from tokenprune.backbones.vit import build_vit
-from tokenprune.pruning import prune
+from tokenprune.engine.prune import prune
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
 PLAN = {"name": "stages", "blocks": [1, 2], "keep_rate": 0.5}

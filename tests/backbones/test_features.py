@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tokenprune import prune
-from tokenprune.backbones.dense import DenseMap
 from tokenprune.backbones.features import build_features
+from tokenprune.backbones.maps import DenseMap
 from tokenprune.backbones.pyramid import FeaturePyramid
 from tokenprune.backbones.vit import build_vit
 from tokenprune.backbones.vit_adapter import AdapterPyramid, ViTAdapter

@@ -7,13 +7,13 @@ import pytest
 import timm
 import torch
 
-from tests.blocks.models import EVERY, awake, images, small
+from tests.engine.blocks.models import EVERY, awake, images, small
 from tokenprune import prune
-from tokenprune.backbones.importing import load_backbone, load_timm, load_vit
 from tokenprune.backbones.vit import build_vit
-from tokenprune.blocks.windowed import Windows
-from tokenprune.checkpoints import save_weights
+from tokenprune.backbones.weights import load_backbone, load_timm, load_vit
+from tokenprune.engine.blocks.windowed import Windows
 from tokenprune.errors import CheckpointMismatch
+from tokenprune.utils.checkpoints import save_weights
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 LABELS = [label for label in EVERY if not label.startswith("naflex") and "_r_s16" not in label]

@@ -5,10 +5,11 @@ import timm
 import torch
 
 from tokenprune import prune
-from tokenprune.backbones.importing import load_backbone, load_vit
-from tokenprune.backbones.vit import build_pruned, build_vit, positions, read_backbone
-from tokenprune.checkpoints import save_weights
+from tokenprune.backbones.vit import build_vit, read_backbone
+from tokenprune.backbones.weights import load_backbone, load_vit
 from tokenprune.errors import CheckpointMismatch, InvalidConfig, UnsupportedBackbone
+from tokenprune.tasks.encoder import build_pruned, positions
+from tokenprune.utils.checkpoints import save_weights
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 

@@ -7,17 +7,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tokenprune import presets
-from tokenprune.backbones.vit import build_vit, positions
-from tokenprune.config import compose, dense_of, resolve
-from tokenprune.keys import run_key
-from tokenprune.legality import check_pairing
-from tokenprune.paths import config_dir
-from tokenprune.presets import choices, files, read
+from tokenprune.backbones.vit import build_vit
+from tokenprune.engine.legality import check_pairing
 from tokenprune.registry import get, names
-from tokenprune.rows import composer
-from tokenprune.tasks.recipe import Augmentation, Mixing, View, read_recipe
-from tokenprune.validation import validate
+from tokenprune.runs import presets
+from tokenprune.runs.composer import composer
+from tokenprune.runs.config import compose, dense_of, resolve
+from tokenprune.runs.presets import choices, files, read
+from tokenprune.runs.run_key import run_key
+from tokenprune.runs.validation import validate
+from tokenprune.tasks.classification.settings import Augmentation, Mixing, View, read_recipe
+from tokenprune.tasks.encoder import positions
+from tokenprune.utils.paths import config_dir
 
 SCALES = ("smoke", "demo", "paper")
 METHODS = [path.stem for path in files("method") if path.stem == "dense" or not get("selector", choices(read(path))["selector"]).needs]

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
-from tokenprune.presets import files
-from tokenprune.settings import read_settings
-from tokenprune.tasks.recipe import Augmentation, Mixing, View, read_recipe
-from tokenprune.training import TrainingConfig
-from tokenprune.validation import validate
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.validation import validate
+from tokenprune.tasks.classification.settings import Augmentation, Mixing, View, read_recipe
+from tokenprune.training.settings import TrainingConfig
+from tokenprune.utils.settings import read_settings
 
 EPOCH = 1251  # iterations at batch 1024
 PAPER = ["scale=paper", "task=classification"]
@@ -124,8 +124,8 @@ def with_experiment(folder, text, *overrides):
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from tokenprune.config import register_schema
-    from tokenprune.paths import config_dir
+    from tokenprune.runs.config import register_schema
+    from tokenprune.utils.paths import config_dir
 
     (folder / "experiment").mkdir(exist_ok=True)
     (folder / "experiment" / "mine.yaml").write_text(text)

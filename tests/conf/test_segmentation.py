@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_semantic import write
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
-from tokenprune.keys import run_key
-from tokenprune.paths import config_dir, expected_of
-from tokenprune.presets import files
-from tokenprune.settings import read_settings
-from tokenprune.tasks.segmentation_settings import PixelAugmentation, read_segmentation
-from tokenprune.training import TrainingConfig
-from tokenprune.validation import validate
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.run_key import run_key
+from tokenprune.runs.validation import validate
+from tokenprune.tasks.segmentation.settings import PixelAugmentation, read_segmentation
+from tokenprune.training.settings import TrainingConfig
+from tokenprune.utils.paths import config_dir, expected_of
+from tokenprune.utils.settings import read_settings
 
 FIGURE = "cropr_fig5_segmentation"
 ROWS = [path.stem for path in files("cropr_fig5")]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tokenprune.config import compose, resolve
-from tokenprune.keys import run_key
-from tokenprune.paths import config_dir, expected_of
-from tokenprune.presets import files
-from tokenprune.validation import validate
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.run_key import run_key
+from tokenprune.runs.validation import validate
+from tokenprune.utils.paths import config_dir, expected_of
 
 GROUPS = {"cropr_table5_fusion": "cropr_table5", "cropr_fig3_overhead": "cropr_fig3"}
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper" / "cropr_table5_fusion.csv"

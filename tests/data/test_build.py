@@ -51,5 +51,5 @@ def test_unknown_split():
 
 
 def test_import_stays_light():
-    code = "import sys, tokenprune.data, tokenprune.data.shapes, tokenprune.data.coco; sys.exit('pycocotools' in sys.modules)"
+    code = "import sys, tokenprune.data, tokenprune.data.shapes.shapes, tokenprune.data.coco; sys.exit('pycocotools' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2]).returncode == 0

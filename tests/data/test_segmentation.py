@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tokenprune.data.segmentation import area_of, decode_counts, segmentation_problem, to_mask
+from tokenprune.data.coco_masks import area_of, decode_counts, segmentation_problem, to_mask
 
 rle_tools = pytest.importorskip("pycocotools.mask")
 MASKS = arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.booleans())

@@ -9,9 +9,9 @@ from PIL import Image
 from tests.image_sets import real
 from tokenprune.data import build_segmentation
 from tokenprune.data.semantic import Labelling
-from tokenprune.data.shapes import SHAPES_CLASSES, ShapesDetection
+from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesDetection
+from tokenprune.engine.loss import IGNORED
 from tokenprune.errors import DatasetError, UnknownPlugin
-from tokenprune.losses.base import IGNORED
 
 NAMES = ["sky", "void", "road"]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenprune.data.base import class_map
-from tokenprune.data.shapes import SHAPES_CLASSES, ShapesClassification, ShapesDetection, render
+from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesClassification, ShapesDetection, render
 from tokenprune.errors import DatasetError
 
 INDICES = st.integers(0, 10**6)

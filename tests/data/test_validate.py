@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenprune.data.validate import validate_coco
+from tokenprune.data.coco_check import validate_coco
 from tokenprune.errors import DatasetError
 
 GOOD = {

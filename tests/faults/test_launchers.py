@@ -8,11 +8,12 @@ from hydra.core.config_store import ConfigStore
 
 from tests.fakes import cli  # noqa: F401
 from tests.faults.deadly import DeadlyCli, deadly  # noqa: F401
-from tokenprune import distributed, launching
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
-from tokenprune.keys import run_key
-from tokenprune.presets import files
+from tokenprune.runs import launchers as launching
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.run_key import run_key
+from tokenprune.utils import distributed
 
 LAUNCHERS = {"joblib": "JoblibRows", "slurm": "SlurmRows", "submitit_local": "SubmititLocalRows"}
 BROKEN = {"random": "failed", "variance": "diverged", "topk": "oom", "attn_topk": "failed"}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.fakes import TINY, cli, fake  # noqa: F401
-from tokenprune import experiment
-from tokenprune.sweep import read_notes
+from tokenprune.runs import row as experiment
+from tokenprune.runs.sweep import read_notes
 
 AXES = ["method=dense,evit,random,variance,topk", "treatment=preserve"]
 STATUSES = {"dense": "ok", "evit": "ok", "random": "failed", "variance": "diverged", "topk": "oom"}

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.fakes import row
-from tokenprune.locks import locked
-from tokenprune.results import collect, finished, read_result, row_folder, write_result
+from tokenprune.runs.results import collect, finished, read_result, row_folder, write_result
+from tokenprune.utils.locks import locked
 
 KILLS, WRITERS, ROUNDS = 200, 16, 15
 BASE = row()  # made once: it asks git for the commit

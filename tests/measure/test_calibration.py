@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pairings import images, pruned
-from tokenprune.backbones.dense import DenseMap
-from tokenprune.measure.calibration import calibrate, images_wanted, mean_usage
-from tokenprune.selectors.gates import cut
+from tokenprune.backbones.maps import DenseMap
+from tokenprune.methods.selectors.shared.gates import cut
+from tokenprune.training.calibration import calibrate, images_wanted, mean_usage
 
 EVERY = {"name": "every_block", "start": 1, "span": 2}
 STAGES = {"name": "stages", "blocks": [1, 2, 4]}

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import tokenprune
-from tokenprune.measure.counted import counted
 from tokenprune.measure.macs import planned_macs
+from tokenprune.measure.timm_macs import counted
 
 
 def test_layers_by_hand():

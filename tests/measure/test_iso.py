@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenprune.backbones.vit import build_pruned
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidSchedule
-from tokenprune.keys import run_key
-from tokenprune.measure.iso import asked, meet, plan, samples, solved
 from tokenprune.measure.macs import encoder_macs, planned_macs
 from tokenprune.registry import get
-from tokenprune.validation import validate
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.run_key import run_key
+from tokenprune.runs.target_gmac import asked, meet, plan, samples, solved
+from tokenprune.runs.validation import validate
+from tokenprune.tasks.encoder import build_pruned
 
 SMOKE = ("scale=smoke", "task=classification")
 COUNTED = ["evit", "evit_fused", "dynamicvit", "topk", "evo_vit", "tome", "cropr"]

@@ -12,9 +12,9 @@ import tokenprune
 from tests.pairings import images, label, pairings, pruned
 from tokenprune.backbones.vit import build_vit
 from tokenprune.measure.macs import encoder_macs, planned_macs
-from tokenprune.paths import config_dir
-from tokenprune.presets import read
 from tokenprune.registry import get
+from tokenprune.runs.presets import read
+from tokenprune.utils.paths import config_dir
 
 
 def gmac(name="deit_small_patch16_224", size=224, head=True, cls_token=True, **pruning):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.pairings import DEPTH, SIDE, images, label, pairings, pruned
-from tokenprune.backbones.dense import DenseMap
+from tokenprune.backbones.maps import DenseMap
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.macs import encoder_macs
 from tokenprune.measure.usage import by_foreground, layers_per_token, mean_map, reactivation, record

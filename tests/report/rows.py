@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from tests.fakes import row
-from tokenprune.checkpoints import save_weights
-from tokenprune.config import compose, resolve
-from tokenprune.experiment import WEIGHTS
-from tokenprune.keys import run_key
 from tokenprune.registry import get
-from tokenprune.results import row_folder, write_result
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.results import row_folder, write_result
+from tokenprune.runs.row import WEIGHTS
+from tokenprune.runs.run_key import run_key
+from tokenprune.utils.checkpoints import save_weights
 
 
 def made(results: Path, *overrides: str, **changes: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from tests.report.rows import made
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.measure.agreement import overlap
 from tokenprune.registry import build
-from tokenprune.report import Sweep
 from tokenprune.report.figures.agreement import ALL, compared, in_words, names_of
-from tokenprune.report.models import load_row
+from tokenprune.runs.load import load_row
+from tokenprune.runs.reports import Sweep
 
 
 def used(*blocks: str) -> torch.Tensor:

@@ -7,10 +7,10 @@ import pytest
 
 from tests.fakes import TINY, cli, fake, row  # noqa: F401
 from tokenprune import registry
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.report import Sweep, build_reports, make_reports
-from tokenprune.validation import validate
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.reports import Sweep, build_reports, make_reports
+from tokenprune.runs.validation import validate
 
 DEFAULT = {"table": {}, "plot": {}}
 seen: list[Sweep] = []

@@ -6,10 +6,11 @@ import pytest
 from tests.fakes import row
 from tokenprune.errors import ResultSchemaError, TokenPruneError
 from tokenprune.registry import build
-from tokenprune.report import Sweep, summary
 from tokenprune.report.figures.batch_sizes import draw, table_of, words
-from tokenprune.report.tables import build as table
-from tokenprune.results import check, flat
+from tokenprune.report.tables.table import build as table
+from tokenprune.runs.reports import Sweep
+from tokenprune.runs.results import check, flat
+from tokenprune.runs.summary import summary
 
 LISTS = {"batch": [1, 8, 64], "mean": [10.0, 40.0, None], "sd": [1.0, 2.0, None], "speedup": [0.9, 1.5, None], "note": "made up"}
 

@@ -8,11 +8,11 @@ import pytest
 
 from tests.fakes import row
 from tokenprune.errors import DatasetError
-from tokenprune.paths import expected_of
-from tokenprune.presets import files, read
-from tokenprune.report.expected import Expected, size_of
-from tokenprune.report.formats import to_text
-from tokenprune.report.tables import build
+from tokenprune.report.tables.expected import Expected, size_of
+from tokenprune.report.tables.formats import to_text
+from tokenprune.report.tables.table import build
+from tokenprune.runs.presets import files, read
+from tokenprune.utils.paths import expected_of
 
 TABLES = {"table2_preserve": "table2", "table3_reactivation": "table3", "table4_gating": "table4", "table5_sota": "table5"}
 TABLES["table5_speed"] = "table5"

@@ -7,20 +7,20 @@ import torch
 
 from tests.fakes import row
 from tests.report.rows import made
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.measure.usage import layers_per_token, reactivation
-from tokenprune.paths import config_dir
 from tokenprune.registry import build
-from tokenprune.report import Sweep
 from tokenprune.report.figures.evo_vs_svit import overlaps
 from tokenprune.report.figures.keep_rates import draw as draw_keep_rates
 from tokenprune.report.figures.keep_rates import summarised
 from tokenprune.report.figures.mean_usage import average
 from tokenprune.report.figures.reactivation import count, middle, words
-from tokenprune.report.models import load_row
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.load import load_row
+from tokenprune.runs.reports import Sweep
+from tokenprune.runs.validation import validate
 from tokenprune.tasks.pictures import Picture
-from tokenprune.validation import validate
+from tokenprune.utils.paths import config_dir
 
 FIGURES = {
     "usage_maps": {"pictures": [0, 1, 2, 3, 99], "score": 0.0},
@@ -35,7 +35,7 @@ NUMBERS = {4: "usage_maps", 5: "reactivation", 6: "mean_usage", 7: "keep_rates",
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     folder = tmp_path_factory.mktemp("results")
     rows = [made(folder, f"method={method}", "task.heads.score=0.0") for method in ("evo_vit", "svit")]
     return folder, rows

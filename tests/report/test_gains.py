@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from tests.fakes import row
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import build
-from tokenprune.report import Sweep
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.reports import Sweep
 
 
 def timed(gmac, speedup, *overrides, top1=None, seed=0):

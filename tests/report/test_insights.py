@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import cli, row  # noqa: F401
-from tokenprune.config import compose, resolve
-from tokenprune.experiment import relabelled
-from tokenprune.presets import files
-from tokenprune.report import Sweep, make_reports
-from tokenprune.report.claims import CLAIMS, METRICS, compare
-from tokenprune.report.insights import verdict_of_claims
-from tokenprune.report.seeds import Difference
-from tokenprune.report.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDED, interval, judge, t_quantile, together
-from tokenprune.validation import validate
+from tokenprune.report.insights.claims import CLAIMS, METRICS, compare, verdict_of_claims
+from tokenprune.report.insights.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDED, interval, judge, t_quantile, together
+from tokenprune.report.tables.seeds import Difference
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.reports import Sweep, make_reports
+from tokenprune.runs.row import relabelled
+from tokenprune.runs.validation import validate
 
 SEEDS = (0, 1, 2)
 AP = {"svit": (50.0, 49.0, 51.0), "svit_fixed": (49.0, 48.1, 49.9), "svit_no_reactivation": (50.5, 46.0, 53.0)}
@@ -173,7 +172,7 @@ def test_rows_that_bear_on_no_claim_make_no_files(tmp_path):
 
 
 def test_the_picture_has_a_panel_a_claim_and_the_papers_mark(configs, tmp_path):
-    from tokenprune.report.insights_plot import draw
+    from tokenprune.report.insights.plot import draw
 
     found = compare(made(configs, AP))
     figure = draw(found, tmp_path / "insights.png", "made up")

@@ -6,7 +6,7 @@ import pytest
 from tests.report.rows import made
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import build
-from tokenprune.report import Sweep
+from tokenprune.runs.reports import Sweep
 
 
 def spent(folder, gmac, top1, *overrides, **changes):

@@ -8,9 +8,9 @@ from tests.report.rows import made
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.measure.attention import attention_of
 from tokenprune.registry import build
-from tokenprune.report import Sweep
 from tokenprune.report.figures.layer_attention import attended, draw, words
-from tokenprune.report.models import load_row
+from tokenprune.runs.load import load_row
+from tokenprune.runs.reports import Sweep
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from PIL import Image
 
 from tests.fakes import FakeTask, row
 from tests.report.rows import made
+from tokenprune.engine.model import pruned_of
 from tokenprune.errors import CheckpointMismatch, TokenPruneError
 from tokenprune.measure.usage import record
-from tokenprune.report.models import Loaded, load_row
-from tokenprune.results import row_folder
-from tokenprune.tasks.base import pruned_of
+from tokenprune.runs.load import Loaded, load_row
+from tokenprune.runs.results import row_folder
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
 
 
 def test_a_row_comes_back_in_eval_mode_with_its_own_weights(tmp_path):

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from tests.fakes import row
-from tokenprune.checkpoints import atomic_write
 from tokenprune.report.__main__ import main
-from tokenprune.report.gather import SINGLE, gather, natural
-from tokenprune.report.sections import apart
-from tokenprune.results import write_result
+from tokenprune.report.page.gather import SINGLE, gather, natural
+from tokenprune.report.page.sections import apart
+from tokenprune.runs.results import write_result
+from tokenprune.utils.files import atomic_write
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ("table2_preserve", "table5_sota", "cropr_table1_imagenet", "fig7_keep_rates")

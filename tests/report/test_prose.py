@@ -1,6 +1,6 @@
 """The Markdown of reports as HTML: what it knows, and that nothing of it runs."""
 
-from tokenprune.report.prose import to_html
+from tokenprune.report.page.prose import to_html
 
 
 def test_blocks():

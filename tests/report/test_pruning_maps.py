@@ -8,10 +8,10 @@ import torch
 from tests.report.rows import made
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import build
-from tokenprune.report import Sweep
 from tokenprune.report.figures.fused_features import captured, same_class
 from tokenprune.report.figures.pruning_maps import by_class, classes_of_cells, exits, words
-from tokenprune.report.models import load_row
+from tokenprune.runs.load import load_row
+from tokenprune.runs.reports import Sweep
 from tokenprune.tasks.pictures import LabelMap, Picture, Predictions, most_frequent
 
 METHODS = ("dense", "random", "cropr")
@@ -25,7 +25,7 @@ def picture(truth=None, side=8, patch=4):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     folder = tmp_path_factory.mktemp("results")
     return folder, [made(folder, f"method={method}", "task.heads.score=0.0") for method in METHODS]
 

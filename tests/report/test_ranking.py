@@ -6,8 +6,8 @@ import pytest
 from tests.fakes import row
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import build
-from tokenprune.report import Sweep
-from tokenprune.sweep import expected
+from tokenprune.runs.reports import Sweep
+from tokenprune.runs.sweep import expected
 
 
 def judged(label, treatment, top1, seed=0):

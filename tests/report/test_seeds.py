@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from tests.fakes import row
-from tokenprune.report import Sweep, make_reports
-from tokenprune.report.formats import to_text
-from tokenprune.report.seeds import configuration, paired
-from tokenprune.report.tables import build
+from tokenprune.report.tables.formats import to_text
+from tokenprune.report.tables.seeds import configuration, paired
+from tokenprune.report.tables.table import build
+from tokenprune.runs.reports import Sweep, make_reports
 
 FAILED = {"status": "diverged", "reason": "loss is nan", "metrics": {}, "cost": {}}
 
@@ -97,7 +97,7 @@ def test_differences_by_seed():
 
 
 def test_the_plot_has_a_point_a_configuration(tmp_path, monkeypatch):
-    from tokenprune.report import plots
+    from tokenprune.report.figures import plots
 
     drawn = []
     monkeypatch.setattr(plots, "speed_accuracy", lambda data, path, title: drawn.append(data))

@@ -6,7 +6,7 @@ import pytest
 from tests.fakes import row
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import build
-from tokenprune.report import Sweep
+from tokenprune.runs.reports import Sweep
 
 
 def segmented(label, seed, miou, speed, gain, treatment="last_layer_fusion"):

@@ -3,10 +3,11 @@
 import pytest
 
 from tests.fakes import row
-from tokenprune.paths import expected_of
-from tokenprune.report import Sweep, make_reports, summary
-from tokenprune.report.formats import to_latex, to_markdown, to_text
-from tokenprune.report.tables import build
+from tokenprune.report.tables.formats import to_latex, to_markdown, to_text
+from tokenprune.report.tables.table import build
+from tokenprune.runs.reports import Sweep, make_reports
+from tokenprune.runs.summary import summary
+from tokenprune.utils.paths import expected_of
 
 DENSE = {"config": {"schedule": {"name": "none"}}, "label": "Dense", "method": "dense", "treatment": "none"}
 
@@ -132,7 +133,7 @@ def test_macs_are_shown_as_cropr_counts_them_beside_its_numbers():
 
 
 def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
-    from tokenprune.report.plots import speed_accuracy
+    from tokenprune.report.figures.plots import speed_accuracy
 
     left, right = speed_accuracy(build(rows).data, tmp_path / "plot.png").axes
     assert [left.get_xlabel(), right.get_xlabel(), left.get_ylabel()] == ["encoder GMAC", "encoder speed-up over dense, batch 1", "box AP"]
@@ -142,7 +143,7 @@ def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
 
 
 def test_the_plot_tells_class_tokens_apart_where_a_method_has_two(rows, tmp_path):
-    from tokenprune.report.plots import speed_accuracy
+    from tokenprune.report.figures.plots import speed_accuracy
 
     left, _ = speed_accuracy(build([*rows, evit("remove", 38.0, cls="random")]).data, tmp_path / "plot.png").axes
     handles, labels = left.get_legend_handles_labels()

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from tests.fakes import cli  # noqa: F401
-from tokenprune.paths import expected_of
-from tokenprune.presets import files
+from tokenprune.methods.treatments.plain import Remove
 from tokenprune.registry import get
-from tokenprune.report.formats import to_text
-from tokenprune.report.taxonomy import CELLS, Taxonomy
-from tokenprune.treatments.remove import Remove
+from tokenprune.report.tables.formats import to_text
+from tokenprune.report.tables.taxonomy import CELLS, Taxonomy
+from tokenprune.runs.presets import files
+from tokenprune.utils.paths import expected_of
 
 EXPECTED = expected_of("table1_taxonomy")
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper" / "svit_table1_taxonomy.csv"

@@ -5,8 +5,8 @@ import pytest
 
 from tests.fakes import row
 from tokenprune.registry import build
-from tokenprune.report import Sweep
 from tokenprune.report.figures.training_free import claim, parted
+from tokenprune.runs.reports import Sweep
 
 
 def judged(method, rate, top1, error=1.0, selector=None, treatment="remove"):

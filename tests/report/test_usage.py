@@ -9,9 +9,9 @@ from tests.fakes import row
 from tests.report.rows import made
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import build
-from tokenprune.report import Sweep
 from tokenprune.report.figures.usage import in_words, over_blocks
-from tokenprune.report.models import load_row
+from tokenprune.runs.load import load_row
+from tokenprune.runs.reports import Sweep
 from tokenprune.tasks.pictures import Picture, Predictions
 
 
@@ -57,7 +57,7 @@ def test_without_masks_there_is_no_foreground():
 @pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
 def test_files_and_numbers_of_real_rows(task, tmp_path, capsys):
     if task == "detection":
-        pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+        pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     rows = [made(tmp_path, f"method={method}", f"task={task}") for method in ("random", "variance")]
     folder = tmp_path / "t"
     folder.mkdir()

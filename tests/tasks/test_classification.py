@@ -10,13 +10,14 @@ from tests.conf.test_configs import METHODS
 from tests.fakes import cli  # noqa: F401
 from tests.image_sets import both_splits, pack, real, write_folder
 from tokenprune.backbones.vit import build_vit
-from tokenprune.checkpoints import load_dense, read_metadata, read_weights, save_weights
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
-from tokenprune.paths import weights_path
 from tokenprune.registry import get
-from tokenprune.tasks.classification import patch_labels
-from tokenprune.training import TrainingConfig, fit
+from tokenprune.runs.config import compose, resolve
+from tokenprune.tasks.classification.task import patch_labels
+from tokenprune.training.loop import fit
+from tokenprune.training.settings import TrainingConfig
+from tokenprune.utils.checkpoints import load_dense, read_metadata, read_weights, save_weights
+from tokenprune.utils.paths import weights_path
 
 CONFIG = {
     "selector": {"name": "none"}, "treatment": {"name": "none"}, "schedule": {"name": "none"},
@@ -203,7 +204,7 @@ VIEW = ("task.view.interpolation=bilinear", "task.view.mean=[0.5,0.5,0.5]", "tas
 )
 def test_real_weights_on_real_images():
     """69.45 % on all 2000 images: 100 of them are within three standard errors."""
-    from tokenprune.backbones.importing import load_vit
+    from tokenprune.backbones.weights import load_vit
 
     config = resolve(compose(["task=classification", "data=imagefolder", "backbone=vit_tiny", f"data.root={TINY_IMAGENET}", *VIEW,
                               "data.max_val=100"]))  # fmt: skip

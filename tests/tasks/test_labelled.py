@@ -8,7 +8,7 @@ import torch
 
 from tests.image_sets import both_splits, write_folder
 from tokenprune.errors import DatasetError
-from tokenprune.tasks.labelled import LabelledImages
+from tokenprune.tasks.classification.images import LabelledImages
 
 DEIT = {"augment": {"repeats": 2}, "mix": {}}
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tokenprune.tasks.pixel_views import View, fitted, padded, resized, training_view, view_of
-from tokenprune.tasks.segmentation_settings import PixelAugmentation
+from tokenprune.tasks.segmentation.settings import PixelAugmentation
+from tokenprune.tasks.segmentation.views import View, fitted, padded, resized, training_view, view_of
 
 STATISTICS = ((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 

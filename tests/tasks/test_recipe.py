@@ -3,7 +3,7 @@
 import pytest
 
 from tokenprune.errors import InvalidConfig
-from tokenprune.tasks.recipe import Augmentation, ClassificationConfig, Mixing, View, read_recipe
+from tokenprune.tasks.classification.settings import Augmentation, ClassificationConfig, Mixing, View, read_recipe
 
 
 def read(batch=8, data="imagefolder", **task):

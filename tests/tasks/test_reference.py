@@ -13,20 +13,20 @@ from tests.fakes import cli  # noqa: F401
 from tests.image_sets import write_folder
 from tokenprune import prune
 from tokenprune.backbones.vit import build_vit
-from tokenprune.checkpoints import read_weights, save_weights
-from tokenprune.config import compose, resolve
 from tokenprune.errors import CheckpointMismatch, InvalidConfig
-from tokenprune.keys import run_key
-from tokenprune.paths import config_dir
-from tokenprune.presets import files
+from tokenprune.measure import speed
+from tokenprune.measure.speed import SpeedPlan, seconds_alone
+from tokenprune.measure.throughput import ThroughputPlan, over_batches
 from tokenprune.registry import get
-from tokenprune.results import COST, check, read_result
-from tokenprune.tasks import speed
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.results import COST, check, read_result
+from tokenprune.runs.run_key import run_key
+from tokenprune.runs.validation import validate
 from tokenprune.tasks.base import parameters_of
-from tokenprune.tasks.reference import build_timm, cost_of
-from tokenprune.tasks.speed import SpeedPlan, seconds_alone
-from tokenprune.tasks.throughput import ThroughputPlan, over_batches
-from tokenprune.validation import validate
+from tokenprune.tasks.timm_models import build_timm, cost_of
+from tokenprune.utils.checkpoints import read_weights, save_weights
+from tokenprune.utils.paths import config_dir
 
 CPU = torch.device("cpu")
 SMALL = ("task=timm", "backbone=timm", "backbone.model=convnextv2_atto", "backbone.img_size=64", "scale=smoke")

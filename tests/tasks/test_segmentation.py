@@ -14,8 +14,9 @@ from tests.image_sets import real
 from tests.measure.test_miou import by_loop
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import get
-from tokenprune.tasks.segmentation import predicted
-from tokenprune.training import TrainingConfig, fit
+from tokenprune.tasks.segmentation.task import predicted
+from tokenprune.training.loop import fit
+from tokenprune.training.settings import TrainingConfig
 
 CONFIG = {
     "selector": {"name": "none"}, "treatment": {"name": "none"}, "schedule": {"name": "none"},

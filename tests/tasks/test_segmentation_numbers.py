@@ -5,15 +5,15 @@ import torch
 
 from tests.pairings import images, tiny_vit
 from tokenprune import prune
-from tokenprune.backbones.vit import build_pruned
-from tokenprune.config import compose, resolve
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context
+from tokenprune.engine.state import TokenState
 from tokenprune.measure.macs import encoder_macs, planned_macs
-from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Context
-from tokenprune.selectors.cropr import CroprRouter
-from tokenprune.selectors.observation import Observation
-from tokenprune.state import TokenState
-from tokenprune.tasks.segmenter import Segmenter
+from tokenprune.methods.selectors.cropr import CroprRouter
+from tokenprune.runs.config import compose, resolve
+from tokenprune.tasks.encoder import build_pruned
+from tokenprune.tasks.segmentation.model import Segmenter
 
 POSITIONS, CLASSES = 1024, 150
 CROPR = ("+experiment=cropr_fig5_segmentation", "+cropr_fig5=04_cropr")

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 import tokenprune
 from tests.pairings import images, tiny_vit
-from tokenprune.losses.base import IGNORED
-from tokenprune.tasks.segmenter import Segmenter, patch_classes, pixel_loss
+from tokenprune.engine.loss import IGNORED
+from tokenprune.tasks.segmentation.model import Segmenter, patch_classes, pixel_loss
 
 CROPR = {"name": "cropr", "queries": "patches"}
 PLAN = {"name": "per_block", "remove": 9, "start": 1}

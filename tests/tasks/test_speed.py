@@ -8,8 +8,8 @@ import torch
 
 from tests.pairings import images, tiny_vit
 from tokenprune import prune
-from tokenprune.tasks import speed
-from tokenprune.tasks.speed import SpeedPlan, seconds_per_image
+from tokenprune.measure import speed
+from tokenprune.measure.speed import SpeedPlan, seconds_per_image
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,9 @@ from tests.pairings import images, tiny_vit
 from tests.tasks.test_classification import CONFIG, PRUNED
 from tokenprune import prune
 from tokenprune.errors import InvalidConfig
+from tokenprune.measure import speed
+from tokenprune.measure.throughput import FIELDS, ThroughputPlan, throughput
 from tokenprune.registry import get
-from tokenprune.tasks import speed
-from tokenprune.tasks.throughput import FIELDS, ThroughputPlan, throughput
 
 CPU = torch.device("cpu")
 
@@ -161,7 +161,7 @@ def test_the_classification_task_times_random_images_of_the_validation_split(tim
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CUDA events and graphs")
 @pytest.mark.parametrize("selector", ["topk", "svit"])
 def test_on_a_gpu_graphs_change_no_output(selector):
-    from tokenprune.tasks.throughput import captured
+    from tokenprune.measure.throughput import captured
 
     model = prune(tiny_vit(), selector=selector).cuda().eval()
     batch = images(2).cuda()

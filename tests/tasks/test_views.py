@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.loss import SoftTargetCrossEntropy
 
-from tokenprune.tasks.base import IMAGE_MEAN, IMAGE_STD
-from tokenprune.tasks.recipe import Augmentation, ClassificationConfig, Mixing, View
-from tokenprune.tasks.views import as_input, collate, evaluation_view, flipped, mixer, training_view
+from tokenprune.tasks.classification.settings import Augmentation, ClassificationConfig, Mixing, View
+from tokenprune.tasks.classification.views import as_input, collate, evaluation_view, flipped, mixer, training_view
+from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
 
 DEIT = Augmentation()
 UNIT = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))

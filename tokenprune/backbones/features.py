@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokenprune.backbones.dense import DenseMap, EncoderMaps
+from tokenprune.backbones.maps import DenseMap, EncoderMaps
 from tokenprune.backbones.pyramid import SCALES, FeaturePyramid
 from tokenprune.backbones.vit import VitConfig, read_backbone
 from tokenprune.backbones.vit_adapter import AdapterPyramid, ViTAdapter
 
 if TYPE_CHECKING:
-    from tokenprune.engine import PrunedViT
+    from tokenprune.engine.model import PrunedViT
 
 
 def build_features(

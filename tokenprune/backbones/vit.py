@@ -11,17 +11,12 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from tokenprune.backbones.importing import load_backbone
-from tokenprune.backbones.pyramid import SCALES
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
-from tokenprune.blocks import adapt
-from tokenprune.blocks.windowed import Windows
-from tokenprune.engine import PrunedViT
+from tokenprune.backbones.weights import load_backbone
+from tokenprune.engine.blocks import adapt
+from tokenprune.engine.blocks.windowed import Windows, window_problems
 from tokenprune.errors import InvalidConfig
-from tokenprune.keys import answered
-from tokenprune.legality_windows import window_problems
-from tokenprune.pruning import prune
-from tokenprune.settings import plain, read_settings
+from tokenprune.utils.settings import read_settings
 
 SIZES = ("tiny", "small", "base", "large", "huge")
 _INIT_SCALE = 0.3  # sin-cos codes have an rms of .7; at full size they drown the patches of a narrow model at the start
@@ -92,33 +87,6 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
     if cfg.pretrained:
         load_backbone(vit, cfg.pretrained)
     return vit
-
-
-def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0, classes: int | None = None) -> PrunedViT:
-    """Build the encoder of a run: the `backbone` group's ViT with the run's selector, treatment, schedule, cls, execution and losses.
-
-    Args:
-        cfg: the run. num_classes: outputs of the model's own classification head.
-        classes: what auxiliary heads learn to tell, where that is not the same.
-
-    Raises:
-        InvalidConfig, UnknownPlugin, InvalidSchedule, IncompatiblePairing: whatever does not fit, before any weight is loaded.
-    """
-    axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
-    given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
-    given.update({"schedule": answered(given["schedule"])} if given.get("schedule") else {})
-    return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, classes=classes, **given)
-
-
-def positions(config: Mapping[str, Any]) -> int:
-    """Return N, the grid positions of an image of the data's full size (COCO: short_side x long_side), padded as the detector pads it."""
-    data, backbone, pyramid = config["data"], config["backbone"], config.get("task", {}).get("pyramid", {})
-    patch = backbone.get("patch_size", 16)
-    own = patch if backbone.get("adapter") is None else 2 * patch
-    own = own if backbone.get("windows") is None else backbone.get("img_size", 224)
-    step = max(own, *(int(patch / s) for s in pyramid.get("scales", (1,)) if s in SCALES), patch)
-    height, width = data.get("short_side", data.get("side", 224)), data.get("long_side", data.get("side", 224))
-    return (-(-height // step) * step // patch) * (-(-width // step) * step // patch)
 
 
 def depth(cfg: VitConfig | Mapping[str, Any]) -> int:
@@ -217,8 +185,3 @@ def _sincos_start(vit: nn.Module) -> None:
     codes = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
     with torch.no_grad():
         vit.pos_embed[:, -len(codes) :] = _INIT_SCALE * codes
-
-
-def _or_none(axis: Any) -> Any:
-    """The configuration spells an empty axis {name: none}; the engine spells it None."""
-    return None if isinstance(axis, Mapping) and axis.get("name") == "none" else axis

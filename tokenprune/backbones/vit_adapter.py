@@ -26,15 +26,15 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from tokenprune.backbones.deformable import DeformableAttention, Shapes, cell_centres, value_width
-from tokenprune.backbones.dense import EncoderMaps
+from tokenprune.backbones.maps import EncoderMaps
 from tokenprune.backbones.pyramid import SCALES, level_name, level_strides
 from tokenprune.backbones.spatial_prior import LEVELS, SpatialPrior, to_maps
 from tokenprune.errors import InvalidConfig
 
 if TYPE_CHECKING:
-    from tokenprune.engine import PrunedViT
-from tokenprune.outputs import Outputs
-from tokenprune.state import TokenState
+    from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.state import TokenState
 
 GROUPS = 4  # of blocks
 EXTRA_EXTRACTORS = 2  # after the last group

@@ -19,7 +19,7 @@ def build_detection(cfg: Mapping[str, Any], split: str) -> DetectionData:
     """
     name = _known(cfg, split, ("shapes", "coco", "unlabelled"))
     if name == "shapes":
-        from tokenprune.data.shapes import ShapesDetection
+        from tokenprune.data.shapes.shapes import ShapesDetection
 
         return ShapesDetection(_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"), split)
     if name == "unlabelled":
@@ -42,7 +42,7 @@ def build_classification(cfg: Mapping[str, Any], split: str) -> Any:
     Raises UnknownPlugin for a data set without image classes, DatasetError for a missing field, a missing root or malformed data.
     """
     if _known(cfg, split, ("shapes", "imagefolder")) == "shapes":
-        from tokenprune.data.shapes import ShapesClassification
+        from tokenprune.data.shapes.shapes import ShapesClassification
 
         sizes = (_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"))
         return ShapesClassification(*sizes, split, textured=bool(_get(cfg, "textured")))
@@ -65,7 +65,7 @@ def build_segmentation(cfg: Mapping[str, Any], split: str) -> Any:
         sizes = (_field(cfg, f"{split}_size"), _field(cfg, "side"), _field(cfg, "seed"))
         return ShapesSemantic(*sizes, split, textured=bool(_get(cfg, "textured")))
     from tokenprune.data.semantic import open_folders
-    from tokenprune.settings import plain
+    from tokenprune.utils.settings import plain
 
     _field(cfg, "root", "set data.root=DIR, a folder with a folder of images and a folder of label images")
     return open_folders(plain(cfg), split)

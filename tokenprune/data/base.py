@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from tokenprune.errors import DatasetError
 
@@ -102,3 +103,11 @@ def require_same_classes(train: Any, val: Any) -> None:
         f"the splits differ in their classes: {len(train.classes)} in train, {len(val.classes)} in val; {listed}; allowed are"
         " the same class folders in both, because their sorted names give the labels: complete one or remove from the other"
     )
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Return pixels (H,W,3) uint8 RGB."""
+    if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey at 255 instead of scaling it
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from tokenprune.data.base import Sample, empty_instances, make_instances
-from tokenprune.data.pixels import to_rgb
-from tokenprune.data.segmentation import area_of, to_mask
-from tokenprune.data.validate import validate_coco
+from tokenprune.data.base import Sample, empty_instances, make_instances, to_rgb
+from tokenprune.data.coco_check import validate_coco
+from tokenprune.data.coco_masks import area_of, to_mask
 from tokenprune.errors import DatasetError
 
 _LAYOUT = "a COCO root holds annotations/instances_SPLIT.json and SPLIT/ with the images"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tokenprune.data.pixels import to_rgb
+from tokenprune.data.base import to_rgb
 from tokenprune.data.readers import ARCHIVES, UNREADABLE, Entry, entries_of, open_source
 from tokenprune.errors import DatasetError
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tokenprune.data.base import NO_CLASS, class_map
+from tokenprune.data.base import NO_CLASS, class_map, to_rgb
 from tokenprune.data.class_names import read_names
-from tokenprune.data.pixels import to_rgb
 from tokenprune.data.readers import UNREADABLE
-from tokenprune.data.shapes import SHAPES_CLASSES, ShapesDetection
+from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesDetection
 from tokenprune.errors import DatasetError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

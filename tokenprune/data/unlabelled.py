@@ -3,7 +3,7 @@
 from typing import Any
 
 from tokenprune.data.base import Sample, empty_instances
-from tokenprune.data.shapes_render import render
+from tokenprune.data.shapes.render import render
 from tokenprune.errors import DatasetError
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tokenprune.engine.indexing import put
+from tokenprune.engine.model import pruned_of
+from tokenprune.engine.observation import Observation
 from tokenprune.errors import TokenPruneError
-from tokenprune.indexing import put
-from tokenprune.selectors.observation import Observation
-from tokenprune.tasks.base import pruned_of
 
 
 class Attended(NamedTuple):

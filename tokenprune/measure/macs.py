@@ -1,14 +1,14 @@
 """Multiply-accumulates of an encoder, from the tokens it really used, or from its schedule. Papers print these GMACs as GFLOPs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tokenprune.engine import PrunedViT
-from tokenprune.outputs import Outputs
+from tokenprune.engine.model import PrunedViT, pruned_of
+from tokenprune.engine.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,31 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
         linear, attention, norm = linear + cost.linear, attention + cost.attention, norm + cost.norm
     kept = tuple((c.entering - P) / positions for c in counts)
     return Macs(linear, attention, norm, selecting, embedding, kept)
+
+
+_GIGA = 1e9
+
+
+@torch.no_grad()
+def encoder_cost(encoder: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
+    """Average the encoder's MACs and kept shares over images that pass through it one by one.
+
+    Args:
+        encoder: a PrunedViT or the EncoderMaps that it works in: an adapter changes what its selectors see, its own MACs do not count.
+        batches: normalised images (1,3,H,W); one at a time, because a method's token count may depend on its image.
+
+    Returns:
+        gmac_linear, gmac_attention, gmac_norm, gmac_selector, gmac_total; kept_share and kept_per_block, shares in [0,1] of the
+        positions that enter attention.
+    """
+    training, pruned, rows = encoder.training, pruned_of(encoder), []
+    encoder.eval()
+    for images in batches:
+        macs = encoder_macs(pruned, encoder.encode(images))
+        rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
+    encoder.train(training)
+    mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    names = ("linear", "attention", "norm", "selector", "total")
+    kept = mean[len(names) :]
+    cost = {f"gmac_{name}": value / _GIGA for name, value in zip(names, mean, strict=False)}
+    return {**cost, "kept_share": sum(kept) / len(kept), "kept_per_block": [round(share, 4) for share in kept]}

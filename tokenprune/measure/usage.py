@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenprune.engine.indexing import put
+from tokenprune.engine.model import pruned_of
+from tokenprune.engine.state import TokenState
 from tokenprune.errors import TokenPruneError
-from tokenprune.indexing import put
-from tokenprune.state import TokenState
-from tokenprune.tasks.base import pruned_of
 
 
 class Used(NamedTuple):

@@ -1,6 +1,1 @@
-"""What people read: one row in words, a sweep as reports. Imports pandas and matplotlib when it is used, and not before."""
-
-from tokenprune.report.base import Sweep, build_reports, make_reports
-from tokenprune.report.summary import summary
-
-__all__ = ["Sweep", "build_reports", "make_reports", "summary"]
+"""Tables, figures, insights and the page: what people read of rows."""

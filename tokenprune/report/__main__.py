@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenprune import console
 from tokenprune.errors import TokenPruneError
+from tokenprune.utils import console
 
 _DEFAULT = Path("results")
 
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     root = given.results
     out = given.out or (root if (root / "rows").is_dir() else _DEFAULT) / "report"
-    from tokenprune.report.gather import gather
-    from tokenprune.report.page import write
+    from tokenprune.report.page.gather import gather
+    from tokenprune.report.page.write import write
 
     try:
         found = gather(root, given.experiment, without=out)

@@ -1,18 +1,16 @@
 """What a task is: a model around the encoder, batches, losses, a metric and the cost of a forward."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from tokenprune.engine.model import pruned_of
+
 if TYPE_CHECKING:
-    from tokenprune.engine import PrunedViT
     from tokenprune.tasks.pictures import Picture
 
-IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, on the 0..255 scale, RGB
-IMAGE_STD = (58.395, 57.12, 57.375)
-_GIGA = 1e9
 
 
 class Task(Protocol):
@@ -64,13 +62,6 @@ def chosen(numbers: Sequence[int] | None, size: int) -> list[int]:
     return list(range(size)) if numbers is None else [n for n in numbers if 0 <= n < size]
 
 
-def pruned_of(model: nn.Module) -> "PrunedViT | None":
-    """The PrunedViT inside a task's model (or the model itself); None in a model of timm as it is (task=timm)."""
-    from tokenprune.engine import PrunedViT
-
-    return next((m for m in model.modules() if isinstance(m, PrunedViT)), None)
-
-
 def parameters_of(model: nn.Module) -> int:
     """Number of parameters of a task's whole model as it is deployed: selectors without what only training needs."""
     pruned = pruned_of(model)
@@ -86,36 +77,3 @@ def _size(module: nn.Module) -> int:
 def device_of(model: nn.Module) -> torch.device:
     """Where a model lives."""
     return next(model.parameters()).device
-
-
-def normalised(images: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
-    """Images (B,3,H,W) on the 0..255 scale -> float, by default with ImageNet's statistics."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
-    return (images.float() - mean) / std
-
-
-@torch.no_grad()
-def encoder_cost(encoder: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
-    """Average the encoder's MACs and kept shares over images that pass through it one by one.
-
-    Args:
-        encoder: a PrunedViT or the EncoderMaps that it works in: an adapter changes what its selectors see, its own MACs do not count.
-        batches: normalised images (1,3,H,W); one at a time, because a method's token count may depend on its image.
-
-    Returns:
-        gmac_linear, gmac_attention, gmac_norm, gmac_selector, gmac_total; kept_share and kept_per_block, shares in [0,1] of the
-        positions that enter attention.
-    """
-    from tokenprune.measure.macs import encoder_macs
-
-    training, pruned, rows = encoder.training, pruned_of(encoder), []
-    encoder.eval()
-    for images in batches:
-        macs = encoder_macs(pruned, encoder.encode(images))
-        rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
-    encoder.train(training)
-    mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    names = ("linear", "attention", "norm", "selector", "total")
-    kept = mean[len(names) :]
-    cost = {f"gmac_{name}": value / _GIGA for name, value in zip(names, mean, strict=False)}
-    return {**cost, "kept_share": sum(kept) / len(kept), "kept_per_block": [round(share, 4) for share in kept]}

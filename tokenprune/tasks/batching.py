@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tokenprune.distributed import rank, world
+from tokenprune.utils.distributed import rank, world
 
 
 class BatchPlan:

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.methods.selectors.shared.noise import at_slots
 from tokenprune.registry import register
-from tokenprune.schedules import Budget
-from tokenprune.selectors.base import Selector, keep_top
-from tokenprune.selectors.baselines import at_slots
-from tokenprune.selectors.observation import Observation
-from tokenprune.state import Decision
 
 BITS = 6  # of a coordinate: the pattern repeats every 64 patches
 

@@ -26,7 +26,7 @@ SVIT = {
 @pytest.fixture
 def config():
     """A fresh configuration, with changes by group: config(task={...}, backbone={...})."""
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
 
     def make(**changes):
         cfg = copy.deepcopy(CONFIG)

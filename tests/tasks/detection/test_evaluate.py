@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tokenprune.data.shapes import ShapesDetection
+from tokenprune.data.shapes.shapes import ShapesDetection
 from tokenprune.registry import get
 from tokenprune.tasks.detection import coco_ap
 from tokenprune.tasks.detection.settings import EvaluateConfig
-from tokenprune.training import TrainingConfig, fit
+from tokenprune.training.loop import fit
+from tokenprune.training.settings import TrainingConfig
 
 LIMITS = (14.0, 27.0)
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tokenprune.cli.install_detectron2 import __main__ as install
+from tokenprune.cli.install_detectron2 import repack
 from tokenprune.errors import MissingDependency
-from tokenprune.tasks.detection import guard, install, repack
+from tokenprune.tasks.detection import guard
 
 EXTRA_FILES = {
     "detectron2/__init__.py": '__version__ = "0.6"\n',
@@ -203,7 +205,7 @@ def test_fetching_without_torch_says_so(monkeypatch, capsys, no_detectron2):
 
 
 def test_guard_names_the_command(no_detectron2):
-    with pytest.raises(MissingDependency, match="Detectron2 is not installed: run `python -m tokenprune.tasks.detection.install`"):
+    with pytest.raises(MissingDependency, match="Detectron2 is not installed: run `python -m tokenprune.install_detectron2`"):
         install.require_detectron2()
 
 

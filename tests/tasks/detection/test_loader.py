@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tokenprune.data.base import Sample, boxes_of, make_instances
-from tokenprune.data.shapes import ShapesDetection
+from tokenprune.data.shapes.shapes import ShapesDetection
 from tokenprune.tasks.detection.settings import AugmentConfig
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
 loader = pytest.importorskip("tokenprune.tasks.detection.loader")
 
 DETR = AugmentConfig(policy="detr", sides=(64, 80), crop_sides=(90,), crop_range=(40, 70), long_side=200)

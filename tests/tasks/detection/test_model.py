@@ -5,13 +5,12 @@ import torch
 
 from tests.adapters import awake
 from tests.tasks.detection.conftest import SVIT
-from tokenprune.backbones.vit import build_pruned, positions
-from tokenprune.config import compose, resolve
 from tokenprune.errors import InvalidConfig
-from tokenprune.measure.macs import planned_macs
+from tokenprune.measure.macs import encoder_cost, planned_macs
 from tokenprune.registry import get
-from tokenprune.tasks.base import encoder_cost
+from tokenprune.runs.config import compose, resolve
 from tokenprune.tasks.detection.settings import read_task
+from tokenprune.tasks.encoder import build_pruned, positions
 
 EVIT = {"selector": {"name": "evit"}, "treatment": {"name": "remove"}, "schedule": SVIT["schedule"]}
 BASIC = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}

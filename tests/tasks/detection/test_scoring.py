@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenprune.errors import InvalidConfig
 from tokenprune.tasks.detection.settings import read_task
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
 scoring = pytest.importorskip("tokenprune.tasks.detection.scoring")
 
 

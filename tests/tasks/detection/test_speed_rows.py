@@ -8,11 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.fakes import TINY, cli, fake  # noqa: F401
-from tokenprune.config import compose, resolve
-from tokenprune.keys import run_key
-from tokenprune.presets import files
-from tokenprune.tasks import speed
-from tokenprune.validation import validate
+from tokenprune.measure import speed
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.run_key import run_key
+from tokenprune.runs.validation import validate
 
 FEW = ["speed_repeats=1", "speed_warmup=0", "speed_images=1", "cost_images=1"]
 ROWS = [path.stem for path in files("table5")]
@@ -35,7 +35,7 @@ def operations(call: partial) -> float:
 
 
 def test_speed_rows_are_timed_in_three_parts_and_not_judged(cli, monkeypatch):  # noqa: F811
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     monkeypatch.setattr(speed, "_thread_seconds", operations)
     few = [f"task.evaluate.{setting}" for setting in FEW]
     code, out, err = cli("+experiment=table5_speed", "+table5=00_dense,03_ats_remove,06_svit", "scale=smoke", "data.train_size=1", *few)

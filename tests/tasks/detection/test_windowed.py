@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from tests.fakes import cli  # noqa: F401
-from tokenprune.backbones.vit import VitConfig, positions, read_backbone
-from tokenprune.checkpoints import load_dense, save_weights
-from tokenprune.config import compose, resolve
+from tokenprune.backbones.vit import VitConfig, read_backbone
 from tokenprune.errors import CheckpointMismatch
-from tokenprune.keys import run_key
-from tokenprune.presets import files
 from tokenprune.registry import get
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.presets import files
+from tokenprune.runs.run_key import run_key
+from tokenprune.runs.validation import validate
 from tokenprune.tasks.detection.settings import read_task
-from tokenprune.validation import validate
+from tokenprune.tasks.encoder import positions
+from tokenprune.utils.checkpoints import load_dense, save_weights
 
 ROWS = [path.stem for path in files("cropr_table3")]
 MINI = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "coco_mini"
@@ -148,9 +149,9 @@ def test_the_papers_heads_and_recipe():
 
 
 def test_the_papers_model_has_vitdets_heads():
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
-    from tokenprune.backbones.vit import build_pruned
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     from tokenprune.tasks.detection.model import build_detector
+    from tokenprune.tasks.encoder import build_pruned
 
     config = row("paper", "04_cropr")
     with torch.device("meta"):
@@ -168,7 +169,7 @@ def test_the_papers_model_has_vitdets_heads():
 
 @pytest.mark.skipif(not MINI.is_dir(), reason="shared/data/coco_mini is not beside this checkout")
 def test_a_row_runs_on_real_pictures(cli):  # noqa: F811
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.tasks.detection.install)")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     few = ["training.iterations=1", "init=scratch", "data.max_val=2", "task.evaluate.speed_images=1", "task.evaluate.cost_images=1"]
     code, _, err = cli("+experiment=cropr_table3_detection", "+cropr_table3=04_cropr", "scale=smoke", "data=coco", f"data.root={MINI}",
                        "hydra.mode=RUN", *few)  # fmt: skip

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport, load, names_of, pruned_rows
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils import console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class Agreement(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write agreement.png and agreement.csv (first, second, block, overlap, by_chance, rank_correlation, pictures)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.figures.panels import save
 
         rows = pruned_rows(sweep, 2, "agreement: it compares two pruned rows or more that are ok", "sweep over more methods")
         names = names_of(rows)
@@ -102,7 +102,7 @@ def draw(table: "pd.DataFrame", names: Sequence[str], title: str) -> "Figure":
     """Return the figure: a grid a kind of agreement, names by names, with the numbers written in."""
     import numpy as np
 
-    from tokenprune.report.panels import NORMAL, SMALL, new_figure
+    from tokenprune.report.figures.panels import NORMAL, SMALL, new_figure
 
     size = len(names)
     figure = new_figure(3.0 + 1.5 * max(size, 3), 2.2 + 0.55 * max(size, 3), title)

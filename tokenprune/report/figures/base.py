@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.report.base import Sweep
-from tokenprune.settings import check_types
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils.settings import check_types
 
 if TYPE_CHECKING:
-    from tokenprune.report.models import Loaded
+    from tokenprune.runs.load import Loaded
     from tokenprune.tasks.pictures import Picture
 
 
@@ -70,7 +70,7 @@ def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def load(sweep: Sweep, row: Mapping[str, Any]) -> "Loaded":
     """Return the model of a row of the sweep (see `report.models.load_row`)."""
-    from tokenprune.report.models import load_row
+    from tokenprune.runs.load import load_row
 
     return load_row(row, sweep.results_dir)
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils import console
 
 _WIDE = 100  # characters of a line in the title
 
@@ -26,7 +26,7 @@ class BatchSizes(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write batch_sizes.png and batch_sizes.csv (a row a method and batch size: images/s mean, sd, speed-up)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.figures.panels import save
 
         points = table_of(sweep.good)
         console.say(words(points))
@@ -64,7 +64,7 @@ def words(points: "pd.DataFrame") -> str:
 
 def draw(points: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: images/s with a band of one standard deviation on the left, the speed-up over dense on the right."""
-    from tokenprune.report.panels import BLACK, NORMAL, looks, new_figure, open_axis
+    from tokenprune.report.figures.panels import BLACK, NORMAL, looks, new_figure, open_axis
 
     figure = new_figure(11, 4.8, title)
     left, right = figure.subplots(1, 2)

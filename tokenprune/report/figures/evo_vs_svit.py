@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tokenprune import console
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport, load, name_of, row_of, shown
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils import console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ class EvoVsSvit(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write evo_vs_svit.png and evo_vs_svit.csv (picture, method, block, kept_share, same_as_before)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.figures.panels import save
 
         rows = [row_of(sweep, method) for method in self.methods]
         seen = {row["label"]: shown(load(sweep, row), self.pictures, predict=False) for row in rows}
@@ -81,7 +81,7 @@ def words(numbers: "pd.DataFrame") -> str:
 
 def draw(seen: Seen, title: str) -> "Figure":
     """Return the figure: a picture and, beside it, a line of maps a method."""
-    from tokenprune.report.panels import NORMAL, SMALL, WHITE, draw_painted, draw_picture, new_figure, tallest
+    from tokenprune.report.figures.panels import NORMAL, SMALL, WHITE, draw_painted, draw_picture, new_figure, tallest
 
     series = [list(pictures) for pictures in seen.values()]
     depth, lines = max(len(p[0].used) for p in series), len(series)

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
 from tokenprune.errors import InvalidConfig, MissingDependency, TokenPruneError
 from tokenprune.registry import register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport, load, name_of, row_of
 from tokenprune.report.figures.pruning_maps import classes_of_cells, exits
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils import console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ class FusedFeatures(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write fused_features.png and fused_features.csv (picture, cell, class, exit, and x, y before and after)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.figures.panels import save
 
         _require_sklearn()
         row = row_of(sweep, self.method)
@@ -84,7 +84,7 @@ def captured(model: "nn.Module") -> Iterator[Captured]:
     Raises:
         TokenPruneError: a treatment that forgets dropped tokens: there is nothing to compare at their places.
     """
-    from tokenprune.tasks.base import pruned_of
+    from tokenprune.engine.model import pruned_of
 
     pruned = pruned_of(model)
     if pruned is None or not pruned.treatment.remembers:
@@ -161,7 +161,7 @@ def embedded(features: "np.ndarray", perplexity: float, seed: int) -> "np.ndarra
 
 def draw(table: "pd.DataFrame", purity: dict[str, float], title: str) -> "Figure":
     """Return the figure: both embeddings, a colour a class; tokens that left in the first half of the blocks are small."""
-    from tokenprune.report.panels import NORMAL, SMALL, framed, looks, new_figure, wheel
+    from tokenprune.report.figures.panels import NORMAL, SMALL, framed, looks, new_figure, wheel
 
     figure = new_figure(11.5, 5.6, title)
     early = table["exit"] < table["exit"].median()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils import console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ class Gains(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write gains.png and gains.csv (a row a configuration)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.figures.panels import save
 
         points = table_of(sweep.good, self.axis)
         console.say(words(points))
@@ -59,7 +59,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], axis: str) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from tokenprune.report.seeds import configuration
+    from tokenprune.report.tables.seeds import configuration
 
     of, groups = _AXES[axis][0], {}
     for row in rows:
@@ -75,7 +75,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], axis: str) -> "pd.DataFrame":
 
 
 def _line(label: str, rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
-    from tokenprune.results import scalars
+    from tokenprune.runs.results import scalars
 
     first, costs = rows[0], [scalars(row["cost"]) for row in rows]
     speeds = [s for cost in costs if (s := cost.get("speedup_batch", cost.get("speedup_encoder"))) is not None]
@@ -102,7 +102,7 @@ def words(points: "pd.DataFrame") -> str:
 
 def draw(points: "pd.DataFrame", axis: str, title: str) -> "Figure":
     """Return the figure: speed-ups on the left, accuracy on the right where rows have one."""
-    from tokenprune.report.panels import NORMAL, looks, new_figure, open_axis
+    from tokenprune.report.figures.panels import NORMAL, looks, new_figure, open_axis
 
     judged = points["top1"].notna().any()
     figure = new_figure(10.5 if judged else 6.4, 4.4, title)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
+from tokenprune.engine.schedule import TARGET
 from tokenprune.errors import TokenPruneError
-from tokenprune.keys import TARGET
 from tokenprune.registry import register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils import console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ class IsoCompute(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write iso_compute.png and iso_compute.csv (a row a method)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.figures.panels import save
 
         points = table_of(sweep.good)
         console.say(words(points))
@@ -43,7 +43,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from tokenprune.report.seeds import configuration
+    from tokenprune.report.tables.seeds import configuration
 
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -55,7 +55,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
 
 
 def _line(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    from tokenprune.measure.iso import asked
+    from tokenprune.runs.target_gmac import asked
 
     schedule = rows[0]["config"]["schedule"]
     score = next(name for name in (*_SCORES, *rows[0]["metrics"]) if name in rows[0]["metrics"])
@@ -81,7 +81,7 @@ def words(points: "pd.DataFrame") -> str:
 
 def draw(points: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: a line a method, best on top, its score with error bar; what was found and spent on the right."""
-    from tokenprune.report.panels import BLACK, BLUE, NORMAL, SMALL, new_figure, open_axis
+    from tokenprune.report.figures.panels import BLACK, BLUE, NORMAL, SMALL, new_figure, open_axis
 
     ranked = points.sort_values("value").reset_index(drop=True)
     target = points["target_gmac"].dropna()

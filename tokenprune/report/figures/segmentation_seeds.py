@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport
+from tokenprune.runs.reports import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ class SegmentationSeeds(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write segmentation_seeds.png, .csv and .md (a line a method), and segmentation_seeds_points.csv (a line a seed)."""
-        from tokenprune.report.formats import publish
+        from tokenprune.report.tables.formats import publish
 
         points = points_of(sweep.good)
         lines, name = medians(points), "segmentation_seeds"
@@ -53,7 +53,7 @@ def points_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from tokenprune.results import scalars
+    from tokenprune.runs.results import scalars
 
     lines = []
     for row in rows:
@@ -85,7 +85,7 @@ def medians(points: "pd.DataFrame") -> "pd.DataFrame":
 
 def draw(points: "pd.DataFrame", lines: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: seeds as small points, the median of each method large at its median speed; twice the dense speed is dashed."""
-    from tokenprune.report.panels import BLACK, NORMAL, looks, new_figure, open_axis
+    from tokenprune.report.figures.panels import BLACK, NORMAL, looks, new_figure, open_axis
 
     figure, styles = new_figure(7.2, 4.8, title), looks()
     axis = open_axis(figure.subplots())
@@ -107,7 +107,7 @@ def draw(points: "pd.DataFrame", lines: "pd.DataFrame", title: str) -> "Figure":
 def _in_words(lines: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
-    from tokenprune.report.formats import numbers
+    from tokenprune.report.tables.formats import numbers
 
     titles = {"median mIoU": "miou_median", "least": "miou_min", "greatest": "miou_max"}
     shown = {"Method": list(lines["name"]), "seeds": [str(n) for n in lines["seeds"]]}

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tokenprune import console
 from tokenprune.registry import get, register
-from tokenprune.report.base import Sweep
 from tokenprune.report.figures.base import FigureReport
 from tokenprune.report.figures.keep_rates import curves, summarised
-from tokenprune.report.verdicts import FAILS, HOLDS, UNDECIDED, together
+from tokenprune.report.insights.verdicts import FAILS, HOLDS, UNDECIDED, together
+from tokenprune.runs.reports import Sweep
+from tokenprune.utils import console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ class TrainingFree(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write training_free.png, training_free.csv (a row a method and keep rate) and training_free.md (both in words)."""
-        from tokenprune.report.panels import save
+        from tokenprune.report.figures.panels import save
 
         rows, refused = parted(sweep.good)
         points = summarised(rows)

@@ -11,13 +11,13 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances as D2Instances
 from torch import Tensor, nn
 
-from tokenprune.console import progress
 from tokenprune.data.base import DetectionData
+from tokenprune.measure.speed import SpeedPlan, seconds_per_image
 from tokenprune.tasks.detection.coco_ap import score
 from tokenprune.tasks.detection.loader import Resize, test_input
 from tokenprune.tasks.detection.model import PrunedRCNN
 from tokenprune.tasks.detection.settings import EvaluateConfig
-from tokenprune.tasks.speed import SpeedPlan, seconds_per_image
+from tokenprune.utils.console import progress
 
 _SURE = 5.0  # logits by which `busy` prefers its class: p > 0.99
 

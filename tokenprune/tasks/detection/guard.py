@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenprune.errors import MissingDependency
 
-INSTALL_COMMAND = "python -m tokenprune.tasks.detection.install"
+INSTALL_COMMAND = "python -m tokenprune.install_detectron2"
 
 
 def find_detectron2() -> Path | None:

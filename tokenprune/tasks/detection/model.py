@@ -21,13 +21,13 @@ from detectron2.modeling.roi_heads import (
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from tokenprune.backbones.dense import EncoderMaps
 from tokenprune.backbones.features import build_features
+from tokenprune.backbones.maps import EncoderMaps
 from tokenprune.backbones.pyramid import ChannelNorm
-from tokenprune.tasks.base import IMAGE_MEAN, IMAGE_STD
-from tokenprune.tasks.detection.adopting import adopted
 from tokenprune.tasks.detection.scoring import ScoredCascade, ScoredHeads
 from tokenprune.tasks.detection.settings import DetectionConfig, HeadsConfig
+from tokenprune.tasks.detection.weights import adopted
+from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
 
 # Box regression weights of the stages of Cascade R-CNN; the first is also Mask R-CNN's.
 _STAGE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenprune.errors import InvalidConfig
-from tokenprune.settings import read_settings
-from tokenprune.tasks.speed import DTYPES
+from tokenprune.measure.speed import DTYPES
+from tokenprune.utils.settings import read_settings
 
 POLICIES = ("light", "detr", "lsj")
 

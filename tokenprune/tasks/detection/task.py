@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from tokenprune.data import DetectionData, build_detection
+from tokenprune.measure.macs import encoder_cost
 from tokenprune.registry import register
-from tokenprune.tasks.base import chosen, encoder_cost
+from tokenprune.tasks.base import chosen
 from tokenprune.tasks.detection.guard import require_detectron2
 from tokenprune.tasks.detection.settings import read_task
 
@@ -35,8 +36,8 @@ class DetectionTask:
         """
         require_detectron2()
         _quieten()
-        from tokenprune.backbones.vit import build_pruned
         from tokenprune.tasks.detection.model import build_detector
+        from tokenprune.tasks.encoder import build_pruned
 
         settings, classes = read_task(cfg["task"]), len(self._data(cfg, "val").classes)
         return build_detector(settings, build_pruned(cfg, classes=classes), classes, cfg["backbone"])

@@ -1,0 +1,101 @@
+"""The benchmark command at a size of seconds: it measures every goal and writes what it found. No time is ever judged here."""
+
+import pandas as pd
+import pytest
+import torch
+
+from tokenprune.cli.bench import fixed, router, sampling, timing
+from tokenprune.cli.bench.__main__ import BENCHMARKS, main
+from tokenprune.cli.bench.goals import Finding, Setup
+from tokenprune.cli.bench.ragged import masks
+from tokenprune.engine.prune import prune
+from tokenprune.registry import get, names
+
+SIZE = {"embed_dim": 24, "num_heads": 3}
+DROPPING = {name for name in names("selector") if get("selector", name).drops}
+TINY = Setup(rounds=1, batches=(2,), small="deit_tiny_patch16_224", pixels=(224, 112), long=64, samples=50, options=SIZE)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(timing, "LEAST", 0.0)
+
+
+def test_one_command_measures_every_goal_and_writes_them(tmp_path, capsys):
+    assert main(["--out", str(tmp_path)], TINY) == 0
+    table = pd.read_csv(tmp_path / "bench.csv")
+    goals = {
+        "speed-up / MACs ratio", "time / slice oracle", "no selector / timm", "ragged block / uniform", "slice oracle / SViT",
+        "preserve / remove", "reactivate / remove", "remove / oracle", "class row, % of its block", "attention memory, sizes of q",
+        "distance matrix / ATS sampling", "Cropr / random choice", "Cropr / free choice",
+        "published: speed-up / MACs ratio", "published: time / slice oracle",
+    }  # fmt: skip
+    assert set(table["goal"]) == goals
+    assert (table["measured"] > 0).all() and table["commit"].nunique(dropna=False) == 1
+    efficiency = table[table["goal"] == "speed-up / MACs ratio"]
+    assert set(efficiency["case"]) == {f"{name}, batch {batch}" for name in fixed.METHODS for batch in (2,)}
+    assert {case.split(",")[0] for case in table.loc[table["goal"] == "published: time / slice oracle", "case"]} == DROPPING
+    assert table.loc[table["goal"].str.startswith("published"), "limit"].isna().all()
+    markdown, said = (tmp_path / "bench.md").read_text(), capsys.readouterr().out
+    for text in (markdown, said):
+        assert all(goal in text for goal in goals) and "CPU seconds of one thread" in text and "torch" in text
+
+
+def test_a_part_can_be_chosen_and_its_effort_set(tmp_path):
+    main(["ats", "--rounds", "2", "--out", str(tmp_path)], TINY)
+    assert pd.read_csv(tmp_path / "bench.csv")["goal"].tolist() == ["distance matrix / ATS sampling"]
+
+
+def test_the_list_names_every_benchmark(capsys):
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [b.name for b in BENCHMARKS]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [(["atss"], "there are fixed, ragged"), (["--rounds", "0"], "whole number from 1"), (["--batches", "1,x"], "'x' is no whole number")],
+)
+def test_bad_arguments_are_refused(arguments, text, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert text in capsys.readouterr().err
+
+
+def test_a_goal_is_met_by_the_median_in_its_direction():
+    value = timing.Spread.of([3.0, 1.0, 2.0])
+    assert (value.median, value.low, value.high, value.iqr) == (2.0, 1.5, 2.5, 1.0)
+    assert Finding("g", "c", value, 2.0).met and not Finding("g", "c", value, 1.9).met
+    assert Finding("g", "c", value, None).met
+    assert Finding("g", "c", value, 2.0, at_least=True).met and not Finding("g", "c", value, 2.1, at_least=True).met
+    assert timing.ratio([4.0, 6.0], [2.0, 2.0], 0.5) == timing.Spread.of([1.0, 1.5])
+
+
+def test_a_slice_oracle_that_keeps_everything_is_the_dense_model():
+    vit = TINY.model(TINY.small)
+    model, images = prune(vit), torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(fixed.sliced(model, model.encode(images).usage, images), vit(images))
+
+
+def test_a_free_choice_is_that_of_the_first_tokens():
+    model, images = router.freely(prune(TINY.model(TINY.small), "random", "remove", router.PLAN).eval()), torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        outputs = model.encode(images)
+        assert outputs.state.index.tolist() == [list(range(196 - 11 * 16 - 1))] * 2
+        torch.testing.assert_close(model(images), fixed.sliced(model, outputs.usage, images))
+
+
+def test_released_sampling_keeps_what_the_bisection_keeps():
+    """At a size where the distance matrix is exact enough, both find the same tokens."""
+    from tokenprune.methods.selectors.ats import inverse_transform
+
+    score = torch.rand(3, 20, generator=torch.Generator().manual_seed(2)) + 0.1
+    score = score / score.sum(1, keepdim=True)
+    assert torch.equal(sampling.by_distances(score, 12), inverse_transform(score, torch.ones(3, 20, dtype=torch.bool), 12))
+
+
+def test_masks_have_the_mean_that_was_asked_for():
+    live = masks(400, 100, 0.5, 0.1)
+    counts = live.sum(1).float()
+    assert abs(float(counts.mean()) - 50) < 2 and 8 < float(counts.std()) < 12 and counts.min() >= 1

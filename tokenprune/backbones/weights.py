@@ -1,0 +1,135 @@
+"""Weights of files in a model's own keys: this project's files, timm's, and those that MAE, EVA-02, DeiT, DINO and others publish.
+
+Renaming and the resampling of patch sizes are timm's `checkpoint_filter_fn`; what timm's does not know is here: this project's prefixes,
+decoders and heads of pre-training, position codes with another number of prefix tokens than the model's.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from tokenprune.engine.model import PrunedViT
+from tokenprune.errors import CheckpointMismatch
+from tokenprune.utils.checkpoints import load_weights
+
+State = dict[str, Tensor]
+_HEADS = ("head.", "head_dist.")
+
+
+def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
+    """Load encoder weights into a ViT, an Eva or a PrunedViT from a file that timm, a paper or this project wrote.
+
+    The file's head, the norm behind its pooling and its selectors are left out, the module's stay as they are; so is the final norm where
+    the module has none (with an adapter, or behind the pooling). Position codes are resampled to the module's grid, patches to its size.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        CheckpointMismatch: every other key that is missing, unexpected or of another shape.
+    """
+    vit = _plain(module)
+    ours = (*_HEADS, "fc_norm.")
+    left_out = (*ours, "norm.") if isinstance(vit.norm, nn.Identity) else ours
+    return load_weights(path, vit, allow_missing=ours, convert=lambda state: _encoder_state(state, vit, left_out))
+
+
+def load_vit(module: nn.Module, path: Path | str) -> list[str]:
+    """Load weights as `load_backbone` does, and the head with them where the file has one of the module's shape.
+
+    Returns:
+        What is worth a note: why the head stays random, a final norm that moved. Nothing for a module without a head.
+
+    Raises:
+        CheckpointMismatch: see `load_backbone`; the norm behind the pooling has to be there too.
+    """
+    vit = _plain(module)
+    own, notes = vit.state_dict(), []
+    wanted = {k: v.shape for k, v in own.items() if k.startswith(_HEADS)}
+
+    left_out = (
+        *(() if "head_dist.weight" in own else ("head_dist.",)),
+        *(() if "fc_norm.weight" in own else ("fc_norm.",)),
+        *(() if "fc_norm.weight" in own or "norm.weight" in own else ("norm.",)),
+    )
+
+    def convert(state: State) -> State:
+        state = _encoder_state(state, vit, left_out)
+        heads = {k: state.pop(k) for k in list(state) if k.startswith(_HEADS)}
+        if heads and {k: v.shape for k, v in heads.items()} == wanted:
+            state |= heads
+        elif wanted:
+            has = f"of {len(heads['head.weight'])} outputs" if "head.weight" in heads else "missing"
+            notes.append(f"the head starts from random weights: the file's is {has}, the model's has {len(own['head.weight'])}")
+        if "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
+            notes.append("the file's final norm stands behind the pooling")
+            state = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
+        return state
+
+    load_weights(path, vit, allow_missing=_HEADS, convert=convert)
+    return notes
+
+
+def load_timm(model: nn.Module, path: Path | str) -> dict[str, str]:
+    """Load weights into a timm model of any kind, head included, through what timm has for files of that kind.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        CheckpointMismatch: every key that is missing, unexpected or of another shape.
+    """
+    return load_weights(path, model, convert=lambda state: _renamed(state, model))
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    return module.backbone if isinstance(module, PrunedViT) else module
+
+
+def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[str, ...]) -> State:
+    """A file's state in a ViT's own keys: without prefixes, what only pre-training needs and tokens the model lacks; codes resampled."""
+    anchor = next((k for k in state if k.endswith("patch_embed.proj.weight")), "")
+    prefix = anchor.removesuffix("patch_embed.proj.weight")
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if isinstance(vit, Eva) or any(k.startswith("decoder_") for k in state):  # of other ViTs the mask token tells timm that it is DINOv2's
+        leave_out += ("mask_token", "lm_head.", "decoder_")
+    leave_out += tuple(name for name in ("dist_token", "cls_token") if getattr(vit, name, None) is None)
+    state = {k: v for k, v in state.items() if not k.startswith(leave_out)}
+    codes = None if "register_tokens" in state else state.pop("pos_embed", None)  # timm adds DINOv2's first code to its class token
+    state = _renamed(state, vit)
+    if codes is not None:
+        state["pos_embed"] = codes if vit.pos_embed is None else resampled(codes, vit)
+    return {k: v for k, v in state.items() if not k.startswith(leave_out)}
+
+
+def _renamed(state: State, model: nn.Module) -> State:
+    """A file's state as timm's filter for models of that kind gives it; as it is where timm has none."""
+    change: Callable[..., State] = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if change is None:
+        return state
+    layer_scale = {"adapt_layer_scale": True} if isinstance(model, VisionTransformer) else {}  # of DeiT III's own files
+    try:
+        return change(dict(state), model, **layer_scale)
+    except (RuntimeError, LookupError, AttributeError, ValueError) as error:
+        raise CheckpointMismatch(
+            f"the file is not of a {type(model).__name__} of this size: timm cannot bring it into that form ({error}); take the model that"
+            " it was written with"
+        ) from error
+
+
+def resampled(codes: Tensor, vit: VisionTransformer | Eva) -> Tensor:
+    """Position codes (1,P'+N',C) of a file on the model's grid, with codes for as many prefix tokens as the model has; else as they are."""
+    if codes.shape == vit.pos_embed.shape or codes.shape[-1] != vit.pos_embed.shape[-1]:
+        return codes
+    extra = codes.shape[1] - int(codes.shape[1] ** 0.5) ** 2  # the grid of a file is a square; what is over belongs to prefix tokens
+    own = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if extra < own:
+        return codes
+    grid = resample_abs_pos_embed(codes[:, extra:], list(vit.patch_embed.grid_size), num_prefix_tokens=0)
+    return torch.cat([codes[:, :own], grid], 1)

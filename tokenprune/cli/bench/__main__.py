@@ -1,0 +1,78 @@
+"""`python -m tokenprune.bench`: measure the goals."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tokenprune.cli.bench import attention, dense_tasks, every, fixed, ragged, report, router, sampling
+from tokenprune.cli.bench.goals import Benchmark, Finding, Setup
+from tokenprune.utils import console
+
+BENCHMARKS = (
+    Benchmark("fixed", "methods of fixed counts: speed-up against their MACs, a slice oracle, and the engine's own cost", fixed.measure),
+    Benchmark("ragged", "a block on uneven counts over a uniform one", ragged.measure_block),
+    Benchmark("svit", "SViT against an oracle of its mean counts", ragged.measure_svit),
+    Benchmark("router", "Cropr's deployed router against random and against free choices, with Last Layer Fusion", router.measure),
+    Benchmark("dense", "remove, preserve, reactivate and a slice oracle at the size of detection images", dense_tasks.measure),
+    Benchmark("attention", "the class token's row: share of its block, memory of attention", attention.measure),
+    Benchmark("every", "every selector as published: speed-up against its MACs, time against a slice oracle; no limits", every.measure),
+    Benchmark("ats", "ATS sampling against the distance matrix of its released algorithm", sampling.measure),
+)
+QUICK = Setup(rounds=3, batches=(1, 8))
+
+
+def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> int:
+    """Run the chosen benchmarks; return 0, also if a goal is missed: a benchmark measures, a test judges."""
+    options = _parser().parse_args(arguments)
+    chosen = [b for b in BENCHMARKS if b.name in (options.what or [b.name])]
+    if options.list:
+        console.say("\n".join(f"{b.name:10s} {b.text}" for b in BENCHMARKS))
+        return 0
+    setup = setup if setup is not None else QUICK if options.quick else Setup()
+    given = {"rounds": options.rounds, "batches": options.batches}
+    setup = replace(setup, **{key: value for key, value in given.items() if value is not None})
+    findings: list[Finding] = []
+    for benchmark in console.progress(chosen, "benchmarks"):
+        findings += benchmark.measure(setup)
+    how = f"CPU seconds of one thread, calls in turn, medians of {setup.rounds} rounds' own ratios; IQR is their interquartile range"
+    files = report.write(findings, options.out, how)
+    console.say(f"\nwritten: {', '.join(str(options.out / name) for name in files)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m tokenprune.bench",
+        description="Measure whether the engine is as fast as it should be: goals, limits and what was measured, as a table.",
+        epilog="Times are CPU seconds of one thread, so a busy machine does little harm; a quiet one still measures best.",
+    )
+    names = ", ".join(b.name for b in BENCHMARKS)
+    parser.add_argument("what", nargs="*", type=_benchmark, metavar="WHAT", help=f"benchmarks to run: {names} (default: all)")
+    parser.add_argument("--list", action="store_true", help="say what each benchmark measures, and stop")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, batches of 1 and 8: minutes instead of about an hour")
+    parser.add_argument("--rounds", type=_positive, help="how often everything is timed (default: 9)")
+    parser.add_argument("--batches", type=_batches, help="batch sizes, with commas (default: 1,8,32)")
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder of bench.csv and bench.md (default: results/bench)")
+    return parser
+
+
+def _benchmark(text: str) -> str:
+    names = [b.name for b in BENCHMARKS]
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"{text!r} is no benchmark; there are {', '.join(names)}")
+    return text
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,51 @@
+"""Every registered selector that drops something, as its paper has it: how much of its saved MACs becomes time. Facts, not goals."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from tokenprune.cli.bench.fixed import ideals, sliced
+from tokenprune.cli.bench.goals import Finding, Setup
+from tokenprune.cli.bench.ragged import held
+from tokenprune.cli.bench.router import PLAN
+from tokenprune.cli.bench.timing import interleaved, ratio
+from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.prune import prune
+from tokenprune.errors import InvalidSchedule
+from tokenprune.registry import get, names
+
+
+def measure(setup: Setup) -> list[Finding]:
+    """Return speed-up / MACs ratio, and time / time of an oracle that slices as many tokens, of each deployed selector and batch size."""
+    vit, found = setup.model(setup.small), []
+    models, dense = published(vit), prune(vit)
+    for batch in setup.batches:
+        images = torch.randn(batch, *vit.default_cfg["input_size"])
+        ideal = ideals(models, dense, images)
+        calls = {"dense": partial(dense, images)}
+        for name, model in models.items():
+            with torch.inference_mode():
+                used = held(model.encode(images).usage)
+            calls |= {name: partial(model, images), f"{name} oracle": partial(sliced, dense, used, images)}
+        seconds = interleaved(calls, setup.rounds, f"every selector, batch {batch}")
+        for name in models:
+            case = f"{name}, batch {batch}"
+            found.append(Finding("published: speed-up / MACs ratio", case, ratio(seconds["dense"], seconds[name], 1 / ideal[name]), None))
+            found.append(Finding("published: time / slice oracle", case, ratio(seconds[name], seconds[f"{name} oracle"]), None))
+    return found
+
+
+def published(vit: nn.Module) -> dict[str, PrunedViT]:
+    """Return a model a selector under the treatment and schedule that it declares, deployed; those that only mask are left out.
+
+    One whose own schedule is of another grid than this model's has that of the routers.
+    """
+    models = {}
+    for name in names("selector"):
+        if get("selector", name).drops:
+            try:
+                models[name] = prune(vit, name).deploy()
+            except InvalidSchedule:
+                models[name] = prune(vit, name, schedule=PLAN).deploy()
+    return models

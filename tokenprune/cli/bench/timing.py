@@ -1,0 +1,78 @@
+"""Ratios of times that a busy machine cannot bend: CPU time of one thread, calls interleaved, the median of each round's own ratio."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tokenprune.utils import console
+
+Call = Callable[[], Any]
+LEAST = 0.02  # seconds of one timing; shorter calls are repeated
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of one value a round."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of values, one a round."""
+        low, middle, high = torch.tensor(values, dtype=torch.double).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.double)).tolist()
+        return cls(middle, low, high)
+
+    @property
+    def iqr(self) -> float:
+        """Interquartile range."""
+        return self.high - self.low
+
+
+@torch.inference_mode()
+def interleaved(calls: Mapping[str, Call], rounds: int, what: str) -> dict[str, list[float]]:
+    """Return CPU seconds of each call, one a round: in each round all calls run in turn, so that a slow moment hits all alike.
+
+    Args:
+        calls: by name; each runs twice first, to warm up and to see how often it must repeat to be timed well.
+        rounds: how many.
+        what: shown beside the progress bar.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    with one_thread():
+        repeats = {}
+        for name, call in calls.items():
+            _seconds(call, 1)
+            repeats[name] = max(1, round(LEAST / max(_seconds(call, 1), 1e-6)))
+        for _ in console.progress(range(rounds), what):
+            for name, call in calls.items():
+                seconds[name].append(_seconds(call, repeats[name]))
+    return seconds
+
+
+def ratio(top: Sequence[float], bottom: Sequence[float], scale: float = 1.0) -> Spread:
+    """Return the spread of scale * top / bottom, round by round."""
+    return Spread.of([scale * a / b for a, b in zip(top, bottom, strict=True)])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep all work on the calling thread, the only one whose time is counted."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds(call: Call, repeats: int) -> float:
+    begin = time.thread_time()
+    for _ in range(repeats):
+        call()
+    return (time.thread_time() - begin) / repeats

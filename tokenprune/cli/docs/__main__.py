@@ -1,0 +1,41 @@
+"""`python -m tokenprune.docs [--check]`: write the generated pages of docs/, or say which of them are stale."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tokenprune.cli.docs import experiments, methods
+from tokenprune.utils import console
+from tokenprune.utils.paths import PACKAGE
+
+PAGES: dict[str, Callable[[Path], str]] = {"methods.md": methods.page, "experiments.md": experiments.page}
+
+
+def stale(root: Path) -> dict[str, str]:
+    """Return the pages of root/docs that are not as they would be written now, with what they should hold."""
+    fresh = {name: make(root) for name, make in PAGES.items()}
+    paths = {name: root / "docs" / name for name in fresh}
+    return {name: text for name, text in fresh.items() if not paths[name].is_file() or paths[name].read_text() != text}
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) -> int:
+    """Write what is stale under root/docs, or only name it; return the exit status: 1 for stale pages, 2 where there is no docs/."""
+    parser = argparse.ArgumentParser(prog="python -m tokenprune.docs", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
+    given = parser.parse_args(arguments)
+    if not (root / "docs").is_dir():
+        console.fail(f"docs: there is no folder {root / 'docs'}; run this in a checkout, an installed package has none")
+        return 2
+    pages = stale(root)
+    for name, text in pages.items():
+        if given.check:
+            console.fail(f"docs/{name} is stale; run: make docs")
+        else:
+            (root / "docs" / name).write_text(text)
+            console.say(f"wrote docs/{name}")
+    return int(given.check and bool(pages))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

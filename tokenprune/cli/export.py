@@ -1,0 +1,237 @@
+"""A pruned model for deployment: `python -m tokenprune.export` writes it with torch.export (.pt2) and as ONNX, any batch size.
+
+Only decisions of a known count can be exported, since every image of a batch must end up with as many tokens; everything else is
+refused by name. What is written is run again and compared with the model itself.
+"""
+
+import argparse
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from tokenprune.engine.prune import prune
+from tokenprune.errors import ExportRefused, InvalidConfig, MissingDependency, TokenPruneError
+from tokenprune.utils import console
+
+if TYPE_CHECKING:
+    from tokenprune.engine.model import PrunedViT
+
+TOLERANCE = 1e-4  # largest difference of a logit to the model itself
+BATCHES = (1, 3)  # what is compared; neither is the batch that is traced
+Run = Callable[[Tensor], Tensor]
+
+
+def exportable(model: "PrunedViT") -> "PrunedViT":
+    """Return a copy of a model for export: evaluation mode, what only training needs left out, decisions gathered.
+
+    Raises:
+        ExportRefused: a selector keeps another number of tokens in each image, or needs masked execution.
+    """
+    model = model.deploy()
+    model.execution = "auto"  # a row may have asked for masked execution, which computes what it drops
+    for selector in model.selectors.values():
+        if selector.counts_vary:
+            raise ExportRefused(_why_not(selector))
+    return model
+
+
+def to_program(model: "PrunedViT", size: tuple[int, int]) -> torch.export.ExportedProgram:
+    """Return the program of a model from `exportable`: images (B,3,h,w) of `size` in pixels, any B, to logits (B,classes)."""
+    images = torch.zeros(2, 3, *size)
+    with torch.no_grad():
+        return torch.export.export(model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}})
+
+
+def save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program as ONNX, input `images`, output `logits`.
+
+    Raises:
+        MissingDependency: onnx or onnxscript is not installed. ExportRefused: an operation that ONNX does not have.
+    """
+    from tokenprune.engine.onnx_operators import stable_sorts
+
+    _needed("onnx", "onnxscript")
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    try:
+        found = torch.onnx.export(program, (), dynamo=True, verbose=False, custom_translation_table=stable_sorts(), **names)
+    except torch.onnx.OnnxExporterError as error:
+        lines = [line for line in str(error).splitlines() if "No ONNX function" in line]
+        raise ExportRefused(f"ONNX cannot hold this model: {lines[0] if lines else error}; write it with --pt2 instead") from error
+    found.save(str(path))
+
+
+def load_pt2(path: Path) -> Run:
+    """Return what runs a .pt2 file."""
+    return torch.export.load(path).module()
+
+
+def load_onnx(path: Path) -> Run:
+    """Return what runs an ONNX file; raises MissingDependency without onnxruntime."""
+    session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
+
+
+def largest_difference(model: nn.Module, run: Run, size: tuple[int, int]) -> float:
+    """Return the largest difference of any logit between a model and what was exported, over random images in batches of `BATCHES`."""
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    with torch.no_grad():
+        for count in BATCHES:
+            images = torch.randn(count, 3, *size, generator=generator)
+            worst = max(worst, float((model(images) - run(images)).abs().max()))
+    return worst
+
+
+def export(model: "PrunedViT", size: tuple[int, int], pt2: Path | None = None, onnx: Path | None = None) -> dict[Path, float]:
+    """Write a model to the files that are named; return each file's largest difference to the model itself.
+
+    Args:
+        model: a classifier, in any mode; it stays as it is.
+        size: (h,w) of the images in pixels.
+        pt2, onnx: where to.
+
+    Raises:
+        ExportRefused: see `exportable`, or a file whose logits differ by more than `TOLERANCE`, which is removed.
+    """
+    if onnx is not None:
+        _needed("onnx", "onnxscript", "onnxruntime")
+    model = exportable(model)
+    program, result = to_program(model, size), {}
+    writers = {pt2: (lambda path: torch.export.save(program, path), load_pt2), onnx: (lambda path: save_onnx(program, path), load_onnx)}
+    for path, (save, load) in writers.items():
+        if path is None:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path)
+        result[path] = largest_difference(model, load(path), size)
+        if not result[path] <= TOLERANCE:
+            path.unlink()
+            raise ExportRefused(f"{path.name} differs from the model by {result[path]:.1e}, allowed is {TOLERANCE:g}; it was removed")
+    return result
+
+
+def of_row(folder: Path, overrides: Sequence[str] = ()) -> tuple["PrunedViT", tuple[int, int]]:
+    """Return the trained classifier of a results row and the size of its images.
+
+    Args:
+        folder: results/rows/KEY.
+        overrides: values of the configuration to change, such as "selector.eval_mode=topk".
+
+    Raises:
+        ResultSchemaError, CheckpointMismatch: no such row, no weights. ExportRefused: not a classifier.
+    """
+    from tokenprune.runs.results import read_result
+    from tokenprune.runs.row import WEIGHTS
+    from tokenprune.tasks.encoder import build_pruned
+    from tokenprune.utils.checkpoints import load_weights, read_weights
+
+    row = read_result(folder / "result.json")
+    if row["task"] != "classification":
+        raise ExportRefused(f"{folder.name} is of task={row['task']}; only classifiers are exported: take a row of task=classification")
+    config: Any = OmegaConf.to_container(OmegaConf.merge(row["config"], OmegaConf.from_dotlist(list(overrides))))
+    head = read_weights(folder / WEIGHTS).get("backbone.head.bias")
+    model = build_pruned(config, num_classes=0 if head is None else len(head))
+    load_weights(folder / WEIGHTS, model)
+    side = config["data"].get("side") or config["backbone"].get("img_size", 224)
+    return model, (side, side)
+
+
+def of_timm(
+    name: str, weights: Path | None, classes: int, side: int | None, axes: Mapping[str, Any]
+) -> tuple["PrunedViT", tuple[int, int]]:
+    """Return a pruned timm model and the size of its images.
+
+    Args:
+        name: of the model in timm. weights: a file of its weights (.safetensors, .pt, .pth); None: random ones.
+        classes: outputs of the head. side: of the images, in pixels; None: the model's own.
+        axes: `selector`, and as wanted `treatment` and `schedule`, as `tokenprune.prune` takes them.
+
+    Raises:
+        InvalidConfig: timm has no such model. Whatever `prune` and `load_vit` raise.
+    """
+    import timm
+
+    from tokenprune.backbones.weights import load_vit
+
+    if not timm.is_model(name):
+        raise InvalidConfig(f"timm has no model {name!r}; `timm.list_models('*vit*')` lists them")
+    vit = timm.create_model(name, num_classes=classes, **({} if side is None else {"img_size": side}))
+    for note in load_vit(vit, weights) if weights is not None else ["the weights are random: give --weights FILE"]:
+        console.warn(note)
+    size = vit.patch_embed.img_size
+    return prune(vit, **axes), (int(size[0]), int(size[1]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export what the arguments name; return 0, or 1 after an error."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.row is None) == (options.model is None):
+        parser.error("give either --row or --model")
+    if options.pt2 is None and options.onnx is None:
+        parser.error("name a file to write: --pt2 FILE, --onnx FILE or both")
+    try:
+        if options.row is not None:
+            model, size = of_row(options.row, options.overrides)
+        else:
+            given = {axis: OmegaConf.to_container(OmegaConf.create({"v": _value(getattr(options, axis))}))["v"] for axis in AXES}
+            axes = {axis: value for axis, value in given.items() if value is not None}
+            model, size = of_timm(options.model, options.weights, options.classes, options.size, axes)
+        for path, difference in export(model, size, options.pt2, options.onnx).items():
+            console.say(f"wrote {path}: images (batch,3,{size[0]},{size[1]}) to logits; largest difference to the model {difference:.1e}")
+    except TokenPruneError as error:
+        console.fail(str(error))
+        return 1
+    return 0
+
+
+AXES = ("selector", "treatment", "schedule")
+
+
+def _why_not(selector: nn.Module) -> str:
+    import inspect
+
+    text = f"selector {selector.name!r} keeps a different number of tokens in each image, which a fixed program cannot hold"
+    if "eval_mode" in inspect.signature(type(selector)).parameters:
+        return f"{text}; keep the schedule's count with eval_mode=topk (selector.eval_mode=topk for a row)"
+    return f"{text}, and has no mode of equal counts; take one with a fixed count, such as evit or dynamicvit, or svit with eval_mode=topk"
+
+
+def _needed(*names: str) -> Any:
+    """Return the last of some optional modules."""
+    try:
+        return [importlib.import_module(name) for name in names][-1]
+    except ImportError as error:
+        raise MissingDependency(f"ONNX export needs {error.name}: pip install 'tokenprune[export]'") from error
+
+
+def _value(text: str | None) -> Any:
+    """A name, or a YAML mapping such as {name: stages, keep_rate: 0.5}."""
+    return text if text is None or not text.startswith("{") else OmegaConf.create(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m tokenprune.export",
+        description="Write a pruned classifier for deployment, with torch.export and as ONNX: any batch size, images of one size, already"
+        " normalised, in; logits out. The files are run again and compared with the model.",
+    )
+    parser.add_argument("--row", type=Path, help="a results row to export, results/rows/KEY")
+    parser.add_argument("overrides", nargs="*", help="values to change in the row's configuration, such as selector.eval_mode=topk")
+    parser.add_argument("--model", help="instead of a row: a timm model, such as deit_small_patch16_224")
+    parser.add_argument("--weights", type=Path, help="with --model: its weights, .safetensors, .pt or .pth")
+    parser.add_argument("--classes", type=int, default=1000, help="with --model: outputs of the head (default: 1000)")
+    parser.add_argument("--size", type=int, help="with --model: side of the images in pixels (default: the model's own)")
+    for axis, example in zip(AXES, ("evit", "fuse", "{name: stages, keep_rate: 0.5}"), strict=True):
+        parser.add_argument(f"--{axis}", help=f"with --model: a name or a mapping, such as '{example}'")
+    parser.add_argument("--pt2", type=Path, help="file for torch.export.load")
+    parser.add_argument("--onnx", type=Path, help="file for ONNX runtimes")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

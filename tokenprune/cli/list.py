@@ -1,0 +1,60 @@
+"""What there is: `python -m tokenprune.list` prints plugins, methods and experiments with their declared facts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenprune.registry import facts, names
+from tokenprune.runs.presets import choices, files, read
+from tokenprune.utils import console
+
+_KINDS = ("selector", "treatment", "schedule", "loss", "task", "report")
+_PLURAL = {"loss": "losses"}
+_LATER = ("summary", "paper", "module")
+_HIDDEN = ("name", "module")
+
+
+def main() -> None:
+    """Print everything."""
+    console.say("\n\n".join([*(plugins(kind) for kind in _KINDS), methods(), experiments()]))
+
+
+def plugins(kind: str) -> str:
+    """Return the plugins of a kind with the facts that their classes declare, from which legality is decided."""
+    rows = [facts(kind, name) for name in names(kind)]
+    keys = list(dict.fromkeys(k for row in rows for k in row if k not in _HIDDEN))
+    keys.sort(key=lambda k: _LATER.index(k) if k in _LATER else -1)  # prose at the end, or the columns do not line up
+    return aligned(_PLURAL.get(kind, f"{kind}s"), ["name", *keys], [[row["name"], *(_word(row.get(k, "")) for k in keys)] for row in rows])
+
+
+def methods() -> str:
+    """Return the presets of conf/method with the three axes they choose."""
+    axes = ("selector", "treatment", "schedule")
+    rows = [[path.stem, *(choices(read(path)).get(axis, "") for axis in axes)] for path in files("method")]
+    return aligned("methods (method=NAME)", ["name", *axes], rows)
+
+
+def experiments() -> str:
+    """Return the experiments of conf/experiment with what their files open with: command, purpose, time, numbers to expect."""
+    parts = []
+    for path in files("experiment"):
+        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+        parts.append("\n".join([f"  {path.stem}", *(f"      {line}" for line in comments if line)]))
+    return "\n".join(["experiments (+experiment=NAME)", *parts])
+
+
+def aligned(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return columns of text, each as wide as its widest cell."""
+    cells = [list(head), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([title, *lines])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "-"
+    return " ".join(str(value).split()) or "-"
+
+
+if __name__ == "__main__":
+    main()

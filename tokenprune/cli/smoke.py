@@ -1,0 +1,48 @@
+"""Every experiment at scale=smoke, one after another, a line each: does it work at all?
+
+    python -m tokenprune.smoke [EXPERIMENT ...] [KEY=VALUE ...]        what `make smoke` runs; values go to every run
+
+Exit status: 0 all is well, 2 no such experiment, 3 experiments that failed. What each wrote lies in results/smoke/logs.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenprune.runs.sweep import BAD_ROW, experiments_asked
+from tokenprune.utils import console
+
+# Results of their own, because tables of the same names are measured at other scales; and the weights that ship stay as they are.
+SETTINGS = ("scale=smoke", "results_dir=results/smoke", "export_weights=null")
+
+
+def main() -> None:
+    """Run the experiments that the command line names, or all."""
+    settings = [argument for argument in sys.argv[1:] if "=" in argument]
+    names = experiments_asked([argument for argument in sys.argv[1:] if "=" not in argument], __doc__)
+    failed = [name for name in names if not ran(name, settings)]
+    if failed:
+        console.fail(f"{len(failed)} of {len(names)} experiments failed: {', '.join(failed)}")
+        sys.exit(BAD_ROW)
+
+
+def ran(name: str, settings: Sequence[str], logs: Path = Path("results/smoke/logs")) -> bool:
+    """Run one experiment in a process of its own, say how it ended, and with what errors; return whether it went well."""
+    command = [sys.executable, "-m", "tokenprune.run", f"+experiment={name}", *SETTINGS, *settings]
+    begun = time.monotonic()
+    ended = subprocess.run(command, capture_output=True, text=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / f"{name}.txt").write_text(f"{ended.stdout}\n{ended.stderr}")
+    rows = sum(line.startswith("[") for line in ended.stdout.splitlines())
+    word = "ok" if ended.returncode == 0 else f"failed (exit status {ended.returncode}, {logs / name}.txt)"
+    console.say(f"{name}: {word}, {rows} rows, {time.monotonic() - begun:.0f} s")
+    for line in ended.stderr.splitlines() if ended.returncode else ():
+        if line.startswith("error: "):
+            console.fail(line.removeprefix("error: "))
+    return ended.returncode == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Every row of every experiment at every scale, composed and checked without data or weights.
+
+    python -m tokenprune.validate [EXPERIMENT ...]        what `make validate` runs
+
+Exit status: 0 all is well, 2 no such experiment, 3 rows that are not valid, each named. The work is shared by as many processes as there
+are cores, which are copies of this one: Hydra and torch are loaded once. 1400 rows take about two minutes of CPU.
+"""
+
+import gc
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from tokenprune.errors import TokenPruneError, status_of
+from tokenprune.run import explain
+from tokenprune.runs.composer import Composer, composer
+from tokenprune.runs.config import resolve
+from tokenprune.runs.reports import build_reports
+from tokenprune.runs.sweep import BAD_ROW, expected, experiments_asked
+from tokenprune.runs.validation import validate
+from tokenprune.utils import console
+
+SCALES = ("smoke", "demo", "paper")
+_PART = 12  # rows that a process takes at a time
+
+
+class Checked(NamedTuple):
+    """What became of some rows: how many are valid, how many are refused as their experiment expects, and what is wrong with the others."""
+
+    valid: int = 0
+    refused: int = 0
+    wrong: tuple[str, ...] = ()
+
+    def plus(self, other: "Checked") -> "Checked":
+        """Return both together."""
+        return Checked(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def main() -> None:
+    """Check the experiments named on the command line, or all; print a line for each, and the rows that are not valid."""
+    names = experiments_asked(sys.argv[1:], __doc__)
+    wrong = [text for name, found in checked(names) for text in tell(name, found)]
+    for text in wrong:
+        console.fail(text)
+    if wrong:
+        sys.exit(BAD_ROW)
+
+
+def checked(names: Sequence[str]) -> Iterator[tuple[str, Checked]]:
+    """Yield (experiment, what became of its rows at all scales), in the order of the names."""
+    import torch
+
+    torch.set_num_threads(1)  # copies of a process must not find threads in the middle of something
+    with composer() as compose, console.progress((), "validating", 0) as bar:
+        parts = [part for name in names for part in _parts(compose, name)]
+        bar.reset(len(parts))
+        with multiprocessing.get_context("fork").Pool(os.cpu_count(), _begin, (compose,)) as pool:
+            results = pool.imap(_check, parts)
+            for name in names:
+                found = Checked()
+                for _ in (part for part in parts if part[0] == name):
+                    found = found.plus(next(results))
+                    bar.update()
+                yield name, found
+
+
+def tell(name: str, found: Checked) -> tuple[str, ...]:
+    """Say how many rows of an experiment are valid; return what is wrong with the others."""
+    total = found.valid + found.refused + len(found.wrong)
+    refused = f", {found.refused} are pairings that it expects to be refused" if found.refused else ""
+    console.say(f"{name}: {found.valid} of {total} rows are valid{refused} ({', '.join(SCALES)})")
+    return found.wrong
+
+
+def check(compose: Composer, overrides: Sequence[str]) -> Checked:
+    """Compose and validate one row."""
+    text = " ".join(overrides)
+    try:
+        config = resolve(compose.compose(list(overrides)))
+    except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
+        return Checked(wrong=(f"{text}: {explain(error)}",))
+    try:
+        if config["rows"]:
+            validate(config, files=False)
+        else:
+            build_reports(config["reports"])
+    except Exception as error:  # whatever a sweep would make a status of
+        return Checked(refused=1) if _expects(config, error) else Checked(wrong=(f"{text}: {explain(error)}",))
+    return Checked(valid=1)
+
+
+def _expects(config: Mapping[str, Any], error: Exception) -> bool:
+    try:
+        return status_of(error) in expected(config)
+    except TokenPruneError:  # reports that do not exist expect nothing
+        return False
+
+
+def _parts(compose: Composer, name: str) -> list[tuple[str, list[list[str]]]]:
+    rows = [[*row, f"scale={scale}"] for scale in SCALES for row in compose.rows(name, scale)]
+    return [(name, rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
+
+
+_composer: list[Composer] = []  # of a copy of the process
+
+
+def _begin(compose: Composer) -> None:
+    gc.set_threshold(50_000)  # configurations are many small objects, few of them garbage
+    _composer[:] = [compose]
+
+
+def _check(part: tuple[str, list[list[str]]]) -> Checked:
+    found = Checked()
+    for row in part[1]:
+        found = found.plus(check(_composer[0], row))
+    return found
+
+
+if __name__ == "__main__":
+    main()

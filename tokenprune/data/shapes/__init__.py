@@ -1,0 +1,1 @@
+"""Embedded pictures of shapes."""

@@ -1,0 +1,214 @@
+"""What all block adapters share: projections, attention, branches and their cost. T = P+M tokens, d channels a head."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.layers import GluMlp, Mlp, SwiGLU
+from torch import Tensor, nn
+
+from tokenprune.engine.blocks.ragged import ragged_attention
+from tokenprune.engine.blocks.refusals import part_obstacle
+from tokenprune.engine.blocks.rotary import rotary_rows, rotated
+from tokenprune.engine.packing import Packing
+
+if TYPE_CHECKING:
+    from tokenprune.engine.blocks.windowed import Windows
+    from tokenprune.engine.state import TokenState
+
+POLICY_EPS = 1e-6
+_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2", "gamma_1", "gamma_2"}
+_INSIDE = {"qkv", "q_proj", "k_proj", "v_proj", "q_bias", "v_bias", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"}
+_MLPS = (Mlp, GluMlp, SwiGLU)  # each token by itself, which others need not do (GatedMlp, GlobalResponseNormMlp)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Queries, keys and values of one block, (B,h,T,d) each, rotated if the model is; `gate` (B,T,hd) for timm's gated attention.
+
+    windows: inside which the block attends, None for the whole sequence.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    gate: Tensor | None = None
+    windows: "Windows | None" = None
+
+
+@dataclass(frozen=True)
+class BlockMacs:
+    """Multiply-accumulates of a block: weight layers, the two attention products, norms (5 per element, as fvcore counts)."""
+
+    linear: float
+    attention: float
+    norm: float
+
+
+class BaseBlock(ABC):
+    """One pre-norm block seen as project -> attend -> feed; the block is held by reference and keeps its parameters.
+
+    number: 0-based, of the block in its model. kind, attentions: the classes of block and attention that the adapter knows. reach: the
+    most keys that a query sees, None for all tokens.
+    """
+
+    kind: ClassVar[type[nn.Module]]
+    attentions: ClassVar[tuple[type[nn.Module], ...]]
+    reach: int | None = None
+
+    def __init__(self, block: nn.Module, number: int = 0) -> None:
+        self.block, self.number = block, number
+        self.drop_path = True  # Last Layer Fusion switches DropPath off in its block
+
+    @classmethod
+    def refusal(cls, block: nn.Module) -> str | None:
+        """Return why a block of `kind` cannot be run, or None."""
+        unknown = part_obstacle("attention", block.attn, cls.attentions) or part_obstacle("MLP", block.mlp, _MLPS)
+        extra = sorted(_own(block) - _PARTS) + sorted(_own(block.attn) - _INSIDE)
+        return unknown or (f"its block has parts that this adapter does not know: {', '.join(extra)}" if extra else None)
+
+    @property
+    def heads(self) -> int:
+        """Return the number of attention heads h."""
+        return self.block.attn.num_heads
+
+    @property
+    def drops_paths(self) -> bool:
+        """Tell whether training drops this block's branches for whole images at random."""
+        rates = (getattr(layer, "drop_prob", 0.0) for layer in (self.block.drop_path1, self.block.drop_path2))
+        return self.drop_path and any(rates)
+
+    @abstractmethod
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B,h,T,d), keys and values (B,h',T,d) of the normed sequence x (B,T,C); h' divides h."""
+
+    @abstractmethod
+    def scaled(self, x: Tensor, branch: int) -> Tensor:
+        """Return branch 1 (attention) or 2 (MLP) times its LayerScale, if there is one."""
+
+    def codes(self, state: "TokenState", picked: Tensor | None = None) -> Tensor | None:
+        """Return the rotary rows of the sequence, or of its `picked` rows, for `project`; see `rotary_rows`."""
+        return rotary_rows(state, self.number, picked)
+
+    def project(self, x: Tensor, rope: Tensor | None = None) -> Projection:
+        """Return q, k, v of a sequence x (B,T,C).
+
+        Args:
+            x: the sequence before the block's norm.
+            rope: rotary rows of these T tokens, broadcastable to (B,h,T,2d); None rotates nothing.
+        """
+        attn, x = self.block.attn, self.block.norm1(x)
+        q, k, v = self.qkv(x)
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        if rope is not None:
+            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).type_as(v) for t in (q, k))
+        if k.shape[1] != q.shape[1]:  # grouped-query attention: neighbouring heads share a key and a value
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
+        gate = getattr(attn, "gate", None)
+        return Projection(q, k, v, attn.scale, gate(x).sigmoid() if gate is not None else None)
+
+    def attend(self, p: Projection, rows: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None) -> Tensor:
+        """Return the attention branch, ready to be added to x.
+
+        Args:
+            p: projections of the T tokens.
+            rows: (B,K) queries to compute; all T if None (ATS computes kept rows only).
+            bias: (B,T) added to the logits of each key: -inf hides a key, log mass makes attention proportional (ToMe Eq. 1).
+            policy: (B,T) in [0,1], DynamicViT's Eq. 11: keys weighted by the policy, every token sees itself.
+        """
+        q, gate = p.q, p.gate
+        if rows is not None:
+            q = q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
+            gate = None if gate is None else gate.gather(1, rows.unsqueeze(-1).expand(-1, -1, gate.shape[-1]))
+        return self.merge_heads(self.read(q, p, bias, policy), gate)
+
+    def read(self, q: Tensor, p: Projection, bias: Tensor | None, policy: Tensor | None) -> Tensor:
+        """Return what queries q (B,h,K,d) read from keys and values, (B,h,K,d); `bias` and `policy` as in `attend`."""
+        if policy is not None:
+            return policy_attention(q, p, bias, policy)
+        if getattr(self.block.attn, "fused_attn", True):
+            mask = None if bias is None else bias[:, None, None, :]
+            return F.scaled_dot_product_attention(q, p.k, p.v, attn_mask=mask, dropout_p=self._dropout())
+        logits = (q * p.scale) @ p.k.transpose(-2, -1)
+        logits = logits if bias is None else logits + bias[:, None, None, :]
+        return self.block.attn.attn_drop(logits.softmax(-1)) @ p.v
+
+    def attend_ragged(self, p: Projection, asking: Packing, seen: Packing, bias: Tensor | None, rows: Tensor | None = None) -> Tensor:
+        """Return the attention branch (1,Q,C) of images packed in one row (1,T,C).
+
+        Args:
+            p: projections of the T rows, packed as `seen`.
+            asking: packing of the Q queries; `seen` itself if `rows` is None.
+            seen: packing of the T rows.
+            bias: (1,T) added to the logits of each key, or None.
+            rows: (Q,) places of the queries in the packed row.
+        """
+        q, gate = (p.q, p.gate) if rows is None else (p.q[:, :, rows], None if p.gate is None else p.gate[:, rows])
+        return self.merge_heads(ragged_attention(q, p.k, p.v, asking, seen, bias, self._dropout()), gate)
+
+    def merge_heads(self, out: Tensor, gate: Tensor | None) -> Tensor:
+        """Return the projected, scaled branch (B,T,C) of per-head outputs (B,h,T,d)."""
+        attn = self.block.attn
+        x = out.transpose(1, 2).flatten(2)
+        x = attn.norm(x) if hasattr(attn, "norm") else x
+        x = x * gate if gate is not None else x
+        return self._branch(self.block.drop_path1, self.scaled(attn.proj_drop(attn.proj(x)), 1))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Return the MLP branch of x (B,T,C), ready to be added."""
+        return self._branch(self.block.drop_path2, self.scaled(self.block.mlp(self.block.norm2(x)), 2))
+
+    def macs(self, attended: float, rows: float, fed: float, products: float) -> BlockMacs:
+        """Return MACs for `attended` tokens in, `rows` queries, `fed` tokens through the MLP; `products` = mean of attended * rows.
+
+        Weights are counted layer by layer as they are (SwiGLU has three, grouped keys are narrower); rotation is not counted.
+        """
+        block, attn = self.block, self.block.attn
+        out = _weights(attn.proj)
+        linear = attended * (_weights(attn) - out) + rows * out + fed * _weights(block.mlp)
+        asked = attn.num_heads * _width(attn.q_norm) + getattr(attn, "num_kv_heads", attn.num_heads) * _width(attn.k_norm)
+        inner = rows * _width(getattr(attn, "norm", None)) + fed * _width(getattr(block.mlp, "norm", None))
+        norm = attended * (_width(block.norm1) + asked) + fed * _width(block.norm2) + inner
+        return BlockMacs(linear, 2.0 * products * attn.proj.in_features, 5.0 * norm)
+
+    def _branch(self, drop_path: nn.Module, x: Tensor) -> Tensor:
+        return drop_path(x) if self.drop_path else x
+
+    def _dropout(self) -> float:
+        return self.block.attn.attn_drop.p if self.block.training else 0.0
+
+
+def policy_attention(q: Tensor, p: Projection, bias: Tensor | None, policy: Tensor) -> Tensor:
+    """Return DynamicViT's softmax over keys weighted by a policy (B,T), its Eq. 10-11, as (B,h,T,d).
+
+    The row maximum runs over visible keys only: the released code takes it over all, and a large hidden logit then drowns the row.
+    """
+    T = p.k.shape[2]
+    logits = ((q * p.scale) @ p.k.transpose(-2, -1)).float()
+    logits = logits if bias is None else logits + bias[:, None, None, :]
+    eye = torch.eye(T, device=q.device, dtype=logits.dtype)
+    weight = policy[:, None, None, :] * (1 - eye) + eye  # (B,1,T,T)
+    top = logits.detach().masked_fill(weight <= 0, float("-inf")).amax(-1, keepdim=True)
+    unnormed = (logits - top).clamp(max=0.0).exp() * weight
+    a = (unnormed + POLICY_EPS / T) / (unnormed.sum(-1, keepdim=True) + POLICY_EPS)
+    return a.type_as(p.v) @ p.v
+
+
+def _own(module: nn.Module) -> set[str]:
+    """Names of a module's own parts and parameters."""
+    return {name for name, _ in module.named_children()} | {name for name, _ in module.named_parameters(recurse=False)}
+
+
+def _weights(module: nn.Module) -> int:
+    """Multiply-accumulates of a token through all linear layers of a module."""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
+def _width(norm: nn.Module | None) -> int:
+    """Elements that a norm takes in one go, 0 where there is none."""
+    shape = getattr(norm, "normalized_shape", None)
+    return 0 if shape is None else math.prod(shape)

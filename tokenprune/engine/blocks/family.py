@@ -1,0 +1,147 @@
+"""What all families of models share: a timm model seen as embed -> blocks -> norm -> head."""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from timm.layers import HybridEmbed
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokenprune.engine.blocks.base import BaseBlock
+from tokenprune.engine.blocks.refusals import part_obstacle
+from tokenprune.engine.blocks.windowed import tables, windowed
+from tokenprune.errors import UnsupportedBackbone
+
+
+class Family(ABC):
+    """The adapter of one class of models, `kind`, whose blocks are run by `adapters`.
+
+    stem: what makes patch tokens, the model's `stem_name`. dim: C. prefix: P, class, distillation and register tokens. patch: pixels
+    from one position to the next. heeds_prefix: the model's own mean reads `pool_include_prefix`. windows: inside which some blocks attend,
+    the model's attribute of that name (`backbones.vit` sets it; timm's own forward does not know it). The model is held by reference.
+    """
+
+    kind: ClassVar[type[nn.Module]]
+    adapters: ClassVar[tuple[type[BaseBlock], ...]]
+    stem_name: ClassVar[str] = "patch_embed"
+    heeds_prefix: ClassVar[bool] = True
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.windows = getattr(model, "windows", None)
+        adapters = [self._adapter(block)(block, number) for number, block in enumerate(model.blocks)]
+        self.blocks = [windowed(adapter, self.windows) for adapter in adapters]
+        self.dim: int = model.embed_dim
+        self.prefix: int = model.num_prefix_tokens
+        self.stem: nn.Module = getattr(model, self.stem_name)
+        self.has_cls: bool = (model if hasattr(model, "cls_token") else self.stem).cls_token is not None
+        self.patch: int = self.stem.feat_ratio()
+
+    @classmethod
+    def refusal(cls, model: nn.Module) -> str | None:
+        """Return why a model of `kind` cannot be run, or None."""
+        if type(model).forward_features is not cls.kind.forward_features:
+            return f"its class {type(model).__name__} has a forward_features of its own, which would be passed over"
+        if not isinstance(getattr(model, "patch_drop", None), nn.Identity | None):
+            return "patch_drop_rate > 0 drops tokens by itself; build the model without it"
+        return next((reason for block in model.blocks if (reason := cls._block_refusal(block))), None)
+
+    @property
+    def own_positions(self) -> int:
+        """Return N of the model's own image size."""
+        return self.stem.num_patches
+
+    @property
+    def divisor(self) -> int:
+        """Return pixels that the sides of an image must be a multiple of: a patch; all of the model's own image where it has windows."""
+        return self.patch if self.windows is None else self.patch * math.isqrt(self.own_positions)
+
+    def enter(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...] | None]:
+        """Return what `embed` does, with a rotary table (1 or h,N,2d) for each block where the model has windows.
+
+        Raises:
+            InvalidConfig: a grid that the windows do not tile.
+        """
+        prefix, tokens, rope = self.embed(images)
+        if self.windows is None:
+            return prefix, tokens, rope
+        grid = self.positions(*images.shape[-2:])
+        return prefix, tokens, tables(self.windows, rope, getattr(self.model, "rope", None), grid, len(self.blocks))
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return prefix (B,P,C) and patch tokens (B,N,C) of images (B,3,h,w), position codes added, and the rotary table or None.
+
+        The table is (N,2d), or one for each block and head (depth,h,N,2d), of the images' own grid.
+        """
+
+    def positions(self, height: int, width: int) -> tuple[int, int]:
+        """Return the grid (H,W) of an image of that size in pixels."""
+        return tuple(self.stem.dynamic_feat_size((height, width)))
+
+    def embed_macs(self, positions: int) -> float:
+        """Return the MACs of the patch embedding, with the convolutions in front of it in a hybrid model."""
+        if isinstance(self.stem, HybridEmbed):
+            return positions * self._stem_macs
+        return float(positions * self.stem.proj.weight.numel())
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the final norm of x (..., C)."""
+        return self.model.norm(x)
+
+    def classify(self, prefix: Tensor, tokens: Tensor, live: Tensor | None) -> Tensor:
+        """Return logits of normed prefix (B,P,C) and tokens (B,K,C) through the model's own pooling and head.
+
+        A distilled DeiT answers as timm's: the mean of both heads, both apart if its `distilled_training` is set in training. A mean counts
+        the prefix where the model has a `pool_include_prefix` that is true (Cropr's pooling), also where timm's own does not know of it.
+
+        Args:
+            prefix, tokens: after the final norm; a class token that was added to a model without one is not pooled.
+            live: (B,K) which tokens count, None for all.
+
+        Raises:
+            UnsupportedBackbone: uneven counts under a pooling other than `token` and `avg`.
+        """
+        pooling, prefix = self.model.global_pool, prefix[:, prefix.shape[1] - self.prefix :]
+        included = pooling == "avg" and getattr(self.model, "pool_include_prefix", False)
+        if pooling == "token":
+            return self.model.forward_head(prefix)
+        if live is None and (self.heeds_prefix or not included):
+            return self.model.forward_head(torch.cat([prefix, tokens], 1) if self.prefix else tokens)
+        if pooling != "avg":
+            raise UnsupportedBackbone(f"uneven token counts cannot be pooled by {pooling!r}; models with `token` and `avg` pooling can")
+        weight = torch.ones_like(tokens[..., :1]) if live is None else live.unsqueeze(-1).to(tokens.dtype)
+        total, count = (tokens * weight).sum(1), weight.sum(1)
+        if included:
+            total, count = total + prefix.sum(1), count + self.prefix
+        mean = (total / count).unsqueeze(1)
+        return self.model.forward_head(mean.expand(-1, self.prefix + 1, -1))  # equal tokens: the model's mean is this mean
+
+    def label(self, tokens: Tensor) -> Tensor:
+        """Return logits (B,K,classes) of normed tokens (B,K,C), each by itself, through the model's own head: Segmenter's linear head."""
+        return self.model.head(self.model.head_drop(self.model.fc_norm(tokens)))
+
+    def head_macs(self) -> float:
+        """Return the MACs of the classification heads, 0 without one; attention pooling (`map`) is not counted."""
+        heads = (getattr(self.model, name, None) for name in ("head", "head_dist"))
+        return float(sum(head.weight.numel() for head in heads if isinstance(head, nn.Linear)))
+
+    @classmethod
+    def _adapter(cls, block: nn.Module) -> type[BaseBlock]:
+        return next(a for a in cls.adapters if type(block) is a.kind)
+
+    @classmethod
+    def _block_refusal(cls, block: nn.Module) -> str | None:
+        return part_obstacle("block", block, [a.kind for a in cls.adapters]) or cls._adapter(block).refusal(block)
+
+    @cached_property
+    def _stem_macs(self) -> float:
+        """MACs of a convolutional stem for each position, counted by torch on the meta device."""
+        stem = copy.deepcopy(self.stem).to("meta").eval()
+        with FlopCounterMode(display=False) as counter:
+            stem(torch.empty(1, stem.in_chans, *stem.img_size, device="meta"))
+        return counter.get_total_flops() / 2 / stem.num_patches

@@ -1,0 +1,54 @@
+"""Adapter for timm's Eva models: EVA, EVA-02, DINOv3, Perception Encoder, rotary ViTs, Sapiens 2."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import AttentionRope
+from timm.models.eva import Eva, EvaAttention
+from timm.models.eva import EvaBlock as _Block
+from torch import Tensor
+
+from tokenprune.engine.blocks.base import BaseBlock
+from tokenprune.engine.blocks.family import Family
+
+
+class EvaBlock(BaseBlock):
+    """timm's pre-norm `EvaBlock`: rotated queries and keys, no key bias or grouped keys, SwiGLU, norms inside attention and MLP."""
+
+    kind, attentions = _Block, (EvaAttention, AttentionRope)
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q (B,h,T,d), k, v (B,h',T,d): one layer with biases of its own, or three layers."""
+        attn, (B, T, _) = self.block.attn, x.shape
+        if attn.qkv is not None:
+            return self._fused(x).reshape(B, T, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        d = attn.q_proj.out_features // attn.num_heads
+        return tuple(layer(x).reshape(B, T, -1, d).transpose(1, 2) for layer in (attn.q_proj, attn.k_proj, attn.v_proj))
+
+    def scaled(self, x: Tensor, branch: int) -> Tensor:
+        """Return a branch times gamma."""
+        gamma = self.block.gamma_1 if branch == 1 else self.block.gamma_2
+        return x if gamma is None else gamma * x
+
+    def _fused(self, x: Tensor) -> Tensor:
+        attn = self.block.attn
+        if getattr(attn, "q_bias", None) is None:
+            return attn.qkv(x)
+        bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+        return attn.qkv(x) + bias if attn.qkv_bias_separate else F.linear(x, attn.qkv.weight, bias)
+
+
+class TimmEva(Family):
+    """timm's Eva: absolute and rotary position codes, the latter one table for all blocks or one for each block and head (`mixed`).
+
+    Its own mean is of the patch tokens alone; with a `pool_include_prefix` set on the model, `classify` counts the prefix, too.
+    """
+
+    kind, adapters = Eva, (EvaBlock,)
+    heeds_prefix = False
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return prefix (B,P,C), patch tokens (B,N,C) and the rotary table of the images' grid, made as timm makes it."""
+        m = self.model
+        x, rope = m._pos_embed(m.patch_embed(images))
+        x = m.norm_pre(x)
+        return x[:, : self.prefix], x[:, self.prefix :], rope

@@ -1,0 +1,34 @@
+"""Adapter for timm's plain Vision Transformer (`vision_transformer.Block` with `Attention`): ViT, DeiT, hybrids and relatives."""
+
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor
+
+from tokenprune.engine.blocks.base import BaseBlock
+from tokenprune.engine.blocks.family import Family
+
+
+class TimmBlock(BaseBlock):
+    """timm's pre-norm `Block`."""
+
+    kind, attentions = Block, (Attention,)
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k, v (B,h,T,d) of one layer for all three."""
+        attn, (B, T, _) = self.block.attn, x.shape
+        return attn.qkv(x).reshape(B, T, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def scaled(self, x: Tensor, branch: int) -> Tensor:
+        """Return a branch through its LayerScale module."""
+        return (self.block.ls1 if branch == 1 else self.block.ls2)(x)
+
+
+class TimmViT(Family):
+    """timm's VisionTransformer and its distilled DeiT, whose prefix is class and distillation token."""
+
+    kind, adapters = VisionTransformer, (TimmBlock,)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return prefix (B,P,C), patch tokens (B,N,C) and no rotary table."""
+        m = self.model
+        x = m.norm_pre(m._pos_embed(m.patch_embed(images)))
+        return x[:, : self.prefix], x[:, self.prefix :], None

@@ -1,0 +1,65 @@
+"""What losses of a method may read, and what a loss plugin is."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from tokenprune.engine.outputs import Outputs
+
+if TYPE_CHECKING:
+    from tokenprune.engine.model import PrunedViT
+
+IGNORED = -1  # label of what has no class
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One training pass, as losses see it.
+
+    outputs: of the encoder. model: the encoder itself, for a pass of one's own. images (B,3,h,w) normalised; logits (B,K); targets (B,)
+    classes or (B,K) soft ones; patches (B,N) the class of each grid position, `IGNORED` for none; presence (B,K) which classes an image
+    holds, 0/1; teacher: a PrunedViT without a selector, frozen, as the model was before training. What a task does not give is None; a
+    loss says in `needs` what it cannot do without.
+    """
+
+    outputs: Outputs
+    model: "PrunedViT"
+    images: Tensor | None = None
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+    patches: Tensor | None = None
+    presence: Tensor | None = None
+    teacher: "PrunedViT | None" = None
+
+    def of(self, name: str) -> list[Any]:
+        """Return the payloads of the records of that name, in the order of blocks."""
+        return [payload for kind, _, payload in self.outputs.aux if kind == name]
+
+
+class Loss:
+    """A weighted term of the total loss; a subclass is a dataclass of its options, registered as `@register("loss", NAME)`.
+
+    needs: fields of `Facts` that must be given; a run of a task that does not give them (`Task.gives`) is refused.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def loss(self, facts: Facts) -> Tensor | None:
+        """Return the weighted scalar, None where the pass has nothing that it reads."""
+        raise TypeError(f"loss {type(self).__name__} must define loss(facts) -> Tensor | None")
+
+    @classmethod
+    def refusal(cls, task: str, gives: Collection[str]) -> str | None:
+        """Return why a task that gives these facts cannot train with the loss, or None."""
+        missing = [name for name in cls.needs if name not in gives]
+        wants = f"losses.{cls.name} needs {', '.join(missing)}"
+        return f"{wants}, which task={task} does not give; use task=classification" if missing else None
+
+
+def weighted(terms: Mapping[str, Loss], facts: Facts) -> dict[str, Tensor]:
+    """Return the weighted losses of one training pass as `loss_<name>`, without those that found nothing to read."""
+    found = {f"loss_{name}": term.loss(facts) for name, term in terms.items()}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,237 @@
+"""The block loop; `tokenprune.prune` builds the model that runs it."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.engine.blocks import adapt
+from tokenprune.engine.blocks.base import Projection
+from tokenprune.engine.blocks.class_token import class_token
+from tokenprune.engine.blocks.switched import switched
+from tokenprune.engine.execution import BlockUsage, run_block
+from tokenprune.engine.legality import layout_for
+from tokenprune.engine.loss import Facts, weighted
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.policy import Policy, settle
+from tokenprune.engine.schedule import Budget, Layout, Schedule
+from tokenprune.engine.selector import Context, Selector
+from tokenprune.engine.state import TokenState
+from tokenprune.engine.treatment import Treatment
+from tokenprune.registry import build, get
+
+Spec = str | Mapping[str, Any]
+
+
+class PrunedViT(nn.Module):
+    """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
+
+    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
+    `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
+    with the Observation of that attention, q, k and v included (`measure.attention`).
+    `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
+    """
+
+    watch: Callable[[int, TokenState], None] | None = None
+    probe: Callable[[Observation], None] | None = None
+    progress: float = 1.0
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        selector: Spec | None,
+        treatment: Treatment,
+        schedule: Schedule,
+        cls: str,
+        execution: str,
+        losses: Mapping[str, Mapping[str, Any]],
+        positions: int | None = None,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.treatment, self.schedule, self.execution = backbone, treatment, schedule, execution
+        self.family = adapt(backbone)
+        self.family.blocks[-1].drop_path &= treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
+        self.loss_terms = {name: build("loss", {"name": name, **options}) for name, options in losses.items()}
+        self.selectors = nn.ModuleDict()
+        options = {"name": selector} if selector is None or isinstance(selector, str) else selector
+        self._kind = None if selector is None else get("selector", options["name"])
+        reads_cls = self._kind is not None and self._kind.wants_cls(options)
+        needs = class_token(cls, self.family.dim, self.family.has_cls, self._kind.name if reads_cls else None)
+        self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
+        own, self._resolved = positions or self.family.own_positions, {}
+        for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
+            shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
+            taught = getattr(backbone, "num_classes", 0) if classes is None else classes
+            context = Context(*shape, classes=taught, positions=own, reach=self.family.blocks[number - 1].reach)
+            self.selectors[str(number)] = build("selector", selector, context=context)
+        self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
+        self.train(backbone.training)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.family.blocks)
+
+    @property
+    def embed_dim(self) -> int:
+        """C, the width of a token."""
+        return self.family.dim
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.family.patch
+
+    @property
+    def steady(self) -> bool:
+        """Tell whether the same blocks decide all through training, so that the same parameters get a gradient in every pass."""
+        own = self.family.own_positions
+        return self._budgets(own, 0.0).keys() == self._budgets(own, 1.0).keys()
+
+    def budgets(self, positions: int) -> dict[int, Budget]:
+        """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
+        now = (self.schedule, self.treatment, self.progress)
+        if self._resolved.get(positions, (None, None))[0] != now:
+            self._resolved[positions] = (now, self._budgets(positions, self.progress))
+        return self._resolved[positions][1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the model's logits for images (B,3,h,w)."""
+        return self.logits(self.encode(images))
+
+    def encode(self, images: Tensor) -> Outputs:
+        """Return the encoder's Outputs for images (B,3,h,w)."""
+        return self.finish(*self.run(self.start(images), 0, self.depth))
+
+    def start(self, images: Tensor) -> TokenState:
+        """Return the state before block 0."""
+        prefix, tokens, rope = self.family.enter(images)
+        if self.class_token is not None:
+            prefix = self.class_token(prefix, tokens)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).but(rope=rope)
+
+    def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
+        """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
+        budgets, policy, usage = self.budgets(state.positions), self._policy(), []
+        for number in range(start, stop):
+            state, used = self._step(state, number, budgets.get(number), policy)
+            usage.append(used)
+        return state, tuple(usage)
+
+    def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
+        """Return Outputs of the state after the last block, final norm applied."""
+        for selector in list(self.selectors.values())[:1]:
+            state = selector.conclude(state)
+        state = state if self.fusion is None else self.fusion(state)
+        map_, present = self.view(state)
+        map_ = self.family.norm(map_)
+        map_ = map_ if self.treatment.remembers else map_ * present.unsqueeze(-1)
+        return Outputs(state, usage, map_, present, self.family.norm(state.prefix))
+
+    def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
+        """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""
+        if self.treatment.remembers:
+            map_ = state.dense()
+            return map_, torch.ones_like(map_[..., 0], dtype=torch.bool)
+        present = state.present()
+        return state.dense() * present.unsqueeze(-1), present
+
+    def logits(self, outputs: Outputs) -> Tensor:
+        """Return logits through the model's own pooling and head.
+
+        A mean runs over every position if dropped tokens are remembered and over live slots otherwise.
+        """
+        state = outputs.state
+        if self.treatment.remembers and self.treatment.fold != "merge":
+            return self.family.classify(outputs.prefix, outputs.map, None)
+        return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.complete else state.live)
+
+    def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
+        """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.Facts`."""
+        return weighted(self.loss_terms, Facts(outputs, self, **given)) if self.training else {}
+
+    def deploy(self) -> "PrunedViT":
+        """Return a copy for inference, whose selectors have shed what only training needs."""
+        deployed = copy.deepcopy(self).eval()
+        for number, selector in deployed.selectors.items():
+            deployed.selectors[number] = selector.deploy()
+        return deployed
+
+    def _step(self, state: TokenState, number: int, budget: Budget | None, policy: Policy) -> tuple[TokenState, BlockUsage]:
+        block = self.family.blocks[number]
+        state = self.treatment.before_block(state, number, self.depth)
+        selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
+        hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number, str(number + 1) in self.selectors)}
+        if selector is None or selector.site != "before":
+            decide = None if selector is None else partial(self._decide, number, selector, budget)
+            self._show(number, state)
+            return run_block(block, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
+        state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
+        self._show(number, state)
+        block, state = switched(block, state.branch), state.but(branch=None)
+        if state.gate is None or policy.soft:
+            return run_block(block, state, policy, **hooks)
+        after, used = run_block(block, state, replace(policy, free=True), **hooks)
+        gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
+        return after.but(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
+
+    def _show(self, number: int, state: TokenState) -> None:
+        if self.watch is not None:
+            self.watch(number, state)
+
+    def _decide(
+        self, number: int, selector: Selector, budget: Budget, state: TokenState, p: Projection | None = None, bias: Tensor | None = None
+    ) -> TokenState:
+        decision = selector.score(Observation(state, number, p, bias, self.progress), budget)
+        if decision.gate is not None:
+            placed = state.index >= 0
+            gate = decision.gate if state.gate is None or self.treatment.reconsiders else decision.gate * state.gate
+            state = state.note("usage", number, ((gate * placed).sum(1) / state.positions, float(budget.rate)))
+            decision = replace(decision, gate=gate)
+        for name, payload in decision.notes.items():
+            state = state.note(name, number, payload)
+        return self.treatment.apply(state, decision)
+
+    def _budgets(self, positions: int, progress: float) -> dict[int, Budget]:
+        if self._kind is None:
+            return {}
+        layout = layout_for(self._kind, self.treatment, Layout(self.depth, positions, self.prefix_tokens))
+        always = self._kind.gated or self._kind.budget == "dynamic"
+        return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
+
+    @property
+    def _observer(self) -> Selector | None:
+        first = next(iter(self.selectors.values()), None)
+        return first if first is not None and type(first).observe is not Selector.observe else None
+
+    def _see(self, number: int, precedes: bool) -> Any:
+        def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
+            seen = Observation(state, number, p, bias, self.progress, precedes)
+            if self.probe is not None:
+                self.probe(seen)
+            for name, values in ({} if self._observer is None else self._observer.observe(seen)).items():
+                state = state.with_trait(name, values, state.live)
+            return state
+
+        return see
+
+    def _policy(self) -> Policy:
+        selectors = list(self.selectors.values())
+        gated = self.training and any(s.gated for s in selectors)
+        mode = "masked" if gated else self.execution
+        if mode == "auto":
+            mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
+        soft = gated and selectors[0].visibility == "soft"
+        fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
+        return Policy(mode, self.treatment.shelves, self.treatment.key_bias, soft, fade, self.treatment.reconsiders)
+
+
+def pruned_of(model: nn.Module) -> PrunedViT | None:
+    """Return the PrunedViT inside a model, or the model itself; None in a model of timm as it is."""
+    return next((m for m in model.modules() if isinstance(m, PrunedViT)), None)

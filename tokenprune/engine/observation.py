@@ -1,0 +1,100 @@
+"""What a selector may look at."""
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.engine.blocks.base import Projection
+from tokenprune.engine.blocks.windowed import received
+from tokenprune.engine.state import TokenState
+
+COLUMN_CHUNK = 256
+
+
+class Observation:
+    """A lazy, read-only view of the tokens at one block; nothing here ever holds a T x T matrix.
+
+    Args:
+        state: tokens before the block (site `before`) or after its attention (site `inside`).
+        block: 0-based block number.
+        projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `observe`).
+        bias: (B,P+M) key bias of that attention, or None.
+        progress: share of training that is done, in [0,1]; 1 at test.
+        precedes: whether the next block begins with a decision (asked of `Selector.observe`).
+    """
+
+    def __init__(
+        self,
+        state: TokenState,
+        block: int,
+        projection: Projection | None = None,
+        bias: Tensor | None = None,
+        progress: float = 1.0,
+        precedes: bool = False,
+    ) -> None:
+        self.state, self.block, self.projection, self.bias = state, block, projection, bias
+        self.progress, self.precedes = progress, precedes
+        self.tokens, self.live = state.tokens, state.live
+
+    def cls_row(self) -> Tensor:
+        """Return the CLS query's attention to each slot, (B,h,M): exact rows of the softmax over all T keys, in O(T)."""
+        return self._rows(self.projection.q[:, :, :1])[:, :, 0]
+
+    def mean_query(self) -> Tensor:
+        """Return the attention of the mean live query to each slot, (B,h,M), in O(T); needs no CLS. In windows: of each window's mean."""
+        if self.projection.windows is not None:
+            return received(self.projection, mean=True)
+        weight = self._live_queries().unsqueeze(1).unsqueeze(-1)
+        mean = (self.projection.q * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True)
+        return self._rows(mean)[:, :, 0]
+
+    def column_mean(self) -> Tensor:
+        """Return the attention each slot receives, averaged over live queries, (B,h,M): Cropr's Attn Top-K, in chunks of queries.
+
+        In a block that attends inside windows it is the mean over the queries of the slot's window.
+        """
+        if self.projection.windows is not None:
+            return received(self.projection)
+        q, weight = self.projection.q, self._live_queries()
+        total = q.new_zeros(*q.shape[:2], self.tokens.shape[1])
+        for some, w in zip(q.split(COLUMN_CHUNK, 2), weight.split(COLUMN_CHUNK, 1), strict=True):
+            total = total + (self._rows(some) * w[:, None, :, None]).sum(2)
+        return total / weight.sum(1)[:, None, None]
+
+    def keys(self) -> Tensor:
+        """Return the mean key over heads of each slot, (B,M,d): ToMe's similarity metric."""
+        return self.projection.k[:, :, self.state.prefix.shape[1] :].mean(1)
+
+    def value_norms(self) -> Tensor:
+        """Return the L2 norm of each slot's value over all heads jointly, (B,M): ATS Eq. 3."""
+        v = self.projection.v[:, :, self.state.prefix.shape[1] :]
+        return v.transpose(1, 2).flatten(2).norm(dim=-1)
+
+    def pixels(self) -> Tensor:
+        """Return the input pixels of each grid position, (B,N,3,p*p)."""
+        images, (H, W) = self.state.pixels, self.state.grid
+        size = (images.shape[2] // H, images.shape[3] // W)
+        return F.unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1)).permute(0, 3, 1, 2)
+
+    def policy(self) -> Tensor:
+        """Return how far each slot counts, (B,M): the gate of the last decision, or 1 for live slots (all of them under reactivation)."""
+        return self.live.to(self.tokens.dtype) if self.state.gate is None else self.state.gate
+
+    def trait(self, name: str, missing: float = 0.0) -> Tensor:
+        """Return a stored trait per slot (B,M,...)."""
+        return self.state.trait(name, missing)
+
+    @cached_property
+    def _padded_bias(self) -> Tensor | None:
+        return None if self.bias is None else self.bias[:, None, None, :]
+
+    def _rows(self, q: Tensor) -> Tensor:
+        logits = (q * self.projection.scale) @ self.projection.k.transpose(-2, -1)
+        logits = logits if self._padded_bias is None else logits + self._padded_bias
+        return logits.softmax(-1)[..., self.state.prefix.shape[1] :]
+
+    def _live_queries(self) -> Tensor:
+        prefix = self.live.new_ones(self.live.shape[0], self.state.prefix.shape[1])
+        return torch.cat([prefix, self.live], 1).to(self.projection.q.dtype)

@@ -1,0 +1,78 @@
+"""What a decision means for the slots of a block, whichever way the block is computed: who is gone, who is seen, who is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.engine.blocks.base import BaseBlock, Projection
+from tokenprune.engine.packing import Packing
+from tokenprune.engine.state import TokenState
+from tokenprune.errors import IncompatiblePairing
+
+Decide = Callable[[TokenState, Projection, Tensor | None], TokenState]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How one block treats what is not live.
+
+    mode: masked, gathered or packed. remember: dropped values go to the canvas. key_bias: of a state, (B,M) or None. soft: dead
+    keys fade by the gate instead of being hidden (DynamicViT's training). free: dead slots are computed and written too. stay: dead
+    slots of an uneven batch stay in their place, because the next decision looks at them again.
+    """
+
+    mode: str
+    remember: bool
+    key_bias: Callable[[TokenState], Tensor | None]
+    soft: bool = False
+    free: bool = False
+    stay: bool = False
+
+    def packs(self, block: BaseBlock) -> bool:
+        """Tell whether a block runs on packed rows; DropPath, which drops whole images, needs them apart."""
+        return self.mode == "packed" and not (block.block.training and block.drops_paths)
+
+
+def settle(state: TokenState, policy: Policy, found: Packing | None = None) -> TokenState:
+    """Return the state after a decision as the mode wants it: dead slots gone, or still there and known to be dead.
+
+    `found` is the packing of its `live` where that is known already.
+
+    Raises:
+        IncompatiblePairing: gathered execution of uneven counts.
+    """
+    if policy.mode == "masked":
+        return state.but(complete=bool(state.live.all()) if state.slots is None else state.slots.shape == state.live.shape)
+    if state.slots is not None:
+        return state.compact(state.slots, None, policy.remember)
+    found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])
+    if policy.mode == "gathered" and not found.even:
+        low, high = min(found.lengths) - found.prefix, max(found.lengths) - found.prefix
+        raise IncompatiblePairing(f"images of a batch keep {low} to {high} tokens; gathered needs equal numbers: use packed")
+    if policy.stay and policy.mode == "packed":
+        return state.but(complete=False, packing=found)
+    state = state.compact(*found.slots(), policy.remember)
+    return state.but(packing=Packing(state.live, found.prefix, found.lengths))
+
+
+def visibility(state: TokenState, policy: Policy) -> tuple[Tensor | None, Tensor | None]:
+    """Return (key bias, policy weights), each (B,P+M) or None: dead keys get -inf, or fade by the gate under soft visibility."""
+    P = state.prefix.shape[1]
+    bias = policy.key_bias(state)
+    if policy.soft and state.gate is not None:
+        return None if bias is None else F.pad(bias, (P, 0)), F.pad(state.gate, (P, 0), value=1.0)
+    if not state.complete:
+        hidden = torch.zeros_like(state.tokens[..., 0]).masked_fill(~state.live, float("-inf"))
+        bias = hidden if bias is None else bias + hidden
+    return None if bias is None else F.pad(bias, (P, 0)), None
+
+
+def write(state: TokenState, x: Tensor, policy: Policy) -> TokenState:
+    """Return the state with the sequence x (B,P+M,C); dead slots keep their value unless the policy sets them free."""
+    after = state.with_sequence(x)
+    if state.complete or policy.free:
+        return after
+    return after.but(tokens=after.tokens.where(state.live.unsqueeze(-1), state.tokens))

@@ -1,0 +1,114 @@
+"""What a selector is."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.engine.context import Context
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.state import Decision, TokenState
+
+
+class Selector(nn.Module):
+    """Which tokens stay? Holds parameters only, never anything of a batch.
+
+    Class facts, from which legality is decided before a weight is loaded:
+        site: `before` a block, `rows` (after qkv, before attention), `inside` (after attention, before the MLP).
+        budget: fixed (as many as the schedule says) or dynamic (its own number per image), at test time.
+        gated: trains by a straight-through gate, hence in masked execution.
+        visibility: in training, `hard` (dropped keys masked) or `soft` (DynamicViT's policy softmax).
+        reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again. merging: names
+            a target for each dropped token. mixing: makes new tokens of all, without a place. recalls: pays for what it saw before.
+        drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
+        learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables;
+            taught_by: the loss that alone teaches it, if there is one. needs: fields of `losses.base.Facts` that a task must give.
+        heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
+        steady: in training the same parameters get a gradient in every pass. cap(live, prefix): slots that one decision can drop at most.
+        published: treatment and schedule of the paper, the defaults of `tokenprune.prune`.
+    """
+
+    name: ClassVar[str]
+    site: ClassVar[str] = "before"
+    budget: ClassVar[str] = "fixed"
+    gated: ClassVar[bool] = False
+    visibility: ClassVar[str] = "hard"
+    reads_cls: ClassVar[bool] = False
+    absorbing: ClassVar[bool] = False
+    merging: ClassVar[bool] = False
+    mixing: ClassVar[bool] = False
+    recalls: ClassVar[bool] = False
+    taught_by: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    drops: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+    heeds: ClassVar[str] = "count"
+    steady: ClassVar[bool] = True
+    module: ClassVar[str] = "parameter-free"
+    paper: ClassVar[str] = ""
+    cap: ClassVar[Callable[[int, int], int] | None] = None
+    published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
+
+    calibration_images: int = 0  # training images that `calibrate` wants to see, after training
+    normed: int = 0  # elements of each slot that norms of a decision take
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return the declared facts, as the list, the docs and SViT's Table 1 print them."""
+        keys = ("site", "budget", "heeds", "gated", "visibility", "reads_cls", "absorbing", "merging", "mixing", "drops", "module", "paper")
+        return {key: getattr(cls, key) for key in keys}
+
+    @classmethod
+    def wants_cls(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether a selector with these options reads the class token."""
+        return cls.reads_cls
+
+    @property
+    def caveat(self) -> str:
+        """What a reader of a result of this selector must know, "" for nothing; every result row repeats it."""
+        return ""
+
+    @property
+    def counts_vary(self) -> bool:
+        """Tell whether, in the present mode, images of a batch may keep different numbers of tokens."""
+        return self.budget == "dynamic" or (self.training and self.gated)
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Return the decision on the slots of `seen`."""
+        raise TypeError(f"selector {type(self).__name__} must define score(seen, budget) -> Decision")
+
+    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
+        """Return traits (B,M) to remember for live slots; called at every block if overridden."""
+        return {}
+
+    def conclude(self, state: TokenState) -> TokenState:
+        """Return the state that the final norm reads, given the one after the last block; asked of the first selector alone."""
+        return state
+
+    def calibrate(self, scores: Tensor, keep: float) -> None:
+        """Fit what decides at test time to the scores (n,) of all candidates of the calibration images, of which `keep` should stay."""
+
+    def macs(self, slots: float) -> float:
+        """Return the MACs of one decision over `slots` tokens of one image."""
+        return 0.0
+
+    def deploy(self) -> "Selector":
+        """Return the selector as it is used at inference, without parts that only training needs."""
+        return self
+
+
+def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
+    """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees.
+
+    The kept slots themselves are part of the decision; they are of use where every slot is live, and the engine ignores them elsewhere.
+    """
+    ranked = score.detach().float().masked_fill(~live, float("-inf")).sort(dim=1, descending=True, stable=True).indices
+    slots = ranked[:, :count].sort(dim=1).values
+    keep = torch.zeros_like(live).scatter_(1, slots, True) & live
+    return Decision(keep, score=score, slots=slots)

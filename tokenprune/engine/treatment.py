@@ -1,0 +1,204 @@
+"""A treatment is a point in a small space: memory x candidates x revive x fold. The named ones are files beside this one."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.engine.indexing import flat, take
+from tokenprune.engine.state import Decision, TokenState
+from tokenprune.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from tokenprune.engine.blocks.family import Family
+    from tokenprune.engine.fusion import Fusion
+
+CHOICES = {"memory": ("forget", "remember"), "candidates": ("live", "all"), "revive": ("never", "last"), "fold": ("none", "fuse", "merge")}
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What becomes of dropped tokens.
+
+    Args:
+        memory: `forget` leaves a zero in the dense map, `remember` the last value (SViT section 3.1, "preserve").
+        candidates: who may be chosen at the next decision: `live` tokens, or `all` (SViT's reactivation).
+        revive: `last` brings every token back before the last block (Cropr's Last Layer Fusion).
+        fold: what the others get from the dropped: `none`, `fuse` (EViT's one token), `merge` (ToMe's weighted mean).
+        proportional: with `merge`, add log(mass) to the attention logits (ToMe Eq. 1).
+    """
+
+    memory: str = "forget"
+    candidates: str = "live"
+    revive: str = "never"
+    fold: str = "none"
+    proportional: bool = True
+
+    name: ClassVar[str]
+    learns: ClassVar[bool] = False  # whether `module` gives one
+
+    def __post_init__(self) -> None:
+        wrong = [f"{k} is {getattr(self, k)!r}; allowed: {', '.join(v)}" for k, v in CHOICES.items() if getattr(self, k) not in v]
+        if (self.candidates == "all" or self.revive == "last") and self.memory == "forget":
+            wrong.append("candidates `all` and revive `last` need memory `remember`: a forgotten token cannot come back")
+        if wrong:
+            raise InvalidConfig([f"treatment: {problem}" for problem in wrong])
+
+    @classmethod
+    def facts(cls) -> dict[str, Any]:
+        """Return the point that the treatment's defaults stand for, and whether there is something to learn."""
+        point = cls()
+        return {**{key: getattr(point, key) for key in CHOICES}, "learns": cls.learns}
+
+    @property
+    def remembers(self) -> bool:
+        """Tell whether dropped tokens leave a value behind."""
+        return self.memory == "remember"
+
+    @property
+    def shelves(self) -> bool:
+        """Tell whether dropped values are kept aside: not where another token speaks for them."""
+        return self.remembers and self.fold != "merge"
+
+    @property
+    def reconsiders(self) -> bool:
+        """Tell whether dropped tokens may be chosen again."""
+        return self.candidates == "all"
+
+    @property
+    def extra(self) -> int:
+        """Return how many slots each decision adds."""
+        return int(self.fold == "fuse")
+
+    def module(self, family: "Family", positions: int) -> "Fusion | None":
+        """Return a learned way back to all `positions` N for models of a family, with weights of its own; None for none."""
+        return None
+
+    def before_block(self, state: TokenState, block: int, depth: int) -> TokenState:
+        """Return the state that enters a block: Last Layer Fusion brings all positions back before the last one."""
+        return state.expand() if self.revive == "last" and block == depth - 1 else state
+
+    def candidates_of(self, state: TokenState) -> TokenState:
+        """Return the state that a decision looks at: all positions again under reactivation."""
+        return state.expand() if self.reconsiders else state
+
+    def apply(self, state: TokenState, decision: Decision) -> TokenState:
+        """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
+        if decision.mix is not None:
+            return mixed(state, decision)
+        dropped = state.live & ~decision.keep
+        weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
+        slots = decision.slots if state.complete else None
+        state = state.but(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
+        for name, values in decision.traits.items():
+            state = state.with_trait(name, values)
+        if self.fold == "fuse":
+            return fuse(state, dropped, weight)
+        if self.fold == "merge":
+            named = decision.target is not None
+            target = decision.target if named else nearest(state, decision.keep)
+            return merge(state, dropped, target, decision.weight if named else None)
+        return state
+
+    def key_bias(self, state: TokenState) -> Tensor | None:
+        """Return (B,M) to add to each key's logits, or None."""
+        return state.mass.log() if state.mass is not None and self.proportional else None
+
+
+def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
+    """Return how much of each slot a fused token gets, (B,M): the decision's weight where `dropped` (B,M), else 0.
+
+    Where a gate decides, each candidate's gate learns from the difference that going there makes (SPViT).
+    """
+    weight = decision.score if decision.weight is None else decision.weight
+    if decision.gate is None:
+        return weight.masked_fill(~dropped, 0.0)
+    before = state.live.to(decision.gate.dtype) if state.gate is None else state.gate
+    going = before - decision.gate
+    return weight * (going + (dropped.to(going.dtype) - going).detach())
+
+
+def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
+    """Append one token an image, the sum of dropped tokens times their weight (B,M), not normalised (EViT Eq. 4)."""
+    fused = weight.to(state.tokens.dtype).unsqueeze(1) @ state.tokens  # (B,1,C)
+    some = dropped.any(1, keepdim=True)
+    nowhere = torch.full_like(state.index[:, :1], -1)
+    gate = None if state.gate is None else torch.cat([state.gate, some.to(state.gate.dtype)], 1)
+    slots = state.slots
+    if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
+        slots = F.pad(slots, (0, 1), value=dropped.shape[1])
+    return state.but(
+        tokens=torch.cat([state.tokens, fused], 1),
+        index=torch.cat([state.index, nowhere], 1),
+        live=torch.cat([state.live, some], 1),
+        gate=gate,
+        raster=False,
+        placed=False,
+        slots=slots,
+    )
+
+
+def mixed(state: TokenState, decision: Decision) -> TokenState:
+    """Put K new tokens (B,K,C), the decision's mixtures, behind the slots (B,M), which are all dead then."""
+    values = state.tokens if decision.values is None else decision.values
+    fresh = decision.mix.to(values.dtype) @ values
+    (B, M), K = state.live.shape, fresh.shape[1]
+    live = torch.cat([torch.zeros_like(state.live), state.live.new_ones(B, K)], 1)
+    return state.but(
+        tokens=torch.cat([state.tokens, fresh.to(state.tokens.dtype)], 1),
+        index=torch.cat([state.index, state.index.new_full((B, K), -1)], 1),
+        live=live,
+        slots=torch.arange(M, M + K, device=live.device).expand(B, K),
+        raster=False,
+        placed=False,
+        mass=None,
+        gate=None,
+    )
+
+
+def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | None = None) -> TokenState:
+    """Move dropped slots into their targets (B,M): mean by mass (ToMe section 3) or `weight` (B,M); masses, owners follow."""
+    mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
+    gone = leaving(state, dropped)
+    into = target.gather(1, gone)
+
+    def flows(amount: Tensor) -> tuple[Tensor, Tensor]:
+        moving = (amount if state.slots is not None else amount * dropped).gather(1, gone)
+        return moving, amount.scatter_add(1, into, moving)
+
+    moving, total = flows(mass if weight is None else weight.to(mass.dtype))
+    share = (moving / total.gather(1, into)).unsqueeze(-1)
+    gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
+    tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
+    return state.but(tokens=tokens, mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
+
+
+def leaving(state: TokenState, dropped: Tensor) -> Tensor:
+    """Return slots (B,R) with every dropped one among them: just those where their number is known, else all."""
+    B, M = dropped.shape
+    if state.slots is None:
+        return torch.arange(M, device=dropped.device).expand(B, M)
+    return dropped.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : M - state.slots.shape[1]]
+
+
+def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) -> Tensor:
+    """Return (B,N): positions whose owner was dropped now belong to the target's position; `gone`, `into` (B,R) are slots."""
+    B, N = state.live.shape[0], state.positions
+    itself = torch.arange(N, device=into.device).expand(B, N)
+    place, heir = state.index.gather(1, gone), state.index.gather(1, into)
+    if state.slots is not None and state.placed:
+        heirs = itself.scatter(1, place, heir)
+    else:
+        moves = dropped.gather(1, gone) & (place >= 0)
+        spill = torch.cat([itself, itself[:, :1]], 1)
+        heirs = spill.scatter(1, place.where(moves, N), heir)[:, :N]
+    return heirs if state.owner is None else heirs.gather(1, state.owner)
+
+
+def nearest(state: TokenState, keep: Tensor) -> Tensor:
+    """Return for each slot the kept slot of most similar token (cosine), (B,M): targets where a selector names none."""
+    unit = torch.nn.functional.normalize(state.tokens.detach(), dim=-1)
+    similarity = (unit @ unit.transpose(1, 2)).masked_fill(~keep.unsqueeze(1), float("-inf"))
+    return similarity.argmax(-1)

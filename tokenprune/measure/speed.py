@@ -1,0 +1,161 @@
+"""Seconds an image of the encoder, of the backbone and of the whole model, and the encoder's gain over the dense one, side by side."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+
+from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.prune import prune
+from tokenprune.measure.memory import peak_memory
+
+Step = Callable[[Any], Any]
+DTYPES = ("float32", "bfloat16", "float16")
+_FIELDS = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder")
+_QUARTILES = ("seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles")
+_MEBI = 2**20
+
+
+@dataclass(frozen=True)
+class SpeedPlan:
+    """How often and in which precision speed is measured.
+
+    Args:
+        warmup: passes over the first image that do not count.
+        repeats: passes over each image that do.
+        dtype: of `DTYPES`; other than float32 by autocast.
+    """
+
+    warmup: int = 1
+    repeats: int = 1
+    dtype: str = "float32"
+
+
+@torch.inference_mode()
+def seconds_per_image(
+    pruned: PrunedViT,
+    whole: Step,
+    inputs: Sequence[tuple[Any, Any]],
+    device: torch.device,
+    backbone: Step | None = None,
+    plan: SpeedPlan | None = None,
+    alone: Callable[[Any], Callable[[], Any]] | None = None,
+) -> dict[str, Any]:
+    """Time encoder, dense encoder, backbone and whole model on each input in turn, so that a slow moment of the machine hits all alike.
+
+    Args:
+        pruned: the encoder, in eval mode; the dense one is its own backbone with nothing dropped, through the same engine.
+        whole: the whole model. inputs: per image what encoder and backbone take, and what the whole model takes.
+        backbone: the encoder with what makes feature maps of it, for dense tasks. plan: None is one pass an image after one to warm up.
+        alone: of an image, the call that is the encoder's part of the backbone (an adapter changes the tokens on the way, and so how many
+            are kept); None: the encoder on the image.
+
+    Returns:
+        seconds_encoder, seconds_backbone (None without one), seconds_total (medians over all passes, batch 1), speedup_encoder (median of
+        the passes' own ratios of dense to pruned), first and third quartile of three of them (`*_quartiles`), memory_encoder_mib (the most
+        that the encoder holds at a time on the first image, without weights) and seconds_note, which says how they were taken. All times
+        None under masked execution, which computes what it drops, and for a selector that switches parts off without skipping them.
+    """
+    reason = untimed(pruned)
+    if reason:
+        return {**dict.fromkeys(_FIELDS), "seconds_note": reason}
+    plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
+    alone = alone or (lambda image: partial(pruned.encode, image))
+
+    def calls(image: Any, record: Any) -> list[Callable[[], Any]]:
+        maps = [] if backbone is None else [partial(backbone, image)]
+        return [alone(image), partial(dense.encode, image), partial(whole, record), *maps]
+
+    timer = timed_by(device)
+    with one_thread(device), precision(device, plan.dtype):
+        for call in calls(*inputs[0]) * plan.warmup:
+            call()
+        passes = [[timer(call) for call in these] for these in (calls(*pair) for pair in inputs) for _ in range(plan.repeats)]
+        memory = peak_memory(alone(inputs[0][0]), device) / _MEBI
+    mine, full, total, *maps = zip(*passes, strict=True)
+    speedups = [d / p for d, p in zip(full, mine, strict=True)]
+    found = (median(mine), median(maps[0]) if maps else None, median(total), median(speedups))
+    spread = dict(zip(_QUARTILES, map(quartiles, (mine, total, speedups)), strict=True))
+    note = f"{_note(device, len(inputs), plan, attention_kernel(pruned))}, dense and pruned in turn"
+    return {**dict(zip(_FIELDS, found, strict=True)), **spread, "memory_encoder_mib": memory, "seconds_note": note}
+
+
+@torch.inference_mode()
+def seconds_alone(whole: Step, inputs: Sequence[Any], device: torch.device, plan: SpeedPlan | None = None) -> dict[str, Any]:
+    """Time a model that has no dense counterpart on each input: seconds_total (median, batch 1) and seconds_note."""
+    plan, timer = plan or SpeedPlan(), timed_by(device)
+    with one_thread(device), precision(device, plan.dtype):
+        for _ in range(plan.warmup):
+            whole(inputs[0])
+        times = [timer(partial(whole, record)) for record in inputs for _ in range(plan.repeats)]
+    return {"seconds_total": median(times), "seconds_note": _note(device, len(inputs), plan)}
+
+
+def untimed(pruned: PrunedViT) -> str:
+    """Return why no speed is measured of a model, "" where it is."""
+    if pruned.execution == "masked":
+        return "masked execution is not timed"
+    drops = all(selector.drops for selector in pruned.selectors.values())
+    return "" if drops else "not timed: what the selector switches off is computed all the same"
+
+
+def attention_kernel(pruned: PrunedViT) -> str:
+    """Return which attention the blocks of a model run: torch's fused one, timm's explicit one, or `mixed`."""
+    fused = {getattr(block.block.attn, "fused_attn", True) for block in pruned.family.blocks}
+    return "mixed attention" if len(fused) > 1 else "fused attention" if fused == {True} else "explicit attention"
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Return the first and the third quartile of one or more values."""
+    first, _, third = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    return [first, third]
+
+
+def _note(device: torch.device, images: int, plan: SpeedPlan, kernel: str = "") -> str:
+    how = ("CUDA events" if device.type == "cuda" else "CPU seconds of one thread") + (f", {kernel}" if kernel else "")
+    times = f" x {plan.repeats} passes after {plan.warmup} to warm up" if plan.repeats > 1 else ""
+    return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}"
+
+
+def timed_by(device: torch.device) -> Callable[[Callable[[], Any]], float]:
+    """Return what times a call on a device, in seconds: CUDA events, or the CPU time of this thread."""
+    return _cuda_seconds if device.type == "cuda" else _thread_seconds
+
+
+def _thread_seconds(call: Callable[[], Any]) -> float:
+    """CPU seconds of this thread: wall clocks swing with whatever else the machine does."""
+    begin = time.thread_time()
+    call()
+    return time.thread_time() - begin
+
+
+def _cuda_seconds(call: Callable[[], Any]) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    begin.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Return the context in which a model runs in one of `DTYPES`."""
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Thread time only counts the calling thread, so all work must stay on it."""
+    threads = torch.get_num_threads()
+    if device.type != "cuda":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

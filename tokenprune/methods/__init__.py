@@ -1,0 +1,1 @@
+"""The methods: selectors, treatments, schedules and losses, a file each."""

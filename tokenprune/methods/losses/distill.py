@@ -1,0 +1,62 @@
+"""Distillation from the unpruned model: its logits, and its tokens at the positions that the student kept (DynamicViT section 3.4)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.engine.loss import Facts, Loss
+from tokenprune.errors import InvalidConfig
+from tokenprune.registry import register
+
+TOKEN_LOSSES = ("mse", "kl")
+
+
+@register("loss", "distill")
+@dataclass(frozen=True)
+class Distillation(Loss):
+    """logits * KL(teacher || student), a mean over images at temperature 1, + tokens * distance of the kept patch tokens.
+
+    Args:
+        logits: weight of the first term, 0.5 in DynamicViT.
+        tokens: weight of the second, 0.5 in DynamicViT.
+        kind: of the second, on tokens after the final norm: `mse`, a mean over kept tokens and channels, or `kl`, between softmaxes over
+            channels, a mean over kept tokens (for models trained by token labelling).
+
+    Raises:
+        InvalidConfig: a negative weight, an unknown kind.
+    """
+
+    logits: float = 0.5
+    tokens: float = 0.5
+    kind: str = "mse"
+
+    needs = ("images", "logits", "teacher")
+
+    def __post_init__(self) -> None:
+        weights = {"logits": self.logits, "tokens": self.tokens}
+        problems = [f"losses.distill.{name} is {value}, allowed are 0 and more" for name, value in weights.items() if not value >= 0]
+        if self.kind not in TOKEN_LOSSES:
+            problems.append(f"losses.distill.kind is {self.kind!r}, allowed are {' and '.join(TOKEN_LOSSES)}")
+        if problems:
+            raise InvalidConfig(problems)
+
+    def loss(self, facts: Facts) -> Tensor:
+        """Return both weighted terms of a pass; the teacher sees the same images and gets no gradient."""
+        with torch.no_grad():
+            taught = facts.teacher.encode(facts.images)
+            logits = facts.teacher.logits(taught)
+        kept = facts.outputs.state.present()
+        return self.logits * divergence(logits, facts.logits).mean() + self.tokens * self.of_tokens(taught.map, facts.outputs.map, kept)
+
+    def of_tokens(self, teacher: Tensor, student: Tensor, kept: Tensor) -> Tensor:
+        """Return the distance of two maps (B,N,C) at the positions `kept` (B,N), 0 where none is."""
+        near = divergence(teacher, student) if self.kind == "kl" else (student.float() - teacher.float()).square().mean(-1)
+        return near.where(kept, 0.0).sum() / kept.sum().clamp(min=1)
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return KL(teacher || student) of the softmaxes over the last dimension, in nats."""
+    told, said = (scores.float().log_softmax(-1) for scores in (teacher, student))
+    return F.kl_div(said, told, reduction="none", log_target=True).sum(-1)

@@ -1,0 +1,36 @@
+"""The schedules `explicit` and `none`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from tokenprune.engine.rates import exact
+from tokenprune.engine.schedule import Layout, Schedule
+from tokenprune.errors import InvalidSchedule
+from tokenprune.registry import register
+
+
+@register("schedule", "explicit")
+@dataclass(frozen=True)
+class Explicit(Schedule):
+    """Any blocks and any counts: `keep: {3: 100, 6: 0.5}`; whole numbers are counts, fractions are shares of N."""
+
+    keep: Mapping[int, float] = field(default_factory=dict)
+    rounding: str = "floor"
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return the listed blocks."""
+        result = []
+        for block, keep in self.keep.items():
+            counted = isinstance(keep, int) and not isinstance(keep, bool)
+            share = Fraction(keep, layout.positions) if counted else exact(keep, f"keep[{block}]")
+            if not 0 < share <= 1:
+                raise InvalidSchedule(f"keep[{block}] is {keep}; allowed: 1 to {layout.positions} tokens, or a share in (0, 1]")
+            result.append((int(block), share))
+        return result
+
+
+@register("schedule", "none")
+@dataclass(frozen=True)
+class NoSchedule(Schedule):
+    """Nothing is dropped: the dense model."""

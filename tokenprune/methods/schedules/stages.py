@@ -1,0 +1,105 @@
+"""Schedules that keep a share at stages or at every block."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from tokenprune.engine.rates import exact, matched, share, shrinking
+from tokenprune.engine.schedule import Layout, Schedule
+from tokenprune.errors import InvalidSchedule
+from tokenprune.registry import register
+
+
+@register("schedule", "stages")
+@dataclass(frozen=True)
+class Stages(Schedule):
+    """keep_rate, keep_rate**2, keep_rate**3 of the tokens from blocks 3, 6, 9 (SViT section 4, DynamicViT, EViT).
+
+    `of: original` counts against N; `of: current` takes keep_rate of what is there at each stage, fused tokens counted (EViT).
+    While training, the rate falls from 1 to keep_rate between the shares `shrink_start` and `shrink_end` of the run (EViT trained from
+    scratch: 10/300 and 110/300); by default it is keep_rate at once, as in fine-tuning.
+    """
+
+    keep_rate: float = 0.7
+    blocks: tuple[int, ...] = (3, 6, 9)
+    of: str = "original"
+    rounding: str = "floor"
+    shrink_start: float = 0.0
+    shrink_end: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if self.of not in ("original", "current"):
+            raise InvalidSchedule(f"of is {self.of!r}; allowed: original, current")
+        if share(self.shrink_start, "shrink_start") > share(self.shrink_end, "shrink_end"):
+            raise InvalidSchedule(f"shrink_start is {self.shrink_start}, after shrink_end, {self.shrink_end}; allowed: start <= end")
+
+    def at(self, progress: float) -> Schedule:
+        """Return the stages of the rate in force."""
+        rate = shrinking(self.keep_rate, progress, self.shrink_start, self.shrink_end)
+        return self if rate == self.keep_rate else replace(self, keep_rate=rate)
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return the stage blocks with keep_rate to the power of the stage."""
+        rate = exact(self.keep_rate, "keep_rate")
+        return [] if rate == 1 else [(block, rate**stage) for stage, block in enumerate(self.blocks, 1)]
+
+    def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
+        """Return the count against N, or against the current slots for `of: current`."""
+        if self.of == "original":
+            approximate = layout.positions * float(self.keep_rate) ** (stage + 1)
+            return self._round(rate * layout.positions, approximate)
+        return self._round(exact(self.keep_rate, "keep_rate") * live, float(self.keep_rate) * live)
+
+
+@register("schedule", "every_block")
+@dataclass(frozen=True)
+class EveryBlock(Schedule):
+    """SViT: a decision at every block from `start`, keep_rate**s for the s-th group of `span` blocks (.7 .7 .7 .49 .49 .49 .343 ...)."""
+
+    keep_rate: float = 0.7
+    start: int = 3
+    span: int = 3
+    rounding: str = "floor"
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return blocks start ... depth-1 (depth-2 under Last Layer Fusion)."""
+        rate, stop = exact(self.keep_rate, "keep_rate"), layout.depth - layout.revive
+        return [] if rate == 1 else [(b, rate ** (1 + (b - self.start) // self.span)) for b in range(self.start, stop)]
+
+
+@register("schedule", "constant")
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Evo-ViT: the same share at every block from `start` on (0-based 4; published rate 0.5).
+
+    `rate: null` takes the constant rate whose mean usage over all blocks equals that of three stages at `keep_rate`, so that a
+    table compares methods at equal use; at 0.7 that is 0.44988 where the paper has 0.5. Once a share `stage_wise_from` of training is
+    done (published: 2/3), and at test, tokens are chosen every `span` blocks only; null: at every block, always.
+    """
+
+    keep_rate: float = 0.7
+    start: int = 4
+    rate: float | None = None
+    rounding: str = "floor"
+    stage_wise_from: float | None = None
+    span: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stage_wise_from is not None:
+            share(self.stage_wise_from, "stage_wise_from")
+        if not isinstance(self.span, int) or self.span < 1:
+            raise InvalidSchedule(f"span is {self.span!r}; allowed: a whole number of blocks >= 1")
+
+    def at(self, progress: float) -> Schedule:
+        """Return the schedule in force: layer-wise before `stage_wise_from`."""
+        early = self.stage_wise_from is not None and progress < self.stage_wise_from
+        return replace(self, stage_wise_from=None) if early else self
+
+    def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
+        """Return blocks start ... depth-1 at one rate."""
+        base, stop = exact(self.keep_rate, "keep_rate"), layout.depth - layout.revive
+        rate = exact(matched(base, self.start, layout.depth, layout.positions) if self.rate is None else self.rate, "rate")
+        step = 1 if self.stage_wise_from is None else self.span
+        return [] if rate == 1 else [(block, rate) for block in range(self.start, stop, step)]

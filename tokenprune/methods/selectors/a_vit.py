@@ -1,0 +1,102 @@
+"""A-ViT (Yin et al., CVPR 2022): adaptive computation time for each token, read from its first channel."""
+
+import torch
+from torch import Tensor
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector
+from tokenprune.engine.state import Decision, TokenState
+from tokenprune.errors import InvalidConfig
+from tokenprune.methods.selectors.shared.gates import at_least_one
+from tokenprune.registry import register
+
+SPENT, DEPTH, OUTPUT = "halting_spent", "halting_depth", "halting_output"  # traits of positions and prefix tokens
+
+
+@register("selector", "a_vit")
+class AViTHalting(Selector):
+    """A token halts once its halting scores h = sigmoid(gamma x_0 - beta), one a block, add up to 1 - eps; no parameters of its own.
+
+    Its output is the mean of what the blocks gave it, weighted by h, by the remainder 1 - sum h in the block where it halts (the last
+    block: h = 1), paper section 3. A halted token is dropped: nobody attends to it any more. With `preserve` the dense map shows the
+    outputs of all tokens; with `remove` the class token's is the same, and the map shows zeros for those that halted on the way.
+
+    Prefix tokens have halting scores and outputs, too, and add nothing to the latter once they halt, but stay visible to the others
+    (the released code hides them). So does one patch token an image, if all of them would halt.
+
+    Args:
+        context: see `Context`.
+        gamma, beta: 5 and 10 in the paper (which adds a beta of -10). The released commands have 10 and 30 for DeiT-T, 10 and 75 for
+            DeiT-S.
+        eps: 0.01.
+
+    Raises:
+        InvalidConfig: eps outside (0, 1).
+    """
+
+    budget = "dynamic"
+    heeds = "blocks"
+    absorbing = True
+    learns = True
+    module = "adaptive computation time"
+    paper = "A-ViT, CVPR 2022"
+    published = {"treatment": "preserve", "schedule": {"name": "free"}}
+
+    def __init__(self, context: Context, gamma: float = 5.0, beta: float = 10.0, eps: float = 0.01) -> None:
+        super().__init__(context)
+        if not 0 < eps < 1:
+            raise InvalidConfig(f"a_vit: eps is {eps}; allowed: 0 < eps < 1")
+        self.gamma, self.beta, self.eps = gamma, beta, eps
+
+    @property
+    def caveat(self) -> str:
+        """Who sets the number of tokens."""
+        return "tokens halt by their own scores: no keep rate is aimed at, read the kept share"
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Take in the block before this one, and drop the tokens that halt with it."""
+        P, h = seen.state.prefix.shape[1], self.halting(seen.state)
+        traits = self._take_in(seen.state, h, seen.block)
+        halted = (traits[SPENT][:, P:] >= 1) & (seen.state.index >= 0)
+        score = 1 - h[:, P:]  # the probability to go on
+        keep = at_least_one(seen.live & ~halted, score, seen.live)
+        return Decision(keep, score=score, traits=traits, notes={"halting": (seen.block, self._mean(seen.state, h))})
+
+    def conclude(self, state: TokenState) -> TokenState:
+        """Return the state with every token's output in place of its last value; notes what `losses.ponder` reads."""
+        layers, P = self.context.depth, state.prefix.shape[1]
+        h = self.halting(state)
+        last = state.note("halting", layers - 1, (layers, self._mean(state, h)))
+        for name, values in self._take_in(state, torch.ones_like(h), layers).items():
+            last = last.with_trait(name, values)
+        output = last.traits[OUTPUT]
+        last = last.note("ponder", layers - 1, last.traits[DEPTH])
+        return last.with_dense(output[:, P:]).but(prefix=output[:, :P])
+
+    def halting(self, state: TokenState) -> Tensor:
+        """Return h of prefix and slots, (B,P+M) float32."""
+        return (self.gamma * state.sequence()[..., 0].float() - self.beta).sigmoid()
+
+    def _take_in(self, state: TokenState, h: Tensor, layers: int) -> dict[str, Tensor]:
+        """Return the traits after `layers` blocks: scores spent so far (1: halted), layers executed + remainder, outputs (B,P+M,...)."""
+        x = state.sequence()
+        spent, depth = recall(state, SPENT, h, missing=1.0), recall(state, DEPTH, h)
+        rest = 1 - spent
+        closing = spent + h > 1 - self.eps
+        weight = torch.where(closing, rest, h)
+        output = recall(state, OUTPUT, x) + weight.unsqueeze(-1).to(x.dtype) * x
+        depth = torch.where(closing & (rest > 0), layers + rest, depth)
+        return {SPENT: torch.where(closing, 1.0, spent + h), DEPTH: depth, OUTPUT: output}
+
+    def _mean(self, state: TokenState, h: Tensor) -> Tensor:
+        """Return each image's mean halting score of this layer over all its tokens, (B,): halted ones count as 0."""
+        going = recall(state, SPENT, h, missing=1.0) < 1
+        return (h * going).sum(1) / (state.prefix.shape[1] + state.positions)
+
+
+def recall(state: TokenState, name: str, like: Tensor, missing: float = 0.0) -> Tensor:
+    """Return a trait of prefix and slots (B,P+M,...), zeros of the shape `like` before it was first stored."""
+    if name not in state.traits:
+        return torch.zeros_like(like)
+    return torch.cat([state.traits[name][:, : state.prefix.shape[1]], state.trait(name, missing)], 1)

@@ -1,0 +1,80 @@
+"""AdaViT (Meng et al., CVPR 2022): policies for tokens, attention heads and sub-layers of every block."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector
+from tokenprune.engine.state import Decision
+from tokenprune.methods.selectors.shared.gates import at_least_one
+from tokenprune.registry import register
+
+
+@register("selector", "adavit")
+class AdaViTPolicies(Selector):
+    """Three linear policies a block: of the class token its heads (C -> h) and sub-layers (C -> 2), of each patch token itself (C -> 1).
+
+    Tokens are normalised first, without the scale and shift of the block's own norm, which a linear layer learns anyway. An unselected
+    token is neither a key nor changed by the block, and may be selected by any later one. Heads and sub-layers are switched off by
+    multiplication (`blocks.switched`). The released code also narrows the MLP with the heads and lets dropped tokens through the MLP
+    by default; neither is done here.
+
+    Args:
+        context: see `Context`.
+        tau: temperature of the Gumbel-sigmoid in training.
+        threshold: of heads and sub-layers. token_threshold: of tokens, 0.6 in the released code. At least one token an image stays.
+    """
+
+    budget = "dynamic"
+    heeds = "blocks"
+    gated = True
+    reads_cls = True
+    drops = False
+    learns = True
+    module = "gating module"
+    paper = "AdaViT, CVPR 2022"
+    published = {"treatment": "reactivate", "schedule": {"name": "free"}}
+
+    def __init__(self, context: Context, tau: float = 5.0, threshold: float = 0.5, token_threshold: float = 0.6) -> None:
+        super().__init__(context)
+        self.tau, self.threshold, self.token_threshold = tau, threshold, token_threshold
+        self.heads = nn.Linear(context.dim, context.heads)
+        self.sublayers = nn.Linear(context.dim, 2)
+        self.patches = nn.Linear(context.dim, 1)
+
+    @property
+    def caveat(self) -> str:
+        """What its MACs and seconds stand for."""
+        return (
+            "GMAC are expected ones, of the tokens, heads and sub-layers that were used; heads and sub-layers are masked, not skipped,"
+            " so no speed is claimed; usage is held to the targets of its loss, not of the schedule"
+        )
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Decide from the tokens that enter the block."""
+        tokens = self.patches(F.layer_norm(seen.tokens, seen.tokens.shape[-1:], eps=1e-6)).squeeze(-1)
+        cls = seen.state.prefix[:, 0]
+        branch = self._gate(self.heads(cls), self.threshold), self._gate(self.sublayers(cls), self.threshold)
+        gate = self._gate(tokens, self.token_threshold)
+        keep = at_least_one((gate > 0.5) & seen.live, tokens, seen.live)
+        gate = gate + (keep.to(gate.dtype) - gate).detach() if self.training else None
+        return Decision(keep, score=tokens.sigmoid(), gate=gate, branch=branch, notes={"branch": branch})
+
+    def _gate(self, logits: Tensor, threshold: float) -> Tensor:
+        """Return 0/1 gates: sigmoid(logits) > threshold at test time; in training with noise and a straight-through gradient."""
+        if not self.training:
+            return (logits.sigmoid() > threshold).to(logits.dtype)
+        return gumbel_sigmoid(logits, self.tau, threshold)
+
+    def macs(self, slots: float) -> float:
+        """Return N C + (h + 2) C."""
+        return (slots + self.context.heads + 2) * self.context.dim
+
+
+def gumbel_sigmoid(logits: Tensor, tau: float, threshold: float) -> Tensor:
+    """Return sigmoid((logits + g1 - g2) / tau) > threshold as 0/1 with the gradient of the sigmoid; g1, g2 are Gumbel noise."""
+    noise = torch.rand_like(logits.float()).clamp(1e-6, 1 - 1e-6).logit()  # the difference of two Gumbel variables is logistic
+    soft = ((logits.float() + noise) / tau).sigmoid()
+    return ((soft > threshold).float() - soft.detach() + soft).to(logits.dtype)

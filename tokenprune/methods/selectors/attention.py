@@ -1,0 +1,111 @@
+"""Top-k attention: inside the block that attends (TokenReduction's Top-K), or between it and the next (Cropr's Attn Top-K)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidSchedule
+from tokenprune.registry import register
+from tokenprune.utils.settings import one_of
+
+SCORES = ("cls", "mean_query", "column_mean")
+TRAIT = "attention_before"
+
+
+def known(name: str, score: str) -> str:
+    """Return `score`; raises InvalidConfig if it is none of SCORES."""
+    return one_of(name, "score", score, SCORES)
+
+
+def attention(seen: Observation, source: str) -> Tensor:
+    """Return how much attention each slot receives in the observed block, heads averaged, (B,M); `source` is one of SCORES."""
+    return {"cls": seen.cls_row, "mean_query": seen.mean_query, "column_mean": seen.column_mean}[source]().mean(1)
+
+
+@register("selector", "topk")
+class AttentionTopK(Selector):
+    """Keeps the tokens that receive most attention in the block that decides, between its attention and its MLP.
+
+    Args:
+        context: see `Context`.
+        score: `cls` the class token's row; `mean_query` the mean query's row (no class token needed, O(N)); `column_mean` the
+            mean over all queries, which costs about as much as the attention itself.
+    """
+
+    site = "inside"
+    reads_cls = True
+    module = "attention-based"
+    paper = "Cropr's baseline"
+
+    def __init__(self, context: Context, score: str = "cls") -> None:
+        super().__init__(context)
+        self.source = known(self.name, score)
+
+    @classmethod
+    def wants_cls(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether `score` is the class token's row, the default."""
+        return options.get("score", "cls") == "cls"
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the `budget.keep` slots of most attention, heads averaged."""
+        return keep_top(attention(seen, self.source), seen.live, budget.keep)
+
+    def macs(self, slots: float) -> float:
+        """Return the second pass over the logits that the column mean needs; a single row is part of the block."""
+        return slots * slots * self.context.dim if self.source == "column_mean" else 0.0
+
+
+class AttentionBefore(Selector):
+    """A selector that acts between two blocks and reads how much attention each token received in the first of them.
+
+    Args:
+        context: see `Context`.
+        source: one of SCORES.
+    """
+
+    recalls = True
+
+    def __init__(self, context: Context, source: str) -> None:
+        super().__init__(context)
+        self.source = source
+        if context.block < 1:
+            raise InvalidSchedule(f"{self.name}: it reads the attention of the block before, and block 0 has none; set schedule.start=1")
+
+    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
+        """Return the attention that live slots receive, (B,M), in a block that a decision follows."""
+        return {TRAIT: attention(seen, self.source).detach()} if seen.precedes else {}
+
+    def received(self, seen: Observation, missing: float) -> Tensor:
+        """Return what `observe` stored, (B,M); a fused token that came since reads `missing`."""
+        return seen.trait(TRAIT, missing)
+
+    def macs(self, slots: float) -> float:
+        """Return the second pass over the logits that the column mean needs; a single row is part of the block."""
+        keys = slots if self.context.reach is None else min(slots, self.context.reach)
+        return slots * keys * self.context.dim if self.source == "column_mean" else 0.0
+
+
+@register("selector", "attn_topk")
+class AttentionTopKBefore(AttentionBefore):
+    """Cropr's Attn Top-K (section 4): the tokens that received most attention in the block just executed go on to the next.
+
+    Dropped tokens have been through the whole block, its MLP included, which is what Last Layer Fusion brings back.
+    """
+
+    reads_cls = True
+    module = "attention-based"
+    paper = "Cropr's baseline"
+    published = {"treatment": "last_layer_fusion", "schedule": {"name": "per_block", "remove": 8}}
+    wants_cls = AttentionTopK.wants_cls
+
+    def __init__(self, context: Context, score: str = "cls") -> None:
+        super().__init__(context, known(self.name, score))
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the `budget.keep` slots that received most attention; a fused token, which none was stored for, stays."""
+        return keep_top(self.received(seen, missing=float("inf")), seen.live, budget.keep)

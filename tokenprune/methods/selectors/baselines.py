@@ -1,0 +1,49 @@
+"""Baselines that look at no feature: random and pixel variance (Cropr section 4)."""
+
+from dataclasses import replace
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.methods.selectors.shared.noise import at_slots, uniform
+from tokenprune.registry import register
+
+TRAIT = "pixel_variance"
+
+
+@register("selector", "variance")
+class PixelVariance(Selector):
+    """Keeps the patches whose (normalised) input pixels vary most: mean over channels of the variance over the patch."""
+
+    module = "parameter-free"
+    paper = "Cropr's baseline"
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the slots of greatest pixel variance, looked up once an image; fused tokens, which have no pixels, stay."""
+        if TRAIT in seen.state.traits:
+            return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep)
+        variance = seen.pixels().var(-1, unbiased=False).mean(-1)  # (B,N)
+        found = at_slots(variance, seen.state)
+        return replace(keep_top(found, seen.live, budget.keep), traits={TRAIT: found})
+
+
+@register("selector", "random")
+class RandomSelector(Selector):
+    """Keeps tokens at random; at test time the draw depends on seed, block and the image alone, not on its batch mates.
+
+    Args:
+        context: see `Context`.
+        seed: of the draw at test time; None draws afresh then, too, which is faster than hashing images.
+    """
+
+    module = "parameter-free"
+    paper = "Cropr's baseline"
+
+    def __init__(self, context: Context, seed: int | None = 0) -> None:
+        super().__init__(context)
+        self.seed = seed
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep `budget.keep` slots drawn without replacement."""
+        return keep_top(uniform(seen, None if self.training else self.seed), seen.live, budget.keep)

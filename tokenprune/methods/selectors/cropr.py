@@ -1,0 +1,119 @@
+"""Cropr (Bergner et al., 2024, section 3): learned queries cross-attend to the tokens and learn from auxiliary heads which ones matter."""
+
+import copy
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidConfig
+from tokenprune.methods.layers import EPS, AuxiliaryHead, first_queries, start
+from tokenprune.methods.selectors.shared.noise import uniform
+from tokenprune.registry import register
+
+SELECTIONS = ("topk", "sampling")
+PATCHES = "patches"
+_LEAST = 2.0**-25  # below every positive number of `uniform`
+
+
+@register("selector", "cropr")
+class CroprRouter(Selector):
+    """Scores a = sum_n Q_n X^T (Eq. 3-4), raw logits of detached tokens; prefix tokens are never scored and so always stay.
+
+    Which tokens stay has no gradient. The queries learn in training, where the model has a head, from a head of their own that sees all
+    tokens, prefix included, through their attention: its logits are the note `auxiliary`, (B,K), with several queries (B,Nq,K), of which
+    `losses.auxiliary` makes a loss. At test time it is not computed, and `deploy` leaves it out.
+
+    Args:
+        context: see `Context`; without `classes` there is no auxiliary head.
+        queries: number of queries Nq, 1 for a whole image, or `patches`: one for each of N positions, which learn labels of patches.
+        heads: 1, or those of a cross-attention with a norm on the tokens and projections of queries, keys, values and result (Table 4a).
+            Scores are summed over heads, too, so that inference pays for the norm and the projection of keys.
+        select: topk, or sampling without replacement from softmax(a C^-0.5) (Table 4b), by Gumbel noise; at test time the noise depends
+            on seed, block and the image alone.
+        mlp: whether there is an MLP in the aggregator (Table 4c). stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
+        salient: False drops the tokens of highest score (Table 1, Non-salient). seed: of sampling at test time. aggregate: False lets a
+            deployed router ask all its queries, as the released code does; what their sum saves is Figure 3b.
+    """
+
+    learns = True
+    taught_by = "auxiliary"
+    module = "cross-attention router"
+    paper = "Token Cropr, CVPR 2025"
+    published = {"treatment": "last_layer_fusion", "schedule": {"name": "per_block", "remove": 8}}
+
+    def __init__(
+        self,
+        context: Context,
+        queries: int | str = 1,
+        heads: int = 1,
+        select: str = "topk",
+        mlp: bool = True,
+        stop_grad: bool = True,
+        salient: bool = True,
+        seed: int = 0,
+        aggregate: bool = True,
+    ) -> None:
+        super().__init__(context)
+        queries = context.positions if queries == PATCHES else queries
+        _check(context.dim, queries, heads, select)
+        self.select, self.stop_grad, self.salient, self.seed, self.aggregate = select, stop_grad, salient, seed, aggregate
+        self.query, dim, many = first_queries(queries, context.dim), context.dim, heads > 1
+        self.norm = nn.LayerNorm(dim, eps=EPS) if many else nn.Identity()
+        self.ask, self.key = (nn.Linear(dim, dim, bias=False) if many else nn.Identity() for _ in range(2))
+        self.apply(start)
+        self.auxiliary = AuxiliaryHead(dim, context.classes, heads, mlp) if context.classes else None
+
+    @property
+    def caveat(self) -> str:
+        """The router cannot learn without classes."""
+        untaught = "the router's queries stay random: without a head the model has no auxiliary ones that teach them"
+        return "" if self.context.classes else untaught
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the `budget.keep` slots of highest summed logit, or as many drawn by it."""
+        state, learning = seen.state, self.training and self.auxiliary is not None
+        tokens = state.sequence() if learning else seen.tokens
+        tokens = self.norm(tokens.detach() if self.stop_grad else tokens)
+        query, keys, notes = self.ask(self.query), self.key(tokens), {}
+        if learning:
+            P = state.prefix.shape[1]
+            there = None if state.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
+            notes = {"auxiliary": self.auxiliary(query, keys, tokens, there)}
+            keys = keys[:, P:]
+        score = (keys @ query.T).sum(-1)  # (B,M)
+        score = score if self.salient else -score
+        chosen = keep_top(score if self.select == "topk" else self._drawn(score, seen), seen.live, budget.keep)
+        return replace(chosen, score=score, notes=notes)
+
+    def macs(self, slots: float) -> float:
+        """Return Nq M C, and M C^2 for a projection of keys; the projection of queries is done once, in `deploy`."""
+        return slots * (self.query.numel() + sum(p.numel() for p in self.key.parameters()))
+
+    def deploy(self) -> "CroprRouter":
+        """Return a router with one query, the sum of all (Eq. 6), or all, projected; no auxiliary head: the same scores for 1/Nq."""
+        deployed = copy.deepcopy(self, {id(self.auxiliary): None})  # not copied, and so not there
+        projected = self.ask(self.query).detach()
+        deployed.query = nn.Parameter(projected.sum(0, keepdim=True) if self.aggregate else projected)
+        deployed.ask = nn.Identity()
+        return deployed
+
+    def _drawn(self, score: Tensor, seen: Observation) -> Tensor:
+        """Return score C^-0.5 + Gumbel noise, whose largest are a sample without replacement; infinite without a position."""
+        noise = uniform(seen, None if self.training else self.seed)
+        gumbel = -(-noise.clamp(_LEAST, 1 - 2.0**-24).log()).log()
+        return (score * self.context.dim**-0.5 + gumbel).masked_fill(noise.isinf(), float("inf"))
+
+
+def _check(dim: int, queries: int, heads: int, select: str) -> None:
+    bad = [
+        (not isinstance(queries, int) or queries < 1, f"cropr: queries is {queries!r}; allowed: >= 1, or {PATCHES}"),
+        (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or what divides the {dim} channels"),
+        (select not in SELECTIONS, f"cropr: select is {select!r}; allowed: {', '.join(SELECTIONS)}"),
+    ]
+    problems = [text for wrong, text in bad if wrong]
+    if problems:
+        raise InvalidConfig(problems)

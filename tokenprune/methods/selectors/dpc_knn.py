@@ -1,0 +1,94 @@
+"""DPC-KNN (TCFormer, Zeng et al., CVPR 2022, section 3.2): tokens of high density, far from denser ones, are centres of clusters."""
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.methods.selectors.shared.distances import distances
+from tokenprune.methods.selectors.shared.noise import uniform
+from tokenprune.registry import register
+from tokenprune.utils.settings import one_of
+
+NEIGHBOURS = 5  # k, of which the first is the token itself
+NOISE = 1e-6
+WEIGHTINGS, VARIANTS = ("learned", "equal"), ("fixed", "released")
+
+
+@register("selector", "dpc_knn")
+class DensityPeaks(Selector):
+    """Every token goes to its nearest centre, which becomes the weighted mean of its cluster; proportional attention is not part of it.
+
+    What is chosen does not depend on anything learned, only the weights of the mean do: they are all equal before training, so that
+    both weightings are the same then. Convolutions and residual blocks of TCFormer are left out, as in TokenReduction's code.
+
+    Args:
+        context: see `Context`.
+        weighting: `learned` weighs a token with exp(w x + b), w and b zero at first; `equal` takes the mean of tokens, merged or not.
+        variant: equal densities are told apart by `fixed` order of slots, or by noise U(0,1) * 1e-6 on the density as `released`, at
+            test time too; there an image always gets the same noise (`image_noise`), which the released code draws anew.
+
+    Raises:
+        InvalidConfig: an unknown weighting or variant.
+    """
+
+    merging = True
+    module = "clustering"
+    paper = "TCFormer, CVPR 2022"
+    published = {"treatment": {"name": "merge", "proportional": False}, "schedule": {"name": "stages"}}
+
+    def __init__(self, context: Context, weighting: str = "learned", variant: str = "fixed") -> None:
+        super().__init__(context)
+        self.variant = one_of(self.name, "variant", variant, VARIANTS)
+        self.weigh = nn.Linear(context.dim, 1) if one_of(self.name, "weighting", weighting, WEIGHTINGS) == "learned" else None
+        if self.weigh is not None:
+            nn.init.zeros_(self.weigh.weight)
+            nn.init.zeros_(self.weigh.bias)
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep `budget.keep` centres and name the nearest one as the target of each other token."""
+        noise = None if self.variant == "fixed" else NOISE * uniform(seen, None if self.training else 0)
+        apart = distances(seen.tokens, seen.live) / self.context.dim**0.5
+        chosen = keep_top(peaks(apart, seen.live, noise), seen.live, budget.keep)
+        target = nearest_centre(apart, chosen.slots)
+        weight = torch.ones_like(chosen.score) if self.weigh is None else self._weights(seen, target)
+        return Decision(chosen.keep, target=target, score=chosen.score, weight=weight, slots=chosen.slots)
+
+    def _weights(self, seen: Observation, target: Tensor) -> Tensor:
+        """Return exp of the logits (B,M), each less the greatest of its cluster: the same means, and nothing overflows."""
+        logits = self.weigh(seen.tokens).squeeze(-1).float().masked_fill(~seen.live, 0.0)
+        greatest = torch.full_like(logits, float("-inf")).scatter_reduce(1, target, logits.detach(), "amax")
+        return (logits - greatest.gather(1, target)).exp()
+
+    def macs(self, slots: float) -> float:
+        """Return M^2 C of the distances, and M C of learned weights."""
+        return slots * (slots + (self.weigh is not None)) * self.context.dim
+
+
+def peaks(apart: Tensor, live: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Return log(rho delta) of each token, (B,M), of distances (B,M,M) over sqrt(C).
+
+    rho = exp(-mean d^2 to the k nearest), plus noise (B,M); delta: distance to the nearest token of higher rho, or of the same rho in an
+    earlier slot, and the greatest distance of all for the token that has none. In logarithms, where densities do not underflow.
+    """
+    M, unseen = live.shape[1], ~live.unsqueeze(1)
+    near = apart.masked_fill(unseen, float("inf")).topk(min(NEIGHBOURS, M), dim=-1, largest=False).values
+    known = near.isfinite()
+    density = -near.masked_fill(~known, 0.0).square().sum(-1) / known.sum(-1)
+    if noise is not None:
+        density = (density.exp() + noise).log()
+    mine, other = density.unsqueeze(2), density.unsqueeze(1)
+    earlier = torch.ones(M, M, dtype=torch.bool, device=live.device).tril(-1)  # [i,j]: j comes before i
+    higher = (other > mine) | ((other == mine) & earlier)
+    above = apart.masked_fill(~higher | unseen, float("inf")).amin(-1)
+    farthest = apart.masked_fill(unseen | ~live.unsqueeze(2), 0.0).amax((1, 2), keepdim=True).squeeze(-1)
+    delta = above.where(above.isfinite(), farthest)
+    return density + delta.clamp(min=torch.finfo(delta.dtype).tiny).log()
+
+
+def nearest_centre(apart: Tensor, centres: Tensor) -> Tensor:
+    """Return the slot of each token's nearest centre, (B,M), given the centres' slots (B,K); a centre's is its own."""
+    nearest = apart.gather(2, centres.unsqueeze(1).expand(-1, apart.shape[1], -1)).argmin(-1)
+    return centres.gather(1, nearest).scatter(1, centres, centres)

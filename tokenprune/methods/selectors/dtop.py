@@ -1,0 +1,66 @@
+"""DToP (Tang et al., 2023) as Cropr compares with it: tokens leave that a head on the way already tells with confidence."""
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidConfig
+from tokenprune.methods.layers import start
+from tokenprune.registry import register
+
+TRAIT = "logits"
+
+
+@register("selector", "dtop")
+class DToP(Selector):
+    """Predicts the class of every patch token (norm, linear layer); the most confident leave, as many as the schedule says (Cropr 4.2).
+
+    Confidence is the greatest softmax probability. The logits are the trait `logits` of each position (B,P+N,K): one that has left keeps
+    those of its exit, which a segmenter shows in place of its head's. In training they are the note `token_logits`, too, of which
+    `losses.auxiliary` makes a loss whose gradient reaches the encoder. DToP itself lets tokens leave above a fixed confidence.
+
+    A model that is only planned, before a task has said how many classes there are, has no heads, and their MACs are not in the plan.
+
+    Raises:
+        InvalidConfig: asked to choose with fewer than two classes to tell.
+    """
+
+    learns = True
+    taught_by = "auxiliary"
+    needs = ("patches",)
+    module = "auxiliary head on every token"
+    paper = "DToP, ICCV 2023, with a fixed number (Cropr section 4.2)"
+    published = {"treatment": "remove", "schedule": {"name": "per_block", "remove": 40}}
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        told = context.classes > 1
+        self.head = nn.Sequential(nn.LayerNorm(context.dim), nn.Linear(context.dim, context.classes)) if told else None
+        self.apply(start)
+        self.normed = context.dim * told
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the `budget.keep` slots of least confidence, and store what is predicted of all."""
+        if self.head is None:
+            raise InvalidConfig(
+                f"dtop: there are {self.context.classes} classes to tell; allowed: 2 and more, of the model's own head or of `classes`;"
+                " use task=segmentation, or selector=cropr, which can do without"
+            )
+        logits = self.head(seen.tokens)  # (B,M,K)
+        confidence = logits.float().softmax(-1).amax(-1)
+        notes = {"token_logits": (logits, seen.state.index.where(seen.live, -1))} if self.training else {}
+        return replace(keep_top(-confidence, seen.live, budget.keep), traits={TRAIT: self._stored(seen, logits)}, notes=notes)
+
+    def macs(self, slots: float) -> float:
+        """Return M C K, of all slots."""
+        return 0.0 if self.head is None else float(slots * self.head[1].weight.numel())
+
+    def _stored(self, seen: Observation, logits: Tensor) -> Tensor:
+        """Return logits of live slots, and what dead ones, which masked execution still has, left with."""
+        if seen.state.complete or TRAIT not in seen.state.traits:
+            return logits
+        return logits.where(seen.live.unsqueeze(-1), seen.trait(TRAIT).to(logits.dtype))

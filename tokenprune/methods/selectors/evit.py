@@ -1,0 +1,22 @@
+"""EViT's selector (Liang et al., ICLR 2022, section 3.2): attention of the class token, after attention and before the MLP."""
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.registry import register
+
+
+@register("selector", "evit")
+class EViTAttentiveness(Selector):
+    """Class-token attention averaged over heads; the count is ceil(keep_rate * current) in the paper, see the schedule."""
+
+    site = "inside"
+    reads_cls = True
+    module = "attention-based"
+    paper = "EViT, ICLR 2022"
+    published = {"treatment": "fuse", "schedule": {"name": "stages", "of": "current", "rounding": "ceil"}}
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the `budget.keep` slots that the class token attends to most; a fused token competes like any other."""
+        return keep_top(seen.cls_row().mean(1), seen.live, budget.keep)

@@ -1,0 +1,51 @@
+"""Evo-ViT's selector (Xu et al., AAAI 2022, section 3.2): a running average of class attention that pruned tokens keep, stale."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidConfig
+from tokenprune.registry import register
+
+TRAIT = "running_attention"
+
+
+@register("selector", "evo_vit")
+class EvoViTRunningAttention(Selector):
+    """Global class attention g <- (1 - t) g + t a for processed tokens; all positions are sorted again at every decision.
+
+    Before the first decision t is 1, as in the released models (g is the attention of the block just before). The representative
+    token of the paper is not in the released DeiT code and not here.
+
+    Args:
+        context: see `Context`.
+        tradeoff: t of the blocks from the first decision on, in (0, 1].
+    """
+
+    reads_cls = True
+    module = "attention-based"
+    paper = "Evo-ViT, AAAI 2022"
+    published = {"treatment": "reactivate", "schedule": {"name": "constant", "rate": 0.5}}
+
+    def __init__(self, context: Context, tradeoff: float = 0.5) -> None:
+        super().__init__(context)
+        if not 0 < tradeoff <= 1:
+            raise InvalidConfig(f"evo_vit: tradeoff is {tradeoff}; allowed: 0 < tradeoff <= 1")
+        self.tradeoff = tradeoff
+
+    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
+        """Return the updated average of live slots, (B,M): attention summed over heads, as released."""
+        if seen.block < self.context.block - 1:
+            return {}  # with t = 1 the next block would forget it
+        now = seen.cls_row().sum(1).detach()
+        if TRAIT not in seen.state.traits or seen.block < self.context.block:
+            return {TRAIT: now}
+        return {TRAIT: (1 - self.tradeoff) * seen.trait(TRAIT) + self.tradeoff * now}
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the slots of greatest running attention; a fused token, which has none, stays."""
+        return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep)

@@ -1,0 +1,93 @@
+"""K-Medoids (Token Pooling, Marin et al., WACV 2023, as a baseline of TokenReduction and Cropr): the most central tokens of clusters."""
+
+import torch
+from torch import Tensor
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidConfig
+from tokenprune.methods.selectors.attention import AttentionBefore, known
+from tokenprune.methods.selectors.shared.distances import distances
+from tokenprune.registry import register
+from tokenprune.utils.settings import one_of
+
+VARIANTS = ("fixed", "released")
+
+
+@register("selector", "kmedoids")
+class KMedoids(AttentionBefore):
+    """Clusters the tokens, each weighted by the attention that it received in the block before, and keeps the medoids as they are.
+
+    The first medoids are the tokens of most weight; a fused token, which no weight was stored for, weighs nothing.
+
+    Args:
+        context: see `Context`.
+        score: the weight: `column_mean` over all queries (published), `mean_query`, or `cls`, the class token's row.
+        iterations: of assignment and update; 0 keeps the tokens of most weight.
+        variant: `fixed` or `released`, see `cluster`.
+
+    Raises:
+        InvalidConfig: an unknown score or variant, a negative number of iterations. InvalidSchedule: a decision at block 0.
+    """
+
+    recalls = False  # distances, the most of it, are those of all candidates
+    module = "clustering"
+    paper = "Token Pooling, WACV 2023"
+
+    def __init__(self, context: Context, score: str = "column_mean", iterations: int = 3, variant: str = "fixed") -> None:
+        super().__init__(context, known(self.name, score))
+        if not isinstance(iterations, int) or iterations < 0:
+            raise InvalidConfig(f"{self.name}: iterations is {iterations!r}; allowed: a whole number >= 0")
+        self.iterations, self.variant = iterations, one_of(self.name, "variant", variant, VARIANTS)
+
+    @classmethod
+    def wants_cls(cls, options: dict[str, object]) -> bool:
+        """Tell whether `score` is the class token's row."""
+        return options.get("score") == "cls"
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the `budget.keep` medoids."""
+        weights = self.received(seen, missing=0.0)
+        slots = cluster(seen.tokens, weights, budget.keep, self.iterations, self.variant, seen.live)
+        return Decision(torch.zeros_like(seen.live).scatter_(1, slots, True) & seen.live, score=weights, slots=slots)
+
+    def macs(self, slots: float) -> float:
+        """Return M^2 C of the distances, M^2 an iteration of the costs, and what the column mean takes."""
+        return super().macs(slots) + slots * slots * (self.context.dim + self.iterations)
+
+
+def cluster(
+    tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, variant: str = "fixed", live: Tensor | None = None
+) -> Tensor:
+    """Return the slots of `count` medoids an image, (B,count), ascending and distinct.
+
+    `fixed`: the cost of a candidate is sum_j w_j d(i,j) over the members j of its cluster, and a medoid always belongs to its own cluster,
+    so that none is ever empty and the objective, the sum of all w_j d(j, its medoid), never rises. `released`: the cost is
+    w_i sum_j d(i,j) over all tokens j, as in TokenReduction's code, so that members do not matter and attended tokens lose; an empty
+    cluster takes the first token; where a token ends up as medoid twice, the tokens of most weight fill up.
+
+    Args:
+        tokens: (B,M,C). weights: (B,M), not negative. count: of medoids, at most the live slots of each image.
+        iterations, variant: see `KMedoids`.
+        live: (B,M) bool; None: all.
+    """
+    live = torch.ones_like(weights, dtype=torch.bool) if live is None else live
+    apart = distances(tokens, live)
+    weights = weights.detach().to(apart.dtype).masked_fill(~live, 0.0)
+    pull = apart * weights.unsqueeze(1)  # [i,j]: what member j adds to the cost of candidate i
+    overall = weights * apart.masked_fill(~live.unsqueeze(1), 0.0).sum(-1)
+    number = torch.arange(count, device=live.device)
+    dead, worst = ~live.unsqueeze(-1), torch.finfo(apart.dtype).max
+    medoids = weights.masked_fill(~live, -1.0).sort(dim=1, descending=True, stable=True).indices[:, :count]
+    for _ in range(iterations):
+        owner = apart.gather(2, medoids.unsqueeze(1).expand(-1, apart.shape[1], -1)).argmin(-1)
+        if variant == "fixed":
+            owner = owner.scatter(1, medoids, number.expand_as(medoids))
+        together = owner.unsqueeze(2) == owner.unsqueeze(1)
+        cost = overall if variant == "released" else (pull * together).sum(-1)
+        candidates = cost.unsqueeze(-1).where(owner.unsqueeze(-1) == number, worst)  # (B,M,count)
+        medoids = candidates.masked_fill(dead, float("inf")).argmin(1)
+    named = torch.zeros_like(live).scatter_(1, medoids, True)
+    return keep_top(weights.masked_fill(named, float("inf")), live, count).slots

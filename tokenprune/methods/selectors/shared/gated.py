@@ -1,0 +1,90 @@
+"""What selectors share that train by drawing each token's fate and may keep another number of tokens in each image at test time."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidConfig
+from tokenprune.methods.selectors.shared.gates import at_least_one, cut, sampled
+from tokenprune.methods.selectors.shared.noise import uniform
+
+EVAL_MODES = ("threshold", "sample", "topk")
+
+
+class GatedSelector(Selector):
+    """Base of gates that are drawn by Gumbel-softmax in training.
+
+    Args:
+        context: see `Context`.
+        eval_mode: `threshold` keeps p > threshold (a buffer, 0.5 until calibrated); `sample` draws as the released codes do at
+            test time, but the same draw each time; `topk` keeps the schedule's count.
+        calibration_images: training images by which each threshold is set after training, so that usage meets its target; 0: none.
+        tau: Gumbel temperature; P(keep) does not depend on it, the gradient does.
+        seed: of the draw under `sample`.
+
+    Raises:
+        InvalidConfig: an unknown eval_mode, a negative number of images.
+    """
+
+    budget = "dynamic"
+    gated = True
+    learns = True
+    heeds = "target"
+    module = "gating module"
+
+    def __init__(self, context: Context, eval_mode: str, calibration_images: int, tau: float, seed: int) -> None:
+        super().__init__(context)
+        problems = []
+        if eval_mode not in EVAL_MODES:
+            problems.append(f"{self.name}: eval_mode is {eval_mode!r}; allowed: {', '.join(EVAL_MODES)}")
+        if calibration_images < 0:
+            problems.append(f"{self.name}: calibration_images is {calibration_images}; allowed: 0 (no calibration) and more")
+        if problems:
+            raise InvalidConfig(problems)
+        self.eval_mode, self.tau, self.seed = eval_mode, tau, seed
+        self.calibration_images = calibration_images if eval_mode == "threshold" else 0
+        self.register_buffer("threshold", torch.tensor(0.5))
+
+    @property
+    def caveat(self) -> str:
+        """What the mode means for the counts."""
+        fresh = self.eval_mode == "threshold" and float(self.threshold) == 0.5
+        drawn = "gates draw at test time, as the released code does" if self.eval_mode == "sample" else ""
+        return "gates keep p > 0.5, not calibrated to the target: read the kept share" if fresh else drawn
+
+    @property
+    def counts_vary(self) -> bool:
+        """Tell whether images may keep different numbers: always, but for `topk` at test time."""
+        return self.training or self.eval_mode != "topk"
+
+    def decide(self, seen: Observation, budget: Budget, log_probs: Tensor, always: Tensor | None = None) -> Decision:
+        """Return the drawn gate in training, and what `eval_mode` says at test time.
+
+        Args:
+            seen, budget: as `score` gets them.
+            log_probs: (B,M,2), index 0 = keep.
+            always: (B,M) live slots that stay whatever their score; under `topk` they are among the schedule's count.
+        """
+        log_keep, live = log_probs[..., 0], seen.live
+        p_keep = log_keep.exp()
+        if self.training:
+            keep, gate = sampled(log_probs, live, self.tau)
+            if always is not None:
+                keep, gate = keep | always, gate.masked_fill(always, 1.0)
+            return Decision(keep, score=p_keep, gate=gate, log_prob=log_keep)
+        if self.eval_mode == "topk":
+            ranked = p_keep if always is None else p_keep.masked_fill(always, float("inf"))
+            return replace(keep_top(ranked, live, budget.keep), score=p_keep)
+        # keep iff p exceeds a uniform number: the hard Gumbel draw, which has P(keep) = p for any tau
+        bar = self.threshold if self.eval_mode == "threshold" else uniform(seen, self.seed)
+        wanted = (p_keep > bar) & live if always is None else (p_keep > bar) & live | always
+        return Decision(at_least_one(wanted, p_keep, live), score=p_keep, log_prob=log_keep)
+
+    def calibrate(self, scores: Tensor, keep: float) -> None:
+        """Set the threshold so that `keep` of the scores (n,) lie above it."""
+        self.threshold.fill_(cut(scores, keep))

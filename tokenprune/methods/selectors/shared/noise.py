@@ -1,0 +1,32 @@
+"""Random numbers of a selection that depend on seed, block and the image alone."""
+
+
+import torch
+from torch import Tensor
+
+from tokenprune.engine.indexing import take
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.state import TokenState
+
+
+def uniform(seen: Observation, seed: int | None) -> Tensor:
+    """Return uniform numbers in [0,1) at the slots (B,M), infinite without a position: `image_noise` of a seed, fresh ones for None."""
+    B, N, pixels = seen.live.shape[0], seen.state.positions, seen.state.pixels
+    fresh = seed is None or pixels is None
+    return at_slots(torch.rand(B, N, device=seen.live.device) if fresh else image_noise(pixels, N, seed, seen.block), seen.state)
+
+
+def at_slots(values: Tensor, state: TokenState) -> Tensor:
+    """Return per-position values (B,N) at the slots (B,M), infinite where a slot has no position."""
+    return take(values, state.index.clamp(min=0)).masked_fill(state.index < 0, float("inf"))
+
+
+def image_noise(pixels: Tensor, count: int, seed: int, block: int) -> Tensor:
+    """Return (B,count) uniform numbers in [0,1), a hash of each image's exact pixels: same image, same numbers, on any device."""
+    content = pixels.float().contiguous().view(torch.int32).flatten(1).sum(1, dtype=torch.int64)  # integer, so order does not matter
+    place = torch.arange(count, device=pixels.device, dtype=torch.int64)
+    salt = ((seed * 8191 + block + 1) * 0x1D8E4E27C47D124F) % 2**62
+    x = content.unsqueeze(1) * 0x2545F4914F6CDD1D + place * 0x632BE59BD9B4E019 + salt
+    for shift, factor in ((31, 0x3C79AC492BA7B653), (29, 0x1C69B3F74AC4AE35), (32, 1)):
+        x = (x ^ (x >> shift)) * factor
+    return (x & 0xFFFFFF).double().div(0x1000000).float()

@@ -1,0 +1,68 @@
+"""The Sinkhorn tokenizer (Haurum et al., 2022, as in TokenReduction): an optimal transport plan from tokens to learned slots."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenprune.engine.selector import Context
+from tokenprune.errors import InvalidConfig
+from tokenprune.methods.selectors.shared.mixing import MixingSelector
+from tokenprune.registry import register
+from tokenprune.utils.settings import one_of
+
+VARIANTS = ("fixed", "released")
+
+
+@register("selector", "sinkhorn")
+class SinkhornTokenizer(MixingSelector):
+    """Each token's mass of 1 is shared out among K learned unit vectors by cosine, by entropic transport; each gets about M/K.
+
+    Args:
+        context: see `Context`.
+        eps: strength of the entropy; with 1.0, as published, cosines hardly matter and all new tokens are much the same.
+        iterations: of the scaling, at least 1.
+        variant: `fixed` mixes the tokens as they are, by the plan over each slot's mass, so that new tokens are of their scale; `released`
+            sums unit tokens by the plan itself, whatever the scale of the tokens was (TokenReduction).
+
+    Raises:
+        InvalidConfig: eps that is not positive, no iteration, an unknown variant.
+    """
+
+    module = "learned slots"
+    paper = "Sinkhorn tokenizer, 2022"
+
+    def __init__(self, context: Context, eps: float = 1.0, iterations: int = 3, variant: str = "fixed") -> None:
+        super().__init__(context)
+        problems = []
+        if not eps > 0:
+            problems.append(f"{self.name}: eps is {eps}; allowed: > 0")
+        if not isinstance(iterations, int) or iterations < 1:
+            problems.append(f"{self.name}: iterations is {iterations!r}; allowed: a whole number >= 1")
+        if problems:
+            raise InvalidConfig(problems)
+        self.eps, self.iterations, self.variant = eps, iterations, one_of(self.name, "variant", variant, VARIANTS)
+        self.slots = nn.Parameter(torch.randn(self.count, context.dim))
+
+    def mixtures(self, tokens: Tensor, live: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the plan (B,K,M) and the unit tokens (`released`), or the plan over its slots' masses."""
+        unit = F.normalize(tokens, dim=-1)
+        plan = transport(F.normalize(self.slots, dim=-1) @ unit.mT, live, self.eps, self.iterations)
+        return (plan, unit) if self.variant == "released" else (plan / plan.sum(-1, keepdim=True), None)
+
+    def macs(self, slots: float) -> float:
+        """Return 2 K M C, of the cosines and of the mixtures."""
+        return 2 * slots * self.slots.numel()
+
+
+def transport(scores: Tensor, live: Tensor, eps: float, iterations: int) -> Tensor:
+    """Return a plan (B,K,M) by Sinkhorn's scaling of exp(scores / eps), in logarithms: rows to equal sums, then columns, so many times.
+
+    Live tokens (B,M) give 1 each, because the columns come last; dead ones give nothing. The marginals of the released code, whose two
+    sides are of unequal mass, differ by constants that cancel.
+    """
+    kernel = scores.float() / eps
+    of_tokens, dead = torch.zeros_like(kernel[:, :1]), ~live.unsqueeze(1)
+    for _ in range(iterations):
+        of_slots = -(kernel + of_tokens).masked_fill(dead, float("-inf")).logsumexp(2, keepdim=True)
+        of_tokens = -(kernel + of_slots).logsumexp(1, keepdim=True)
+    return (kernel + of_slots + of_tokens).exp().masked_fill(dead, 0.0)

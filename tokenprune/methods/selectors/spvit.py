@@ -1,0 +1,95 @@
+"""SPViT's selector (Kong et al., ECCV 2022, section 4): a classifier of each head's channels, heads weighted, and a package token."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context
+from tokenprune.engine.state import Decision
+from tokenprune.methods.selectors.shared.gated import GatedSelector
+from tokenprune.registry import register
+
+
+class HeadwiseGate(nn.Module):
+    """Classifiers of h heads, each on its own d = C/h channels of a token, and the weights of their votes.
+
+    A classifier is LN, Linear(d, d), GELU; then half of the channels stay local and half become a mean over kept tokens; then
+    Linear(d, d/2), GELU, Linear(d/2, d/4), GELU, Linear(d/4, 2). Its vote weighs what a squeeze-and-excitation branch, h -> h/2 -> h,
+    says of the h channel means. The released code gives all heads one classifier's weights, the paper one to each, as here.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        d, squeezed = dim // heads, max(heads // 2, 1)
+        self.heads, self.sizes = heads, (d, d, d // 2, d // 4, 2)
+        self.norm = nn.GroupNorm(heads, dim, eps=1e-5)  # on single tokens: a LayerNorm of each head
+        layers = [nn.Conv1d(heads * a, heads * b, 1, groups=heads) for a, b in zip(self.sizes, self.sizes[1:], strict=False)]
+        self.into = nn.Sequential(layers[0], nn.GELU())
+        self.out = nn.Sequential(layers[1], nn.GELU(), layers[2], nn.GELU(), layers[3])
+        self.vote = nn.Sequential(nn.Linear(heads, squeezed), nn.GELU(), nn.Linear(squeezed, heads), nn.Sigmoid())
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv1d):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and probabilities of tokens (B,M,C), (B,M,2) each, index 0 = keep.
+
+        The first are the heads' weighted mean log-probabilities, normalised (of which decisions are drawn), the second the weighted mean
+        of their probabilities (by which dropped tokens are packed). policy (B,M): how far a token counts in the means over tokens.
+        """
+        B, M = policy.shape
+        x = self.norm(tokens.flatten(0, 1)).view(B, M, -1).transpose(1, 2)
+        local, shared = self.into(x).unflatten(1, (self.heads, -1)).chunk(2, 2)  # (B,h,d/2,M)
+        weight = policy.view(B, 1, 1, M)
+        mean = (shared * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp(min=1e-6)
+        logits = self.out(torch.cat([local, mean.expand_as(shared)], 2).flatten(1, 2)).view(B, self.heads, 2, M)
+        votes = self.vote(tokens.unflatten(-1, (self.heads, -1)).mean(-1))  # (B,M,h)
+        votes = (votes / votes.sum(-1, keepdim=True)).transpose(1, 2).unsqueeze(2)
+        log_probs, probs = ((votes * of_head).sum(1).transpose(1, 2) for of_head in (logits.log_softmax(2), logits.softmax(2)))
+        return log_probs.log_softmax(-1), probs
+
+    def macs(self, slots: float) -> float:
+        """Return N (h (d^2 + d^2/2 + d^2/8 + d/2) + h^2)."""
+        squeezed = self.vote[0].out_features
+        own = sum(a * b for a, b in zip(self.sizes, self.sizes[1:], strict=False))
+        return slots * self.heads * (own + 2 * squeezed)
+
+
+@register("selector", "spvit")
+class SPViTClassifier(GatedSelector):
+    """Head-wise gate with soft visibility in training; `fuse` packs what it drops, and packages of earlier blocks always stay.
+
+    At test each image keeps its own number of tokens, as in the paper: those that the gate favours. The released code draws there
+    (`eval_mode: sample`). Under `topk` packages are among the schedule's count.
+
+    Args:
+        context: see `Context`.
+        eval_mode, calibration_images, tau, seed: see `GatedSelector`.
+
+    Raises:
+        InvalidConfig: an unknown eval_mode, a negative number of images.
+    """
+
+    visibility = "soft"
+    paper = "SPViT, ECCV 2022"
+    published = {"treatment": "fuse", "schedule": {"name": "explicit", "keep": {3: 0.617, 6: 0.369, 9: 0.137}}}
+
+    def __init__(
+        self, context: Context, eval_mode: str = "threshold", calibration_images: int = 64, tau: float = 1.0, seed: int = 0
+    ) -> None:
+        super().__init__(context, eval_mode, calibration_images, tau, seed)
+        self.gate = HeadwiseGate(context.dim, context.heads)
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Return the sampled gate in training and what `eval_mode` says at test time; packages, which have no position, stay."""
+        log_probs, probs = self.gate(seen.tokens, seen.policy())
+        packages = seen.live & (seen.state.index < 0)
+        return replace(self.decide(seen, budget, log_probs, packages), weight=probs[..., 0])
+
+    def macs(self, slots: float) -> float:
+        """Return N (h (d^2 + d^2/2 + d^2/8 + d/2) + h^2)."""
+        return self.gate.macs(slots)

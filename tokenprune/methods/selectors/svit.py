@@ -1,0 +1,57 @@
+"""SViT's selector (Liu et al., WACV 2024, section 3.2): a 2-layer MLP gate on every token, Gumbel-softmax in training, Eq. 1."""
+
+import torch
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidConfig
+from tokenprune.methods.selectors.shared.gated import GatedSelector
+from tokenprune.methods.selectors.shared.gates import GATES
+from tokenprune.registry import register
+
+
+@register("selector", "svit")
+class SViTGate(GatedSelector):
+    """2-layer MLP gate: LN, Linear(C, C/4), GELU, Linear(C/4, 2); 9 gates add 341,298 parameters to DeiT-S.
+
+    The class token is no candidate of any gate; in the released classification model it is one of the last gate's.
+
+    Args:
+        context: see `Context`.
+        gate: `mlp`, or `complex` for DynamicViT's predictor in its place (SViT Table 4).
+        eval_mode, calibration_images, tau, seed: see `GatedSelector`.
+        init_keep_bias: added to the keep logit at initialisation; 0 as released, so training starts by dropping about half.
+
+    Raises:
+        InvalidConfig: an unknown gate or eval_mode, a negative number of images.
+    """
+
+    paper = "SViT, WACV 2024"
+    published = {"treatment": "reactivate", "schedule": {"name": "every_block"}}
+
+    def __init__(
+        self,
+        context: Context,
+        gate: str = "mlp",
+        eval_mode: str = "threshold",
+        calibration_images: int = 64,
+        init_keep_bias: float = 0.0,
+        tau: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(context, eval_mode, calibration_images, tau, seed)
+        if gate not in GATES:
+            raise InvalidConfig(f"svit: gate is {gate!r}; allowed: {', '.join(GATES)}")
+        self.gate = GATES[gate](context.dim)
+        with torch.no_grad():
+            self.gate.last.bias[0] += init_keep_bias
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Return the sampled gate in training, and what `eval_mode` says at test time."""
+        return self.decide(seen, budget, self.gate(seen.tokens, seen.policy()))
+
+    def macs(self, slots: float) -> float:
+        """Return the gate's MACs: N (C^2/4 + C/2) for the MLP."""
+        return self.gate.macs(slots)

@@ -1,0 +1,65 @@
+"""ToMe's bipartite soft matching (Bolya et al., ICLR 2023, section 3): who is merged into whom."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.engine.indexing import take
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Selector
+from tokenprune.engine.state import Decision
+from tokenprune.registry import register
+
+TRAIT = "merge_order"
+
+
+def half(live: int, prefix: int) -> int:
+    """Return how many of `live` slots one matching can merge: at most one side of the split."""
+    return live // 2
+
+
+@register("selector", "tome")
+class BipartiteMatching(Selector):
+    """Tokens alternate between sets A and B by rank; the most similar A-B pairs (mean key over heads, cosine) merge.
+
+    Ranks follow the released order, unmerged A then B, so the split is the same in every execution.
+    """
+
+    site = "inside"
+    merging = True
+    module = "similarity-based"
+    paper = "ToMe, ICLR 2023"
+    published = {"treatment": "merge", "schedule": {"name": "per_block", "remove": 13, "start": 0, "align": False}}
+    cap = staticmethod(half)
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Drop the sources of the `budget.live - budget.keep` most similar pairs and name their targets."""
+        (B, M), state = seen.live.shape, seen.state
+        P, merged = state.prefix.shape[1], budget.live - budget.keep
+        place = torch.arange(M, device=seen.live.device).expand(B, M)
+        ranked = place if state.complete else self._ranked(seen, place)[:, : budget.live]
+        a, b = ranked[:, P % 2 :: 2], ranked[:, 1 - P % 2 :: 2]  # the class token itself is the first of A
+        metric = F.normalize(seen.keys().detach(), dim=-1)
+        metric = metric if state.complete else take(metric, ranked)
+        best, partner = (metric[:, P % 2 :: 2] @ metric[:, 1 - P % 2 :: 2].transpose(1, 2)).max(-1)
+        edges = best.sort(dim=1, descending=True, stable=True).indices
+        source = a.gather(1, edges[:, :merged])
+        stays = edges[:, merged:].sort(1).values if P else edges[:, merged:]
+        target = place.scatter(1, source, b.gather(1, partner.gather(1, edges[:, :merged])))
+        keep = seen.live.scatter(1, source, False)
+        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
+        # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
+        traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if state.raster or not state.complete else {}
+        score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
+        return Decision(keep, target=target, score=score, traits=traits, slots=after)
+
+    @staticmethod
+    def _ranked(seen: Observation, place: Tensor) -> Tensor:
+        rank = seen.trait(TRAIT) if TRAIT in seen.state.traits else place
+        return rank.masked_fill(~seen.live, 2**31).sort(dim=1, stable=True).indices
+
+    def macs(self, slots: float) -> float:
+        """Return the M/2 x M/2 similarities of d channels."""
+        return (slots / 2) ** 2 * self.context.dim / self.context.heads
+

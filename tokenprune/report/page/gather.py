@@ -1,0 +1,145 @@
+"""Result rows of a whole folder, by experiment: from rows/<key>/result.json, or from tables of rows that were written as CSV."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenprune.errors import ResultSchemaError, TokenPruneError
+from tokenprune.report.page.csv_rows import holds_rows, read_rows, told_apart
+from tokenprune.runs.results import read_result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SINGLE = "single runs"  # rows of no experiment
+_MEASURED = "measured"
+_START = re.compile(r"starts from the (?:dense|classification) run (\w+)")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Rows of one experiment and what else lies beside its table.
+
+    Args:
+        name: of conf/experiment, or `SINGLE`.
+        data: rows of any status as `tables.rows_frame` has them; may be empty where only files are there.
+        folders: where its pictures and texts lie.
+        own: stems of files that are made of these rows again and so are no extras.
+    """
+
+    name: str
+    data: "pd.DataFrame"
+    folders: tuple[Path, ...] = ()
+    own: frozenset[str] = frozenset({"table", "plot"})
+
+    def files(self, suffix: str) -> list[Path]:
+        """Return the extra files of a kind, such as `.png`."""
+        return [path for folder in self.folders for path in sorted(folder.glob(f"*{suffix}")) if path.stem not in self.own]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: experiments by name, what could not be read as (where, why), and how many rows others start from."""
+
+    experiments: list[Experiment]
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    starts: int = 0
+
+
+def gather(root: Path, names: Sequence[str] = (), without: Path | None = None) -> Found:
+    """Return everything under a results folder, or under a folder of measured tables (experiments/).
+
+    Args:
+        names: of the experiments that are wanted; none is all.
+        without: a folder that is left out, such as an earlier report.
+
+    Raises:
+        TokenPruneError: no such folder, no row in it, or an experiment that it does not have.
+    """
+    if not root.is_dir():
+        raise TokenPruneError(f"report: there is no folder {root}; give a results folder (it holds rows/), or one of measured tables")
+    found = _of_results(root) if (root / "rows").is_dir() else _of_tables(root, without)
+    there = [experiment.name for experiment in found.experiments]
+    unknown = sorted(set(names) - set(there))
+    if unknown and there:
+        raise TokenPruneError(f"report: {root} has no experiment {', '.join(unknown)}; it has {', '.join(there)}")
+    if not there:
+        why = f"; {len(found.unreadable)} could not be read, the first: {': '.join(found.unreadable[0])}" if found.unreadable else ""
+        wanted = "rows/*/result.json, and no CSV with the columns key, label, method, treatment, seed and status"
+        raise TokenPruneError(f"report: {root} holds no result row: no {wanted}{why}")
+    return Found([e for e in found.experiments if not names or e.name in names], found.unreadable, found.starts)
+
+
+def _of_results(root: Path) -> Found:
+    from tokenprune.report.tables.table import rows_frame
+
+    rows, unreadable = {}, []
+    for folder in sorted(path for path in (root / "rows").iterdir() if path.is_dir()):
+        try:
+            rows[folder.name] = _read(folder / "result.json")
+        except ResultSchemaError as error:
+            unreadable.append((f"rows/{folder.name}", str(error)))
+    listed: dict[str, list[Mapping[str, Any]]] = {}
+    for path in sorted(root.glob("tables/*/table.csv")):
+        listed[path.parent.name] = list(_relisted(path, rows, root, unreadable))
+    tabled = {row["key"] for table in listed.values() for row in table}
+    starts = {key for row in rows.values() for note in row["notes"] for key in _START.findall(note)} - tabled
+    for row in rows.values():
+        if row["key"] not in tabled | starts:
+            listed.setdefault(row["config"].get("experiment") or SINGLE, []).append(row)
+    names = {*listed, *(path.name for path in root.glob("tables/*") if any(path.glob("*.[mp][dn]*")))}
+    experiments = [Experiment(name, rows_frame(listed.get(name, ())), (root / "tables" / name,)) for name in sorted(names, key=natural)]
+    return Found([e for e in experiments if len(e.data) or e.files(".png") or e.files(".md")], unreadable, len(starts))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ResultSchemaError("no result yet: still running, or killed; the same command again goes on with it")
+    return read_result(path)
+
+
+def _relisted(path: Path, rows: Mapping[str, Any], root: Path, unreadable: list[tuple[str, str]]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a table under the names that it gives them, in its order."""
+    lines, problems = read_rows(path)
+    unreadable += [(f"{path.relative_to(root)}: {where}", why) for where, why in problems]
+    for line in lines:
+        if line["key"] in rows:
+            yield {**rows[line["key"]], **{name: line[name] for name in ("label", "method", "treatment")}}
+        else:
+            unreadable.append((str(path.relative_to(root)), f"row {line['label']} ({line['key']}) is gone from rows/; run it again"))
+
+
+def _of_tables(root: Path, without: Path | None) -> Found:
+    import pandas as pd
+
+    tables: dict[str, list[Path]] = {}
+    unreadable: list[tuple[str, str]] = []
+    for path in sorted(root.rglob("*.csv")):
+        if (without is None or without.resolve() not in path.resolve().parents) and holds_rows(path):
+            tables.setdefault(_experiment_of(path), []).append(path)
+    experiments, folders = [], {_experiment_of(p / "x"): p for p in root.glob(f"*/{_MEASURED}")}
+    for name in sorted({*tables, *folders}, key=natural):
+        lines: list[dict[str, Any]] = []
+        for path in tables.get(name, ()):
+            good, problems = read_rows(path)
+            lines += good
+            unreadable += [(f"{path.relative_to(root)}: {where}", why) for where, why in problems]
+        unique: dict[tuple[str, ...], dict[str, Any]] = {}
+        for line in lines:
+            unique.setdefault((line["key"], line["label"], line["treatment"], line["device"]), line)
+        places = tuple(dict.fromkeys([*(path.parent for path in tables.get(name, ())), *([folders[name]] if name in folders else [])]))
+        own = frozenset({"table", "plot", *(path.stem for path in tables.get(name, ()))})
+        experiments.append(Experiment(name, told_apart(pd.DataFrame(list(unique.values()))), places, own))
+    return Found([e for e in experiments if len(e.data) or e.files(".png") or e.files(".md")], unreadable)
+
+
+def _experiment_of(path: Path) -> str:
+    parts = path.resolve().parts
+    return parts[parts.index(_MEASURED) - 1] if _MEASURED in parts else path.resolve().parent.name
+
+
+def natural(name: str) -> tuple[Any, ...]:
+    """Return a key that sorts fig4 before fig10, and single runs last."""
+    return (name == SINGLE, *(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)))

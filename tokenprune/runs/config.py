@@ -1,0 +1,154 @@
+"""Configurations: where the YAML lives, the top-level schema, composing one outside the command line, and deriving one from another."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from tokenprune.engine.schedule import TARGET, answered
+from tokenprune.errors import InvalidConfig
+from tokenprune.runs.presets import complete
+from tokenprune.runs.run_key import MEASURES
+from tokenprune.utils.paths import config_dir
+
+REPORTS = ("table", "plot")  # what every sweep ends with; they say nothing more about one row than its result does
+
+
+@dataclass
+class DenseConfig:
+    """The dense model that `init: dense` stands for, when it has to be trained."""
+
+    init: str | None = "scratch"  # scratch | pretrained | a file of backbone weights; null: has to be given
+    seed: int = 0  # one dense model serves all seeds of its rows
+    training: Any = MISSING
+
+
+@dataclass
+class PretrainedConfig:
+    """The classification run that `init: pretrained` stands for: the same backbone, on embedded images."""
+
+    data: dict[str, Any] = field(default_factory=lambda: {"name": "shapes", "side": 128, "train_size": 20000, "val_size": 300, "seed": 0})
+    task: Any = MISSING
+    training: Any = MISSING
+
+
+@dataclass
+class RunConfig:
+    """One run. The groups are free mappings that their own plugins check; everything else is typed here.
+
+    method, scale: names of the chosen presets. init: dense | scratch | pretrained | demo | a file. init_weights: dense weights to use
+    instead of training the dense model: demo, demo_classifier (both shipped with the package) | a file | null. cls: the CLS token of a
+    dense task: learned | random | mean.
+    losses: {name: options} that the method adds, null for a loss less. treatment_labels: what a table prints for a treatment.
+    export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
+    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
+    seconds) and throughput (images/s over batch sizes), any of them.
+    """
+
+    method: str = "dense"
+    label: str = ""
+    treatment_labels: dict[str, str] = field(default_factory=dict)
+    scale: str = "demo"
+    experiment: str | None = None
+    selector: Any = MISSING
+    treatment: Any = MISSING
+    schedule: Any = MISSING
+    losses: dict[str, Any] = field(default_factory=dict)
+    cls: str = "learned"
+    execution: str = "auto"
+    backbone: Any = MISSING
+    task: Any = MISSING
+    data: Any = MISSING
+    training: Any = MISSING
+    init: str = "dense"
+    init_weights: str | None = None
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    export_weights: str | None = None
+    reports: dict[str, Any] = field(default_factory=lambda: {name: {} for name in REPORTS})
+    rows: bool = True
+    measure: list[str] = field(default_factory=lambda: list(MEASURES))
+    seed: int = 0
+    results_dir: str = "results"
+    validate_only: bool = False
+
+
+def register_schema() -> None:
+    """Make `schema`, the first entry of conf/config.yaml, known to Hydra, and what `${at_scale:${scale},SMOKE,DEMO,PAPER}` is."""
+    OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def _at_scale(scale: str, smoke: Any, demo: Any, paper: Any) -> Any:
+    values = {"smoke": smoke, "demo": demo, "paper": paper}
+    if scale not in values:
+        raise InvalidConfig(f"scale is {scale!r}; allowed: {', '.join(values)}")
+    return values[scale]
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose a run as the command line does, for example `compose(["method=evit", "scale=smoke"])`."""
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra_compose("config", overrides=overrides)
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Return a plain, resolved copy; values that are not set stay '???'.
+
+    A dense row at a scale without shipped weights is the dense model itself: it is not trained any further. A selector that was
+    chosen without a method takes the rest of the preset of its name.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    is_dense = plain["selector"].get("name") == "none"
+    if not is_dense and plain["schedule"].get("name") == "none":
+        plain = complete(plain)
+    plain["backbone"].pop("by_scale", None)  # what its other values were chosen from
+    plain["losses"] = {name: options for name, options in plain["losses"].items() if options is not None}
+    if plain["schedule"].get(TARGET) is None:
+        plain["schedule"] = answered(plain["schedule"])  # a run without a target has the key it always had
+    _without_throughput(plain)
+    if plain["schedule"].get("name") == "none":
+        plain["schedule"] = {"name": "none"}  # its keep_rate and its target only serve sweeps
+    for section in ("dense", "pretrained"):
+        plain[section]["training"]["seed"] = plain["dense"]["seed"]
+    if is_dense and plain["init"] == "dense" and plain["init_weights"] is None:
+        return {**dense_of(plain, plain["seed"]), "label": plain["label"]}
+    return plain
+
+
+def _without_throughput(plain: dict[str, Any]) -> None:
+    """Leave out how throughput is measured where it is not: the run's key does not depend on it."""
+    if "throughput" not in plain["measure"]:
+        plain["task"].pop("throughput", None)
+
+
+def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
+    """Return the run that trains the dense model a row starts from: same task, backbone, data and CLS; no selector; its own recipe."""
+    dense = copy.deepcopy(plain)
+    none = {axis: {"name": "none"} for axis in ("selector", "treatment", "schedule")}
+    seed = plain["dense"]["seed"] if seed is None else seed
+    dense.update(none, method="dense", cls="learned", label="Dense", treatment_labels={}, losses={}, execution="auto", init_weights=None)
+    dense.update(init=plain["dense"]["init"], training={**plain["dense"]["training"], "seed": seed}, seed=seed)
+    if plain["method"] != "dense":
+        dense.update(export_weights=None, measure=list(MEASURES))
+    _without_throughput(dense)
+    return dense
+
+
+def pretrained_of(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the classification run that a dense model starts from: same ViT (no adapter), from scratch, on the embedded images."""
+    run = dense_of({**plain, "export_weights": None})
+    size = plain["backbone"].get("img_size", plain["pretrained"]["data"]["side"])
+    run.update(init="scratch", export_weights=None, measure=list(MEASURES), task=copy.deepcopy(plain["pretrained"]["task"]))
+    for part in ("adapter", "windows"):  # what a detector's encoder has, and pre-training not
+        run["backbone"].pop(part, None)
+    run["data"] = {**plain["pretrained"]["data"], "side": size}
+    run["training"] = {**plain["pretrained"]["training"], "seed": run["seed"]}
+    return run

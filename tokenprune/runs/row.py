@@ -1,0 +1,270 @@
+"""One run from a resolved configuration to a result row: what it starts from, training, evaluation, cost, the file on disk."""
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenprune.engine.schedule import TARGET
+from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
+from tokenprune.runs.config import dense_of, pretrained_of
+from tokenprune.runs.results import check, finished, row_folder, write_result
+from tokenprune.runs.run_key import SCHEMA, run_key
+from tokenprune.utils import console, distributed
+from tokenprune.utils.environment import environment, installed
+from tokenprune.utils.locks import locked
+from tokenprune.utils.paths import weights_path
+
+WEIGHTS = "model.safetensors"
+_REASON_LENGTH = 500
+
+
+def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a resolved, valid configuration: read it if it is finished, else make it; never raises but on interruption.
+
+    One run at a time makes a row, others wait for it. A killed row goes on from its last checkpoint. Where a run has several processes
+    (torchrun), all call this: they train together, the main one decides, evaluates and writes, and all return its row.
+    """
+    key = run_key(config)
+    folder = row_folder(config["results_dir"], key)
+    done = distributed.of_main(lambda: stored_row(config))
+    if done is None:
+        with locked(folder / "lock", f"row {name_of(config)} ({key})"):
+            done = distributed.of_main(lambda: stored_row(config)) or _new_row(config, folder)
+    return relabelled(done, config)
+
+
+def stored_row(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the row of a resolved configuration as it lies on disk, under the names that it was made with; None if it is to be made."""
+    return None if _lacks_export(config) else finished(row_folder(config["results_dir"], run_key(config)))
+
+
+def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
+    """Return the row of a run that did not come to a result, with why."""
+    reason = reason_of(error)[:_REASON_LENGTH]
+    row = {"status": status_of(error), "reason": reason, "metrics": {}, "cost": {}, "timing": {}, "notes": []}
+    return {**_header(config), **row}
+
+
+def relabelled(row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored row under the names of this configuration: tables share rows, and names are no part of the key."""
+    return {**row, "label": config["label"] or config["method"], "method": config["method"], "treatment": treatment_of(config)}
+
+
+def treatment_of(config: Mapping[str, Any]) -> str:
+    """Return the treatment as the papers call it (Evo-ViT's reactivation is listed as preserve)."""
+    name = config["treatment"].get("name", "none")
+    return config.get("treatment_labels", {}).get(name, name)
+
+
+def cls_of(config: Mapping[str, Any]) -> str:
+    """Return the CLS token that a run has: its `cls` where the selector reads one, else the model's own (`learned`) or `none`.
+
+    `own` with task=timm: whatever the model has.
+    """
+    from tokenprune.errors import UnknownPlugin
+    from tokenprune.registry import get
+
+    try:
+        reads = get("selector", config["selector"].get("name")).wants_cls(config["selector"])
+    except UnknownPlugin:  # `none`, and names that validation refuses
+        reads = False
+    if config["task"].get("name") == "timm":
+        return "own"
+    return config["cls"] if reads else "learned" if config["backbone"].get("class_token", True) else "none"
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """Return a short name of a run for messages, such as "EViT preserve 0.7"."""
+    rate, target = config["schedule"].get("keep_rate"), config["schedule"].get(TARGET)
+    word = f"at target {target}" if target is not None else "" if rate is None else str(rate)
+    parts = [config["label"] or config["method"], treatment_of(config), word]
+    return " ".join(p for p in parts if p and p != "none") + f" ({config['task'].get('name')}, seed {config['seed']})"
+
+
+def _new_row(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Make a row and write it: a row of a table ends with a status, whatever happened in it."""
+    try:
+        with distributed.together():
+            row = _make(config, folder)
+            check(row)
+    except Exception as error:
+        row, trace = status_row(config, error), traceback.format_exc()
+        if distributed.is_main():
+            (folder / "error.txt").write_text(f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace)
+    if distributed.is_main():
+        write_result(folder, row)
+        for left in ("last.pt", "error.txt") if row["status"] == "ok" else ():
+            (folder / left).unlink(missing_ok=True)
+    return distributed.of_main(lambda: row)
+
+
+def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    import torch
+
+    from tokenprune.engine.model import pruned_of
+    from tokenprune.registry import get
+    from tokenprune.runs.target_gmac import solved
+    from tokenprune.training.loop import fit
+    from tokenprune.training.settings import TrainingConfig
+    from tokenprune.utils.settings import read_settings
+
+    load, notes = _start(config)  # first, because it may be a run of its own
+    console.say(f"running {name_of(config)}")
+    task = get("task", config["task"]["name"])()
+    config, found = solved(config, task, load)  # schedule.target_gmac
+    torch.manual_seed(config["seed"])
+    model = task.build_model(config)
+    load(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    task.begin(model)
+    torch.manual_seed(config["seed"])
+    begun = time.perf_counter()
+    recipe = read_settings(TrainingConfig, config["training"], "training")
+    pruned = pruned_of(model)
+
+    def advance(_: Any, iteration: int) -> None:
+        pruned.progress = iteration / recipe.iterations
+
+    report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
+    if pruned is not None:
+        pruned.progress = 1.0
+    notes += [*found, *report.notes]
+    return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
+
+
+def _judged(
+    task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]
+) -> dict[str, Any]:
+    """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
+    from tokenprune.engine.model import pruned_of
+    from tokenprune.tasks.base import parameters_of
+
+    model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
+    uncalibrated = _calibrate(task, model, config)
+    measured = config["measure"]
+    serves = "accuracy" in measured or config["training"]["iterations"]  # weights that were neither trained nor judged serve nobody
+    if serves and pruned_of(model) is not None:  # a model of timm as it is has its file
+        _save(model, config, folder)
+    trained = time.perf_counter()
+    metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
+    evaluated = time.perf_counter()
+    timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
+    cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}
+    if "throughput" in measured:
+        cost |= task.throughput(model, config)
+    if "cost" in measured:
+        cost["parameters"] = parameters_of(model)
+    row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
+    return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *_caveats(model)]}
+
+
+def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Set thresholds of selectors that have some; return what they would have kept without."""
+    from tokenprune.engine.model import pruned_of
+    from tokenprune.training.calibration import calibrate, images_wanted, mean_usage
+
+    pruned = pruned_of(model)
+    count = 0 if pruned is None else images_wanted(pruned)
+    if count == 0:
+        return {}
+    encode, batches = task.calibration(model, config, count)
+    share = mean_usage(pruned, encode, batches)
+    calibrate(pruned, encode, batches)
+    return {"kept_share_uncalibrated": share}
+
+
+def _caveats(model: Any) -> list[str]:
+    from tokenprune.engine.model import pruned_of
+
+    pruned = pruned_of(model)
+    if pruned is None:
+        return []
+    selectors = list(pruned.selectors.values())
+    untaught = {s.taught_by for s in selectors if not s.caveat} - {"", *pruned.loss_terms}
+    alone = [f"losses.{name}, which alone teaches the selector, is left out" for name in untaught]
+    return sorted({s.caveat for s in selectors} - {""}) + alone
+
+
+def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
+    """Return what loads a new model's first weights, after training those if they are not there, and the row's notes on them.
+
+    Loading a file adds to the notes where its head does not fit.
+    """
+    from tokenprune.backbones.weights import load_backbone
+    from tokenprune.engine.model import pruned_of
+    from tokenprune.utils.checkpoints import load_dense
+
+    init, shipped = config["init"], config["init_weights"]
+    if init == "scratch":
+        return lambda model: None, ["starts from random weights"]
+    if init == "pretrained":
+        pretrained = dependency(pretrained_of(config), config)
+        return lambda model: load_backbone(pruned_of(model), pretrained), [f"starts from the classification run {pretrained.parent.name}"]
+    if init == "dense" and shipped:
+        return lambda model: load_dense(model, weights_path(shipped)), [f"starts from the dense weights {shipped}"]
+    if init == "dense":
+        dense = dependency(dense_of(config), config)
+        return lambda model: load_dense(model, dense), [f"starts from the dense run {dense.parent.name}"]
+    notes = [f"starts from {weights_path(init).name}"]
+    return lambda model: notes.extend(_load_any(model, weights_path(init))), notes
+
+
+def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:
+    """Return the weights of a run that another one starts from, after making it if need be (once: see `run_row`).
+
+    Raises:
+        TokenPruneError: that run did not end well.
+    """
+    row = run_row(needed)
+    path = row_folder(needed["results_dir"], row["key"]) / WEIGHTS
+    if row["status"] != "ok" or not path.is_file():
+        reason = row["reason"] or f"its weights {path} are gone; remove the folder {path.parent}"
+        raise TokenPruneError(f"{name_of(wanted)} starts from {name_of(needed)}, which ended as {row['status']}: {reason}")
+    return path
+
+
+def _load_any(model: Any, path: Path) -> list[str]:
+    """Load a file that holds either the whole model or a ViT (see `importing`); return what is worth a note."""
+    from tokenprune.backbones.weights import load_timm, load_vit
+    from tokenprune.engine.model import pruned_of
+    from tokenprune.utils.checkpoints import load_dense, read_weights
+
+    pruned = pruned_of(model)
+    if pruned is None:
+        load_timm(model, path)
+        return []
+    whole = set(model.state_dict()) & set(read_weights(path))
+    if len(whole) > len(pruned.state_dict()) // 2:
+        load_dense(model, path)
+        return []
+    return load_vit(pruned, path)
+
+
+def _save(model: Any, config: Mapping[str, Any], folder: Path) -> None:
+    import torch
+
+    from tokenprune.utils.checkpoints import save_weights
+
+    about = {"key": run_key(config), "run": name_of(config), "tokenprune": installed("tokenprune") or "unknown"}
+    save_weights(folder / WEIGHTS, model, metadata=about)
+    if config["export_weights"]:
+        path = weights_path(config["export_weights"])
+        save_weights(path, model, dtype=torch.float16, metadata=about)
+        console.say(f"wrote {path}")
+
+
+def _lacks_export(config: Mapping[str, Any]) -> bool:
+    return bool(config["export_weights"]) and not weights_path(config["export_weights"]).is_file()
+
+
+def _header(config: Mapping[str, Any]) -> dict[str, Any]:
+    stored = {k: v for k, v in config.items() if k not in ("results_dir", "validate_only")}
+    return {
+        "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config["label"] or config["method"],
+        "method": config["method"], "treatment": treatment_of(config), "scale": config["scale"], "task": str(config["task"].get("name")),
+        "data": str(config["data"].get("name")), "seed": config["seed"], "cls": cls_of(config), "execution": config["execution"],
+        "environment": environment(),
+    }  # fmt: skip

@@ -1,0 +1,193 @@
+"""`schedule.target_gmac`: how much a schedule must keep for an encoder to spend a given number of GMACs an image.
+
+Counts that the schedule fixes, and the expected counts of gates, are planned (`measure.macs`), so the answer needs no image; a sampler,
+whose count is each image's own matter, is measured on training images. Either way the cost rises with what is kept: it is bisected.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenprune.backbones.vit import build_vit
+from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.prune import prune
+from tokenprune.engine.schedule import TARGET, answered
+from tokenprune.errors import InvalidSchedule
+from tokenprune.measure.macs import Macs, encoder_macs, planned_macs
+from tokenprune.registry import get
+from tokenprune.tasks.encoder import positions
+
+IMAGES = 64  # training images on which a sampler is measured
+STEP = 10_000  # keep rates are found to a ten-thousandth
+_GIGA = 1e9
+Cost = Callable[[Mapping[str, Any]], float]  # of a schedule, in GMAC
+
+
+def solved(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """Return a run's configuration with the schedule that meets its `schedule.target_gmac`, and a note on it; as it is without one.
+
+    Args:
+        config: resolved and valid. task: the run's task, for the images. load: puts the start weights into a model of the task.
+
+    Raises:
+        InvalidSchedule: see `meet`; also for a sampler whose task has no encoder that takes whole images.
+    """
+    if config["schedule"].get(TARGET) is None:
+        return config, []
+    target, sampler = asked(config), samples(config)
+    cost = _measured(config, task, load) if sampler else _planned(config)
+    schedule, gmac = meet(config["schedule"], target, positions(config), cost)
+    name = next(key for key in ("remove", "keep_rate") if key in schedule)
+    how = f"expected on {IMAGES} training images" if sampler else "planned"
+    note = f"{TARGET} {target:.4g}: {name} {schedule[name]:g} found, {gmac:.4g} GMAC {how}"
+    return {**config, "schedule": {**schedule, TARGET: config["schedule"][TARGET]}}, [note]
+
+
+def asked(config: Mapping[str, Any]) -> float:
+    """Return a run's target in GMAC: `schedule.target_gmac` itself, or a share of what its dense encoder spends ("65%").
+
+    Raises:
+        InvalidSchedule: it is neither.
+    """
+    given = config["schedule"][TARGET]
+    try:
+        share = float(given[:-1]) / 100 if isinstance(given, str) and given.endswith("%") else None
+        target = float(given) if share is None else share * _planner(config)({"name": "none"}).total / _GIGA
+    except (TypeError, ValueError):
+        target = math.nan
+    if isinstance(given, bool) or not 0 < target < math.inf:
+        raise InvalidSchedule(f"schedule.{TARGET} is {given!r}; allowed: GMAC an image above 0, e.g. 3.0, or a share of the dense one: 65%")
+    return target
+
+
+def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> tuple[dict[str, Any], float]:
+    """Return the schedule whose cost is nearest to a target, and that cost.
+
+    Args:
+        schedule: name and options; what is found replaces keep_rate, or `remove` of per_block. target: GMAC. total: N, for `remove`.
+        cost: of a schedule in GMAC, rising with what it keeps; InvalidSchedule where it keeps too little.
+
+    Raises:
+        InvalidSchedule: a target beyond what the schedule can reach, with its range, or a schedule without anything to set.
+    """
+    options = _choices(answered(schedule), total)
+    known: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if place not in known:
+            known[place] = _or_nothing(cost, options[place])
+        return known[place]
+
+    last = len(options) - 1
+    above = _first(lambda place: at(place) >= target, 0, last)
+    below = [above - 1] if above and at(above - 1) >= 0 else []
+    if at(above) < target or (at(above) > target and not below):
+        first = _first(lambda place: at(place) >= 0, 0, last)
+        raise InvalidSchedule(
+            f"schedule.{TARGET} is {target:.4g}; this schedule reaches {at(first):.4g} to {at(last):.4g} GMAC with this model: "
+            "give a number between, or another schedule"
+        )
+    place = min((*below, above), key=lambda p: abs(at(p) - target))
+    return dict(options[place]), at(place)
+
+
+def samples(config: Mapping[str, Any]) -> bool:
+    """Tell whether a run's count is each image's own matter, so that plans are upper bounds: its selector heeds no count and no target."""
+    name = config["selector"].get("name")
+    return name != "none" and get("selector", name).heeds not in ("count", "target")
+
+
+def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:
+    """Return a run's schedule, its target met by planned counts where it has one, and the MACs it is planned to spend.
+
+    For a sampler the schedule stays as it is and the MACs are its upper bound.
+    """
+    schedule = config["schedule"]
+    if schedule.get(TARGET) is not None and samples(config):
+        _choices(answered(schedule), positions(config))  # refuses a schedule without anything to set
+    elif schedule.get(TARGET) is not None:
+        schedule, _ = meet(schedule, asked(config), positions(config), _planned(config))
+    return answered(schedule), _planner(config)(answered(schedule))
+
+
+def _planned(config: Mapping[str, Any]) -> Cost:
+    macs = _planner(config)
+    return lambda schedule: macs(schedule).total / _GIGA
+
+
+def _planner(config: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Macs]:
+    """What plans the MACs of a run's encoder under any schedule."""
+    vit = _without_memory(json.dumps({**config["backbone"], "pretrained": None}, sort_keys=True))
+
+    def macs(schedule: Mapping[str, Any]) -> Macs:
+        with torch.device("meta"):
+            model = prune(vit, schedule=schedule, positions=positions(config), losses=config["losses"], **_axes(config))
+        for number, selector in model.selectors.items():
+            model.selectors[number] = selector.deploy()  # Cropr's queries are one then
+        return planned_macs(model, positions(config))
+
+    return macs
+
+
+@lru_cache(maxsize=8)  # whole tables have one encoder, and building it takes longer than all that is done with it here
+def _without_memory(backbone: str) -> nn.Module:
+    with torch.device("meta"):
+        return build_vit(json.loads(backbone)).eval()
+
+
+def _axes(config: Mapping[str, Any]) -> dict[str, Any]:
+    dense = config["selector"].get("name") == "none"
+    return {} if dense else {axis: config[axis] for axis in ("selector", "treatment", "cls", "execution")}
+
+
+def _measured(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> Cost:
+    """Mean GMAC of the model as it starts, on training images, for any schedule."""
+    torch.manual_seed(config["seed"])
+    model = task.build_model({**config, "schedule": answered(config["schedule"])})
+    load(model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if not isinstance(model, PrunedViT):
+        raise InvalidSchedule(
+            f"schedule.{TARGET} of selector {config['selector']['name']!r} is found on whole images, which task {config['task']['name']!r}"
+            " has not; allowed: task=classification, or schedule.keep_rate instead"
+        )
+    _, batches = task.calibration(model, config, IMAGES)
+
+    @torch.no_grad()
+    def cost(schedule: Mapping[str, Any]) -> float:
+        trial = prune(model.backbone, schedule=schedule, positions=positions(config), **_axes(config))
+        trial.load_state_dict(model.state_dict(), strict=False)  # a class token of its own, if it has one
+        total = [encoder_macs(trial, trial.eval().encode(images)).total * len(images) for images in batches]
+        return sum(total) / sum(map(len, batches)) / _GIGA
+
+    return cost
+
+
+def _choices(schedule: Mapping[str, Any], total: int) -> Sequence[Mapping[str, Any]]:
+    """Schedules to choose from, what they keep ascending."""
+    if "remove" in schedule:
+        return [{**schedule, "remove": count} for count in range(total, -1, -1)]
+    if "keep_rate" not in schedule:
+        raise InvalidSchedule(f"schedule {schedule.get('name')!r} has neither keep_rate nor remove to meet {TARGET} with: leave it out")
+    free = {"rate": None} if "rate" in schedule else {}
+    return [{**schedule, **free, "keep_rate": number / STEP} for number in range(1, STEP + 1)]
+
+
+def _or_nothing(cost: Cost, schedule: Mapping[str, Any]) -> float:
+    try:
+        return cost(schedule)
+    except InvalidSchedule:
+        return -math.inf
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The first place from low to high at which something holds that goes on holding; high if it holds nowhere before."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,105 @@
+"""The labelled images of one classification run, as training and as tests see them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenprune.data import build_classification, require_same_classes
+from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
+from tokenprune.tasks.classification.settings import View, read_recipe
+from tokenprune.tasks.classification.views import Batch, Statistics, as_input, collate, evaluation_view, flipped, mixer, training_view
+from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
+
+
+class LabelledImages:
+    """Both splits of a run, each opened when it is first asked for."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """config: a resolved run. Raises InvalidConfig for settings of `task` that do not fit."""
+        self.config, self.recipe = config, read_recipe(config)
+        self._splits: dict[str, Any] = {}
+
+    def split(self, name: str) -> Any:
+        """The data of "train" or "val". Raises DatasetError, also where the two have different classes."""
+        if name not in self._splits:
+            self._splits[name] = build_classification(self.config["data"], name)
+            if len(self._splits) == 2:
+                require_same_classes(self._splits["train"], self._splits["val"])
+        return self._splits[name]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self.split("val").classes
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of each channel that images are normalised with, on the 0..255 scale."""
+        view = self.recipe.view
+        return (IMAGE_MEAN, IMAGE_STD) if view is None else tuple(tuple(255 * v for v in values) for values in (view.mean, view.std))
+
+    def training(self, start: int) -> Iterator[Batch]:
+        """Endless batches from iteration `start` on, each a function of the seed and of its number.
+
+        Images (B,3,H,W), uint8, or float and normalised already where they are augmented or mixed; labels (B,) or, mixed, targets
+        (B,classes); with token labels maps (B,H,W).
+        """
+        settings, recipe = self.config["training"], self.recipe
+        data, seed = self.split("train"), settings.get("seed", 0)
+        plan = BatchPlan(len(data), settings["batch_size"], seed, repeats=1 if recipe.augment is None else recipe.augment.repeats)
+        make, join = self._sample(data, seed), collate
+        if recipe.mix is not None:
+            make, join = _with_place(make), mixer(recipe.mix, len(data.classes), seed, self.statistics)
+        return batches_from(plan, make, join, start, settings.get("workers", 0))
+
+    def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `count` samples as a test sees them: images (batch,3,H,W), normalised and on the device, labels (batch,) on the CPU."""
+        data = self.split(split)
+        look = self._look(data)
+
+        def make(i: int) -> tuple[Any, ...]:
+            image, label = data[i]
+            return look(image), label
+
+        for images, labels in in_order(min(count, len(data)), make, collate, batch, workers):
+            yield as_input(images.to(device), self.statistics), labels
+
+    def drawn(self, size: int, number: int) -> Tensor:
+        """Batch `number` of `size` validation images drawn at random, with repetition, as a test sees them: (size,3,H,W), normalised."""
+        data = self.split("val")
+        look, chosen = self._look(data), np.random.default_rng((size, number)).integers(len(data), size=size)
+        return as_input(collate([(look(data[int(i)][0]), 0) for i in chosen])[0], self.statistics)
+
+    def pixels(self, number: int) -> np.ndarray:
+        """Validation image (H,W,3) uint8 at the model's input size."""
+        data = self.split("val")
+        return self._look(data)(data[number][0])
+
+    def _sample(self, data: Any, seed: int) -> Callable[[int, int], tuple[Any, ...]]:
+        recipe, look = self.recipe, self._look(data)
+        vary = None if recipe.augment is None else training_view(recipe.augment, recipe.view or View(), self._side(), seed)
+
+        def make(index: int, place: int) -> tuple[Any, ...]:
+            if vary is not None:
+                image, label = data[index]
+                return vary(image, place), label
+            image, label, *maps = data.with_map(index) if recipe.token_labels else data[index]
+            views = flipped([look(image), *maps], recipe, np.random.default_rng((seed, place)))
+            return views[0], label, *views[1:]
+
+        return make
+
+    def _look(self, data: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """What a test does with an image: nothing where all have one size and no view is asked for."""
+        view = self.recipe.view or (None if hasattr(data, "side") else View())
+        return (lambda image: image) if view is None else evaluation_view(view, self._side())
+
+    def _side(self) -> int:
+        return self.config["data"].get("side") or self.config["backbone"].get("img_size", 224)
+
+
+def _with_place(make: Callable[[int, int], tuple[Any, ...]]) -> Callable[[int, int], tuple[Any, ...]]:
+    return lambda index, place: (*make(index, place), place)

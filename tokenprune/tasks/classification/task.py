@@ -1,0 +1,145 @@
+"""Image classification: the ViT's own head, cross-entropy, top-1, top-5. What pre-trains the encoder of a dense task, as ImageNet does."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenprune.engine.prune import prune
+from tokenprune.measure.macs import encoder_cost
+from tokenprune.measure.speed import seconds_per_image
+from tokenprune.measure.throughput import throughput
+from tokenprune.measure.usage import record
+from tokenprune.registry import register
+from tokenprune.tasks.base import chosen, device_of
+from tokenprune.tasks.classification.images import LabelledImages
+from tokenprune.tasks.classification.settings import read_recipe
+from tokenprune.tasks.classification.views import Batch, as_input, collate
+from tokenprune.tasks.pictures import Picture, cropped
+from tokenprune.utils.console import progress
+
+if TYPE_CHECKING:
+    from tokenprune.engine.model import PrunedViT
+
+_TOP5_FROM = 10  # classes; of fewer, five guesses say little
+_OBJECT_SHARE = 0.25  # of a patch's pixels, from which on the patch carries the object's label
+
+
+@register("task", "classification")
+class ClassificationTask:
+    """Image classification, judged by top-1 accuracy."""
+
+    name = "classification"
+    gives = ("images", "logits", "targets", "teacher")
+
+    def __init__(self) -> None:
+        self._key, self.images = "", None  # the LabelledImages of the latest configuration, and which that was
+        self.teacher: PrunedViT | None = None
+
+    @staticmethod
+    def check(cfg: Mapping[str, Any]) -> None:
+        """Raise InvalidConfig for settings of `task` that do not fit; no data are read."""
+        read_recipe(cfg)
+
+    def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
+        """The PrunedViT with timm's own head, on the CPU, random weights.
+
+        Raises InvalidConfig for settings that do not fit, DatasetError for data that cannot be read.
+        """
+        from tokenprune.tasks.encoder import build_pruned
+
+        images = self._images(cfg)
+        return build_pruned(cfg, num_classes=len(images.classes) + int(images.recipe.token_labels > 0))
+
+    def begin(self, model: nn.Module) -> None:
+        """Keep a frozen copy of the unpruned model, head included, where a loss learns from one."""
+        if any("teacher" in term.needs for term in model.loss_terms.values()):
+            self.teacher = prune(copy.deepcopy(model.backbone)).eval().requires_grad_(False)
+
+    def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Batch]:
+        """Endless batches from iteration `start` on, see `LabelledImages.training`."""
+        return self._images(cfg).training(start)
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of labels (B,) or soft targets (B,classes), of token labels where there are any, and the encoder's own losses."""
+        images, labels, *maps = (t.to(device_of(model)) for t in batch)
+        images = as_input(images, self.images.statistics)
+        outputs = model.encode(images)
+        facts = {"images": images, "logits": model.logits(outputs).float(), "targets": labels, "teacher": self.teacher}
+        losses = {"loss_cls": F.cross_entropy(facts["logits"], labels), **model.losses(outputs, **facts)}
+        if maps:
+            logits = model.backbone.head(outputs.map).float()
+            targets = patch_labels(maps[0], labels, model.patch_size, none=logits.shape[-1] - 1)
+            losses["loss_tokens"] = self.images.recipe.token_labels * F.cross_entropy(logits.flatten(0, 1), targets)
+        return losses
+
+    def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
+        """The encoder, and `count` training images in batches, normalised."""
+        images = self._images(cfg)
+        return model.encode, [batch for batch, _ in images.first("train", count, images.recipe.batch_size, device_of(model))]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
+        """top1 in points 0..100 on the validation split, with top1_se, its binomial standard error; from 10 classes on top5 and top5_se."""
+        images, training = self._images(cfg), model.training
+        count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
+        guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
+        right = dict.fromkeys(guesses, 0)
+        model.eval()
+        size = images.recipe.batch_size
+        for batch, labels in progress(images.first("val", count, size, device_of(model), workers), "evaluation", -(-count // size)):
+            hit = model(batch).topk(max(guesses.values())).indices.cpu() == labels.unsqueeze(1)
+            right = {name: right[name] + int(hit[:, :k].sum()) for name, k in guesses.items()}
+        model.train(training)
+        return {key: value for name, n in right.items() for key, value in _percent(name, n / count, count).items()}
+
+    def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """GMACs (without the head) and kept shares over validation images, seconds an image of the encoder and of the whole model."""
+        known, training = self._images(cfg), model.training
+        settings = known.recipe
+        model.eval()
+        count = max(settings.cost_images, settings.speed_images, 1)
+        images = [image for image, _ in known.first("val", count, 1, device_of(model))]
+        cost = encoder_cost(model, images[: max(1, settings.cost_images)])
+        timed = [(image, image) for image in images[: settings.speed_images]]
+        times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
+        model.train(training)
+        return {**cost, **times}
+
+    def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Images a second over batch sizes, of validation images drawn at random (see `tasks.throughput`)."""
+        images, device = self._images(cfg), device_of(model)
+        return throughput(model.eval(), lambda size, number: images.drawn(size, number).to(device), images.recipe.throughput, device)
+
+    @torch.no_grad()
+    def pictures(
+        self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
+    ) -> Iterator[Picture]:
+        """Validation pictures with the tokens that each block used; there is nothing in them to predict."""
+        images = self._images(cfg)
+        for number in chosen(numbers, len(images.split("val"))):
+            pixels = images.pixels(number)
+            with record(model) as seen:
+                model.encode(as_input(collate([(pixels, 0)])[0].to(device_of(model)), images.statistics))
+            yield Picture(number, pixels, cropped(seen.images[0], model.patch_size, *pixels.shape[:2]), model.patch_size)
+
+    def _images(self, cfg: Mapping[str, Any]) -> LabelledImages:
+        key = str([cfg[group] for group in ("data", "task", "training", "backbone")])
+        if self._key != key:
+            self._key, self.images = key, LabelledImages(cfg)
+        return self.images
+
+
+def _percent(name: str, share: float, count: int) -> dict[str, float]:
+    return {name: 100 * share, f"{name}_se": 100 * math.sqrt(share * (1 - share) / count)}
+
+
+def patch_labels(maps: Tensor, labels: Tensor, patch: int, none: int) -> Tensor:
+    """Labels (B*N,) of patches of `patch` pixels from class maps (B,H,W): the image's label (B,) where enough is object, else `none`."""
+    share = F.avg_pool2d((maps == labels.view(-1, 1, 1)).float().unsqueeze(1), patch).flatten(1)
+    return torch.where(share > _OBJECT_SHARE, labels.unsqueeze(1), none).flatten()
+

@@ -1,0 +1,29 @@
+"""Weights of one detector for another of other parts: the encoder without a class token or a final norm, a cascade in place of one head."""
+
+import re
+
+from torch import Tensor, nn
+
+from tokenprune.backbones.weights import resampled
+
+_ENCODER = "backbone.dense.pruned.backbone."
+_STAGE = re.compile(r"(roi_heads\.box_(?:head|predictor))\.\d+\.(.+)")
+
+
+def adopted(state: dict[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
+    """Return a file's state as a detector can take it; what has its form already is returned as it is.
+
+    What the encoder does not have (class token, final norm) is left out and position codes are resampled. Every stage of a cascade starts
+    from the one box head of a file without stages.
+    """
+    own, state = detector.state_dict(), dict(state)
+    for name in ("cls_token", "norm.weight", "norm.bias"):
+        if _ENCODER + name not in own:
+            state.pop(_ENCODER + name, None)
+    codes = state.get(_ENCODER + "pos_embed")
+    vit = detector.pruned.backbone
+    if codes is not None and getattr(vit, "pos_embed", None) is not None:
+        state[_ENCODER + "pos_embed"] = resampled(codes, vit)
+    single = {key: f"{found[1]}.{found[2]}" for key in own if (found := _STAGE.fullmatch(key)) and key not in state}
+    state.update({key: state[source] for key, source in single.items() if source in state})
+    return {key: value for key, value in state.items() if key not in single.values()}

@@ -1,0 +1,43 @@
+"""The pruned encoder of a run, and the size of its grid."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenprune.backbones.pyramid import SCALES
+from tokenprune.backbones.vit import build_vit
+from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.prune import prune
+from tokenprune.engine.schedule import answered
+from tokenprune.utils.settings import plain
+
+
+def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0, classes: int | None = None) -> PrunedViT:
+    """Build the encoder of a run: the `backbone` group's ViT with the run's selector, treatment, schedule, cls, execution and losses.
+
+    Args:
+        cfg: the run. num_classes: outputs of the model's own classification head.
+        classes: what auxiliary heads learn to tell, where that is not the same.
+
+    Raises:
+        InvalidConfig, UnknownPlugin, InvalidSchedule, IncompatiblePairing: whatever does not fit, before any weight is loaded.
+    """
+    axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
+    given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
+    given.update({"schedule": answered(given["schedule"])} if given.get("schedule") else {})
+    return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, classes=classes, **given)
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """Return N, the grid positions of an image of the data's full size (COCO: short_side x long_side), padded as the detector pads it."""
+    data, backbone, pyramid = config["data"], config["backbone"], config.get("task", {}).get("pyramid", {})
+    patch = backbone.get("patch_size", 16)
+    own = patch if backbone.get("adapter") is None else 2 * patch
+    own = own if backbone.get("windows") is None else backbone.get("img_size", 224)
+    step = max(own, *(int(patch / s) for s in pyramid.get("scales", (1,)) if s in SCALES), patch)
+    height, width = data.get("short_side", data.get("side", 224)), data.get("long_side", data.get("side", 224))
+    return (-(-height // step) * step // patch) * (-(-width // step) * step // patch)
+
+
+def _or_none(axis: Any) -> Any:
+    """The configuration spells an empty axis {name: none}; the engine spells it None."""
+    return None if isinstance(axis, Mapping) and axis.get("name") == "none" else axis

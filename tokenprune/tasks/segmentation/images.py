@@ -1,0 +1,97 @@
+"""The pictures of one segmentation run with their labels, as training and as tests see them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenprune.data import build_segmentation, require_same_classes
+from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
+from tokenprune.tasks.classification.views import Statistics
+from tokenprune.tasks.segmentation.settings import read_segmentation
+from tokenprune.tasks.segmentation.views import View, fitted, padded, training_view, view_of
+
+Batch = tuple[Tensor, Tensor]
+Seen = tuple[Tensor, list[tuple[int, int]], list[Tensor]]
+
+
+class LabelledPixels:
+    """Both splits of a run, each opened when it is first asked for."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """config: a resolved run. Raises InvalidConfig for settings of `task` that do not fit."""
+        self.config, self.settings = config, read_segmentation(config)
+        self._splits: dict[str, Any] = {}
+
+    def split(self, name: str) -> Any:
+        """The data of "train" or "val". Raises DatasetError, also where the two have different classes."""
+        if name not in self._splits:
+            self._splits[name] = build_segmentation(self.config["data"], name)
+            if len(self._splits) == 2:
+                require_same_classes(self._splits["train"], self._splits["val"])
+        return self._splits[name]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self.split("val").classes
+
+    @property
+    def side(self) -> int:
+        """Pixels of a side of the square that the model sees."""
+        return self.config["data"].get("side") or self.config["backbone"].get("img_size", 512)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of each channel that images are normalised with, on the 0..255 scale."""
+        return tuple(tuple(255 * v for v in values) for values in (self.settings.mean, self.settings.std))
+
+    def training(self, start: int) -> Iterator[Batch]:
+        """Endless batches from iteration `start` on, each a function of the seed and of its number.
+
+        Images (B,3,side,side), normalised, and labels (B,side,side), -1 where a pixel has none.
+        """
+        recipe, data = self.config["training"], self.split("train")
+        seed = recipe.get("seed", 0)
+        vary, plan = training_view(self.settings.augment, self.side, seed), BatchPlan(len(data), recipe["batch_size"], seed)
+
+        def make(index: int, place: int) -> View:
+            return vary(view_of(*data[index]), place)
+
+        return batches_from(plan, make, lambda views: padded(views, self.side, self.statistics), start, recipe.get("workers", 0))
+
+    def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[Seen]:
+        """The first `count` pictures as a test sees them.
+
+        Images (batch,3,side,side), normalised, padded, on the device; the size (h,w) of each without padding; the labels (H,W) of each at
+        the picture's own size, on the CPU.
+        """
+        data = self.split(split)
+
+        def make(i: int) -> View:
+            return view_of(*data[i])
+
+        for views in in_order(min(count, len(data)), make, _as_they_are, batch, workers):
+            images, sizes = self._seen(views)
+            yield images.to(device), sizes, [view.labels for view in views]
+
+    def drawn(self, size: int, number: int) -> Tensor:
+        """Batch `number` of `size` validation pictures drawn at random, with repetition: (size,3,side,side), normalised, padded."""
+        data = self.split("val")
+        chosen = np.random.default_rng((size, number)).integers(len(data), size=size)
+        return self._seen([view_of(*data[int(i)]) for i in chosen])[0]
+
+    def shown(self, number: int) -> tuple[View, Tensor]:
+        """Validation picture and its labels as a test sees them, without padding, and as input (1,3,side,side)."""
+        view = fitted(view_of(*self.split("val")[number]), self.side)
+        return view, padded([view], self.side, self.statistics)[0]
+
+    def _seen(self, views: list[View]) -> tuple[Tensor, list[tuple[int, int]]]:
+        seen = [fitted(view, self.side) for view in views]
+        return padded(seen, self.side, self.statistics)[0], [view.size for view in seen]
+
+
+def _as_they_are(views: list[View]) -> list[View]:
+    return views

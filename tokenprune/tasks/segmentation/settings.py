@@ -1,0 +1,77 @@
+"""The `task` group of a segmentation run: how pictures are seen at test time, how training varies them, how a model is judged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from tokenprune.errors import InvalidConfig
+from tokenprune.measure.throughput import ThroughputPlan
+from tokenprune.utils.settings import read_settings
+
+POLICIES = ("light", "segmenter")
+_Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PixelAugmentation:
+    """What training pictures and their labels go through.
+
+    policy "light": the test's view, flipped with `flip`, `vertical_flip`, channels permuted with `channels`, each with probability 1/2.
+    policy "segmenter" (Cropr 4.2, after Segmenter): the shorter side resized to data.side times a factor of `ratio`; a square of data.side
+    cut out at random, up to ten times anew where one class has more than `most` of its labelled pixels; a horizontal flip with `flip`;
+    with `distort` brightness, contrast, saturation and hue, each with probability 1/2; what is missing to the square padded.
+    """
+
+    policy: str = "light"
+    flip: bool = True
+    vertical_flip: bool = False
+    channels: bool = False
+    ratio: tuple[float, float] = (0.5, 2.0)
+    most: float = 0.75
+    distort: bool = True
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """The `task` group. mean, std: by channel on the 0..1 scale, as the weights were trained.
+
+    batch_size: pictures a forward of the evaluation. bootstrap: resamples of the standard error. cost_images: pictures over which MACs
+    and kept shares are averaged. speed_images: pictures whose times give the median, 0 for no timing. throughput: how images a second are
+    measured, where a run asks for them.
+    """
+
+    name: str = "segmentation"
+    augment: PixelAugmentation = field(default_factory=PixelAugmentation)
+    mean: _Triple = IMAGENET_DEFAULT_MEAN
+    std: _Triple = IMAGENET_DEFAULT_STD
+    batch_size: int = 16
+    bootstrap: int = 100
+    cost_images: int = 16
+    speed_images: int = 20
+    throughput: ThroughputPlan = field(default_factory=ThroughputPlan)
+
+
+def read_segmentation(config: Mapping[str, Any]) -> SegmentationConfig:
+    """Read the `task` group of a run.
+
+    Raises:
+        InvalidConfig: unknown settings, wrong types and values out of range, all at once.
+    """
+    cfg = read_settings(SegmentationConfig, config["task"], "task")
+    low, high = cfg.augment.ratio
+    bad = [
+        (cfg.augment.policy not in POLICIES, f"task.augment.policy is {cfg.augment.policy!r}, allowed are {', '.join(POLICIES)}"),
+        (not 0 < low <= high, f"task.augment.ratio is {cfg.augment.ratio}, allowed are two values 0 < a <= b"),
+        (not 0 < cfg.augment.most <= 1, f"task.augment.most is {cfg.augment.most}, allowed are 0 < most <= 1, a share of pixels"),
+        (min(cfg.std) <= 0, f"task.std is {cfg.std}, allowed are values above 0, on the 0..1 scale"),
+        (max(*cfg.mean, *cfg.std) > 1, f"task.mean, std are {cfg.mean}, {cfg.std}, allowed is the 0..1 scale: divide by 255"),
+        (cfg.batch_size < 1, f"task.batch_size is {cfg.batch_size}, allowed are 1 and more"),
+        (cfg.bootstrap < 2, f"task.bootstrap is {cfg.bootstrap}, allowed are 2 and more"),
+        (min(cfg.cost_images, cfg.speed_images) < 0, "task.cost_images and task.speed_images are 0 or more"),
+    ]
+    problems = [text for wrong, text in bad if wrong]
+    if problems:
+        raise InvalidConfig(problems)
+    return cfg

@@ -1,0 +1,141 @@
+"""Semantic segmentation: Segmenter's linear head on every patch, cross-entropy over pixels, mIoU (Cropr sections 3.2 and 4.2)."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenprune.measure.macs import encoder_cost
+from tokenprune.measure.miou import Confusion, mean_iou, miou_error, pixel_accuracy
+from tokenprune.measure.speed import seconds_per_image
+from tokenprune.measure.throughput import throughput
+from tokenprune.measure.usage import record
+from tokenprune.registry import register
+from tokenprune.tasks.base import chosen, device_of
+from tokenprune.tasks.pictures import LabelMap, Picture, cropped
+from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
+from tokenprune.tasks.segmentation.model import Segmenter
+from tokenprune.tasks.segmentation.settings import read_segmentation
+from tokenprune.utils.console import progress
+
+_GIGA = 1e9
+
+
+@register("task", "segmentation")
+class SegmentationTask:
+    """Semantic segmentation, judged by mean intersection over union."""
+
+    name = "segmentation"
+    gives = ("images", "patches")
+
+    def __init__(self) -> None:
+        self._key, self.pixels = "", None  # the LabelledPixels of the latest configuration, and which that was
+
+    @staticmethod
+    def check(cfg: Mapping[str, Any]) -> None:
+        """Raise InvalidConfig for settings of `task` that do not fit; no data are read."""
+        read_segmentation(cfg)
+
+    def build_model(self, cfg: Mapping[str, Any]) -> Segmenter:
+        """The segmenter with one output a class, on the CPU, random weights.
+
+        Raises InvalidConfig for settings that do not fit, DatasetError for data that cannot be read.
+        """
+        from tokenprune.tasks.encoder import build_pruned
+
+        return Segmenter(build_pruned(cfg, num_classes=len(self._pixels(cfg).classes)))
+
+    def begin(self, model: nn.Module) -> None:
+        """Nothing that is learned from here needs a copy of the model."""
+
+    def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Batch]:
+        """Endless batches from iteration `start` on, see `LabelledPixels.training`."""
+        return self._pixels(cfg).training(start)
+
+    def losses(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of pixels at full resolution, and the encoder's own losses."""
+        return model.losses(*(t.to(device_of(model)) for t in batch))
+
+    def calibration(self, model: Segmenter, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
+        """The encoder, and `count` training pictures in batches, as a test sees them."""
+        pixels = self._pixels(cfg)
+        return model.pruned.encode, [seen[0] for seen in pixels.first("train", count, pixels.settings.batch_size, device_of(model))]
+
+    @torch.no_grad()
+    def evaluate(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, float]:
+        """Return miou and pixel_accuracy in points over all pixels of the validation split, and miou_se by a bootstrap over its pictures.
+
+        Classes that occur neither in the truth nor in the predictions are left out of the mean. Each picture is judged at its own size.
+        """
+        pixels, training = self._pixels(cfg), model.training
+        model.eval()
+        found, workers = Confusion(len(pixels.classes)), cfg["training"].get("workers", 0)
+        count, at_once = len(pixels.split("val")), pixels.settings.batch_size
+        batches = pixels.first("val", count, at_once, device_of(model), workers)
+        for images, sizes, truths in progress(batches, "evaluation", -(-count // at_once)):
+            for logits, size, truth in zip(model(images), sizes, truths, strict=True):
+                found.add(truth, predicted(logits, size, truth.shape).cpu())
+        model.train(training)
+        counts = found.counts
+        error = miou_error(counts, pixels.settings.bootstrap)
+        return {"miou": mean_iou(counts), "miou_se": error, "pixel_accuracy": pixel_accuracy(counts)}
+
+    def cost(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """GMACs and kept shares over validation pictures and seconds a picture of encoder and whole model, all as it is deployed.
+
+        gmac_head is that of the head at every position, which gmac_linear and gmac_total do not hold.
+        """
+        pixels, device = self._pixels(cfg), device_of(model)
+        settings, deployed = pixels.settings, model.deploy()
+        count = max(settings.cost_images, settings.speed_images, 1)
+        images = [image for image, *_ in pixels.first("val", count, 1, device)]
+        cost = encoder_cost(deployed.pruned, images[: max(1, settings.cost_images)])
+        positions = deployed.pruned.family.positions(*images[0].shape[-2:])
+        head = {"gmac_head": deployed.head_macs(positions[0] * positions[1]) / _GIGA}
+        timed = [(image, image) for image in images[: settings.speed_images]]
+        times = seconds_per_image(deployed.pruned, deployed, timed, device) if timed else {}
+        return {**cost, **head, **times}
+
+    def throughput(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Pictures a second, up to logits at the input's size, over batch sizes, of validation pictures drawn at random."""
+        pixels, device = self._pixels(cfg), device_of(model)
+        plan = pixels.settings.throughput
+        return throughput(model.pruned.eval(), lambda size, number: pixels.drawn(size, number).to(device), plan, device, around=_whole)
+
+    @torch.no_grad()
+    def pictures(
+        self, model: Segmenter, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
+    ) -> Iterator[Picture]:
+        """Validation pictures with the tokens that each block used, their labels, and the predicted ones where `predict`."""
+        pixels = self._pixels(cfg)
+        for number in chosen(numbers, len(pixels.split("val"))):
+            view, images = pixels.shown(number)
+            with record(model) as seen:
+                logits = model(images.to(device_of(model)))
+            used = cropped(seen.images[0], model.pruned.patch_size, *view.size)
+            found = LabelMap(predicted(logits[0], view.size, view.size).cpu().numpy(), pixels.classes) if predict else None
+            truth = LabelMap(view.labels.numpy(), pixels.classes)
+            yield Picture(number, view.image.permute(1, 2, 0).numpy(), used, model.pruned.patch_size, found, truth)
+
+    def _pixels(self, cfg: Mapping[str, Any]) -> LabelledPixels:
+        key = str([cfg[group] for group in ("data", "task", "training", "backbone")])
+        if self._key != key:
+            self._key, self.pixels = key, LabelledPixels(cfg)
+        return self.pixels
+
+
+def predicted(logits: Tensor, inside: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Return classes (H,W) of a picture's own `size` from logits (K,side,side): softmax, padding cut off, bilinear, argmax.
+
+    inside: (h,w), the picture in the input; below and to the right of it is padding.
+    """
+    shares = logits.float().softmax(0)[:, : inside[0], : inside[1]]
+    if tuple(size) != tuple(inside):
+        shares = F.interpolate(shares.unsqueeze(0), size=tuple(size), mode="bilinear", align_corners=False)[0]
+    return shares.argmax(0)
+
+
+def _whole(pruned: nn.Module) -> nn.Module:
+    return Segmenter(pruned).eval()

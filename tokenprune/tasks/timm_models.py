@@ -1,0 +1,148 @@
+"""Models of timm of any kind, as they are, measured like the classifiers that are pruned: what a table compares with."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import timm
+from torch import nn
+
+from tokenprune.errors import InvalidConfig
+from tokenprune.measure.speed import seconds_alone
+from tokenprune.measure.throughput import over_batches
+from tokenprune.measure.timm_macs import NOTE, Counted, counted
+from tokenprune.registry import register
+from tokenprune.tasks.base import device_of
+from tokenprune.tasks.classification.task import ClassificationTask
+from tokenprune.tasks.pictures import Picture
+from tokenprune.utils.settings import read_settings
+
+_GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """The `backbone` group of task=timm.
+
+    model: timm's name, with or without a tag of weights (which are never fetched: init=FILE). img_size: pixels, of the images too.
+    options: further arguments of timm.create_model. name, size: see VitConfig. patch_size, drop_path: what backbone=timm has for ViTs that
+    are pruned; a model as it is has its own.
+    """
+
+    name: str = ""
+    size: str = ""
+    model: str = ""
+    img_size: int = 224
+    options: dict[str, Any] = field(default_factory=dict)
+    patch_size: int | None = None
+    drop_path: float = 0.0
+
+
+def read_timm(backbone: TimmConfig | Mapping[str, Any]) -> TimmConfig:
+    """Read the `backbone` group; raises InvalidConfig, also where it names no model that timm has."""
+    if isinstance(backbone, TimmConfig):
+        return backbone
+    model = backbone.get("model")
+    if model in (None, "???") or not timm.is_model(model):
+        said = "not set" if model in (None, "???") else f"{model!r}, which is not a timm model"
+        raise InvalidConfig(f"backbone.model is {said}; allowed with task=timm: backbone=timm backbone.model=NAME, see timm.list_models()")
+    return read_settings(TimmConfig, backbone, "backbone")
+
+
+def build_timm(cfg: TimmConfig | Mapping[str, Any], num_classes: int = 1000) -> nn.Module:
+    """Build a timm model with random weights, for images of `img_size` where it has to know.
+
+    Raises:
+        InvalidConfig: no such model, or options that it does not take.
+    """
+    cfg = read_timm(cfg)
+    options = {**cfg.options, "num_classes": num_classes}
+    try:
+        return timm.create_model(cfg.model, pretrained=False, img_size=cfg.img_size, **options)
+    except TypeError:  # a network without a size of its own
+        try:
+            return timm.create_model(cfg.model, pretrained=False, **options)
+        except TypeError as error:
+            raise InvalidConfig(f"backbone.options is {cfg.options}, and {cfg.model} does not take it: {error}; leave it out") from error
+
+
+def cost_of(cfg: TimmConfig | Mapping[str, Any], num_classes: int = 1000) -> Counted:
+    """Return the MACs and parameters of a timm model, counted without memory for it.
+
+    Raises:
+        InvalidConfig: see `build_timm`; also an image size that the model does not take.
+    """
+    return _cost_of(json.dumps(asdict(read_timm(cfg)), sort_keys=True), num_classes)
+
+
+@lru_cache(maxsize=64)  # a sweep asks about the same models at every scale and seed
+def _cost_of(known: str, num_classes: int) -> Counted:
+    cfg = TimmConfig(**json.loads(known))
+    try:
+        return counted(lambda: build_timm(cfg, num_classes), cfg.img_size)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise InvalidConfig(
+            f"backbone.img_size is {cfg.img_size}, which {cfg.model} does not take ({reason}); allowed: sizes that timm documents for it"
+        ) from error
+
+
+@register("task", "timm")
+class TimmTask(ClassificationTask):
+    """A timm model of any kind, not pruned and not trained: accuracy of given weights, parameters, counted GMAC, speed."""
+
+    name = "timm"
+    gives = ()
+
+    @staticmethod
+    def check(cfg: Mapping[str, Any]) -> None:
+        """Raise InvalidConfig for whatever a model as it is does not do, with the settings of `task` that do not fit."""
+        ClassificationTask.check(cfg)
+        selector, iterations, init = cfg["selector"].get("name"), cfg["training"].get("iterations"), cfg["init"]
+        side, size = cfg["data"].get("side"), cfg["backbone"].get("img_size")
+        bad = [
+            (selector != "none", f"selector is {selector!r}; allowed: none. To prune a ViT: task=classification backbone=timm"),
+            (iterations != 0, f"training.iterations is {iterations}; allowed: 0, the model is not trained"),
+            (init in ("dense", "pretrained"), f"init is {init!r}; allowed: scratch (random weights), or a file of timm's weights"),
+            (side not in (None, size), f"data.side is {side}, backbone.img_size {size}; allowed: the same, a model as it is has one size"),
+        ]
+        problems = [f"task=timm takes a model as timm has it: {text}" for wrong, text in bad if wrong]
+        if problems:
+            raise InvalidConfig(problems)
+
+    @staticmethod
+    def words(cfg: Mapping[str, Any]) -> str:
+        """Return what a dry run says: the model, its size and what it costs with 1000 classes. Raises InvalidConfig."""
+        backbone = read_timm(cfg["backbone"])
+        cost = cost_of(backbone)
+        costs = f"{cost.total / _GIGA:.4g} GMAC, {cost.linear / _GIGA:.4g} of them in layers, {cost.parameters / 1e6:.4g} M parameters"
+        return f"dense: {backbone.model} as timm has it at {backbone.img_size} px; counted: {costs}"
+
+    def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
+        """The model, with a head for the classes of the data, on the CPU, random weights. Raises InvalidConfig, DatasetError."""
+        return build_timm(cfg["backbone"], len(self._images(cfg).classes))
+
+    def begin(self, model: nn.Module) -> None:
+        """Nothing learns from it."""
+
+    def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Counted GMACs of the whole model, seconds an image; what has no meaning without tokens and an encoder is left out."""
+        known, macs = self._images(cfg), cost_of(cfg["backbone"], len(self._images(cfg).classes))
+        device, count = device_of(model), known.recipe.speed_images
+        images = [image for image, _ in known.first("val", count, 1, device)]
+        times = seconds_alone(model.eval(), images, device) if images else {}
+        parts = {"linear": macs.linear, "attention": macs.attention, "total": macs.total}
+        return {**{f"gmac_{name}": value / _GIGA for name, value in parts.items()}, "gmac_note": NOTE, **times}
+
+    def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Images a second over batch sizes, without a speed-up: there is no dense model beside it."""
+        images, device = self._images(cfg), device_of(model)
+        return over_batches((model.eval(),), lambda size, n: images.drawn(size, n).to(device), images.recipe.throughput, device)
+
+    def pictures(
+        self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
+    ) -> Iterator[Picture]:
+        """None: there are no tokens to show."""
+        return iter(())

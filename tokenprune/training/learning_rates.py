@@ -1,0 +1,74 @@
+"""Learning rates: groups of parameters that learn at different ones, and how these change in the course of a run."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from tokenprune.training.settings import TrainingConfig
+
+_UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
+_ADDED = ("selectors.", "fusion.")  # what pruning adds, fresh where the rest is trained
+_TAIL = 0.2  # share of the run in which linear_tail falls to 0
+_AFTER_BLOCKS = ("norm", "fc_norm", "head", "head_dist", "attn_pool")  # of a timm model; what is neither this nor a block embeds
+
+
+def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:
+    """Multiplier of every learning rate at a 0-based iteration: linear warm-up times the schedule."""
+    warm = min(1.0, (iteration + 1) / cfg.warmup) if cfg.warmup else 1.0
+    done = (iteration - cfg.warmup) / max(1, cfg.iterations - cfg.warmup)
+    share = iteration / max(1, cfg.iterations)
+    if cfg.schedule == "cosine":
+        last = cfg.min_lr / cfg.lr if cfg.min_lr else 0.0
+        return warm * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done)))))
+    if cfg.schedule == "poly":
+        return warm * (1 - min(1.0, max(0.0, done))) ** cfg.power
+    if cfg.schedule == "steps":
+        return warm * cfg.gamma ** sum(share >= step for step in cfg.steps)
+    if cfg.schedule == "linear_tail":
+        return warm * min(1.0, (1 - share) / _TAIL)
+    return warm
+
+
+def parameter_groups(model: nn.Module, cfg: "TrainingConfig") -> list[dict[str, Any]]:
+    """AdamW groups, one per (learning rate scale, share of the run that it rests, decay): no decay for vectors, scalars and embeddings.
+
+    Parameters of selectors and learned fusions learn `selector_lr_scale` times as fast; those of a pruned encoder's backbone
+    `backbone_lr_scale` times, and not at all in the first `backbone_freeze` of the run, the less of that the deeper down (see
+    `layer_scales`) with a `layer_decay`.
+    """
+    owners = [m for m in model.modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
+    encoder = {id(p): scale for m in owners for p, scale in layer_scales(m.backbone, cfg.layer_decay or 1.0)}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            pace = (cfg.selector_lr_scale, 0.0) if any(part in name for part in _ADDED) else (1.0, 0.0)
+            pace = (cfg.backbone_lr_scale * encoder[id(p)], cfg.backbone_freeze) if id(p) in encoder else pace
+            decays = p.ndim >= 2 and not any(word in name for word in _UNDECAYED)
+            groups.setdefault((*pace, decays), []).append(p)
+    decay = {True: cfg.weight_decay, False: 0.0}
+    return [
+        {"params": params, "lr": cfg.lr * scale, "base_lr": cfg.lr * scale, "freeze": freeze, "weight_decay": decay[decays]}
+        for (scale, freeze, decays), params in groups.items()
+    ]
+
+
+def layer_scales(backbone: nn.Module, decay: float) -> list[tuple[nn.Parameter, float]]:
+    """Return the parameters of a timm model of L blocks with their layer-wise learning rate scales (BEiT, MAE).
+
+    1 for what follows the blocks (norms, head), decay for the last block, decay^L for the first, decay^(L+1) for what makes tokens.
+    """
+    depth, found = len(backbone.blocks), []
+    for name, p in backbone.named_parameters():
+        first, *rest = name.split(".")
+        below = 0 if first in _AFTER_BLOCKS else depth - int(rest[0]) if first == "blocks" else depth + 1
+        found.append((p, decay**below))
+    return found
+
+
+def learning_rate(group: Mapping[str, Any], cfg: "TrainingConfig", iteration: int) -> float:
+    """Return the learning rate of a group at a 0-based iteration: 0 while it is frozen, which AdamW's decay follows."""
+    frozen = iteration < group.get("freeze", 0.0) * cfg.iterations  # a checkpoint from before there was freezing has no such entry
+    return 0.0 if frozen else group["base_lr"] * lr_factor(cfg, iteration)

@@ -1,0 +1,135 @@
+"""Weights on disk: safetensors, written atomically; read without ever running code from a file; mismatches listed in full."""
+
+import pickle
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tokenprune.errors import CheckpointMismatch
+from tokenprune.utils.files import atomic_write
+
+_NESTED = ("model", "state_dict", "model_state", "module")
+
+
+def save_weights(
+    path: Path | str, weights: nn.Module | Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a module's state (or a state dict) as safetensors, floating point tensors as `dtype` where it is given.
+
+    Args:
+        dtype: storage type such as torch.float16 (half the size); None keeps each tensor's own.
+        metadata: short strings kept in the header: what the weights are and how they came about.
+    """
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    # Clones, because safetensors refuses tensors that share storage (tied weights).
+    ready = {k: _stored(v, dtype).detach().cpu().contiguous().clone() for k, v in state.items()}
+    header = {"format": "pt", **{k: str(v) for k, v in (metadata or {}).items()}}
+    atomic_write(path, lambda part: save_file(ready, part, metadata=header))
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
+
+    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped; what else a training run stored (optimizer, epoch, its
+    arguments as argparse's Namespace) is read over.
+
+    Raises:
+        CheckpointMismatch: no such file, a damaged one, or one that needs code to be read (none is run).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointMismatch(f"checkpoint {path.name}: there is no file {path}; check the path (`make weights` makes the demo's)")
+    try:
+        with _plain_values():
+            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointMismatch(  # torch's own text would advise to load it unsafely
+            f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
+            " convert it in a place you trust: torch.save(model.state_dict(), ...)"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again") from error
+    for name in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The header strings that `save_weights` stored; {} for other formats."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def load_weights(
+    path: Path | str,
+    module: nn.Module,
+    prefix: str = "",
+    drop: tuple[str, ...] = (),
+    allow_missing: tuple[str, ...] = (),
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> dict[str, str]:
+    """Copy a file's weights into `module` (in the module's own dtype) and return the file's metadata.
+
+    Args:
+        prefix: takes only the file's keys that start with it, and strips it.
+        drop: keys of the file that are ignored; "selectors." matches at the start of a key and after any dot.
+        allow_missing: keys of the module that the file may lack, matched in the same way.
+        convert: a last change of the file's state, for example a resampled position embedding.
+
+    Raises:
+        CheckpointMismatch: ALL missing, unexpected and wrongly shaped keys in one message; the module is untouched then.
+    """
+    state = {k[len(prefix) :]: v for k, v in read_weights(path).items() if k.startswith(prefix)}
+    state = {k: v for k, v in state.items() if not _matches(k, drop)}
+    state = convert(state) if convert else state
+    own = module.state_dict()
+    problems = [f"missing {k} {tuple(own[k].shape)}" for k in own if k not in state and not _matches(k, allow_missing)]
+    problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
+    wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
+    problems += [f"shape of {k}: file {tuple(state[k].shape)}, model {tuple(own[k].shape)}" for k in wrong]
+    if problems:
+        raise CheckpointMismatch(
+            f"checkpoint {Path(path).name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
+            + "; ".join(problems) + ". Use the backbone and task settings that it was written with"
+        )
+    module.load_state_dict(state, strict=False)
+    return read_metadata(path)
+
+
+def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
+    """Start a pruned model from a dense one: everything must match but what pruning adds around the backbone (selectors, a class token).
+
+    A model that has an `adopt`, state -> state, brings weights of its relatives into its own form with it.
+
+    Raises:
+        CheckpointMismatch: see `load_weights`.
+    """
+    owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
+    added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
+    return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added), convert=getattr(module, "adopt", None))
+
+
+def _plain_values() -> AbstractContextManager[Any]:
+    """Let torch read the arguments that training scripts store: a Namespace is a bag of values, making one runs no code."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
+    return nullcontext() if allow is None else allow([Namespace])
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(key.startswith(p) or f".{p}" in key for p in patterns)
+
+
+def _stored(value: Any, dtype: torch.dtype | None) -> Tensor:
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value

@@ -1,0 +1,37 @@
+"""The only place that prints, in the main process only. Progress bars appear on a terminal only, so logs stay quiet."""
+
+import sys
+from collections.abc import Iterable
+from typing import TextIO, TypeVar
+
+from tqdm import tqdm
+
+from tokenprune.utils import distributed
+
+T = TypeVar("T")
+
+
+def say(text: str = "") -> None:
+    """Write one line (or a block) of results to standard output."""
+    _print(text, sys.stdout)
+
+
+def warn(text: str) -> None:
+    """Write a warning to standard error."""
+    _print(f"warning: {text}", sys.stderr)
+
+
+def fail(text: str) -> None:
+    """Write an error to standard error."""
+    _print(f"error: {text}", sys.stderr)
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None, initial: int = 0) -> "tqdm[T]":
+    """Wrap `items` in a progress bar that stays silent when standard error is no terminal."""
+    quiet = not (sys.stderr.isatty() and distributed.is_main())
+    return tqdm(items, desc=description, total=total, initial=initial, leave=False, disable=quiet, dynamic_ncols=True)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    if distributed.is_main():
+        print(text, file=stream, flush=True)

@@ -1,0 +1,37 @@
+"""Where the files that come with the package lie: inside it when it is installed, beside it in a checkout."""
+
+from pathlib import Path
+
+from tokenprune.errors import InvalidConfig
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED_WEIGHTS = {
+    "demo": PACKAGE / "weights" / "dense_demo.safetensors",
+    "demo_classifier": PACKAGE / "weights" / "dense_demo_classifier.safetensors",
+}
+
+
+def config_dir() -> Path:
+    """Return the folder of the YAML groups.
+
+    Raises:
+        InvalidConfig: there is none.
+    """
+    for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise InvalidConfig("the configuration folder conf/ is missing beside the package; install tokenprune again")
+
+
+def weights_path(value: str) -> Path:
+    """Return a file of weights: `demo` (the detector) and `demo_classifier` are those that ship with the package, others are paths."""
+    return SHIPPED_WEIGHTS.get(value) or Path(value)
+
+
+def expected_of(experiment: str) -> Path | None:
+    """Return experiments/<experiment>/expected.csv, the paper's numbers; None where there is none."""
+    for folder in (PACKAGE, PACKAGE.parent):
+        path = folder / "experiments" / experiment / "expected.csv"
+        if path.is_file():
+            return path
+    return None
