@@ -11,7 +11,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check
 EXTRAS := detection,export,figures,notebooks,sweeps,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate table2 weights smoke test lint docs clean
+.PHONY: help setup validate table2 weights smoke test lint layers docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test: $(STAMP) ## Run the tests
 
 lint: $(STAMP) ## Check style with ruff
 	$(PY) -m ruff check . $(ARGS)
+
+layers: $(STAMP) ## Check that rooms import downwards only
+	$(VENV)/bin/lint-imports --no-cache
 
 docs: $(STAMP) ## Write the generated pages of docs/ again
 	$(PY) -m tokenprune.docs $(ARGS)

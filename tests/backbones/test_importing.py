@@ -11,7 +11,7 @@ from tests.engine.blocks.models import EVERY, awake, images, small
 from tokenprune import prune
 from tokenprune.backbones.vit import build_vit
 from tokenprune.backbones.weights import load_backbone, load_timm, load_vit
-from tokenprune.engine.blocks.windowed import Windows
+from tokenprune.engine.blocks.windows import Windows
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.utils.checkpoints import save_weights
 

@@ -14,7 +14,7 @@ from torch import nn
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
 from tokenprune.backbones.weights import load_backbone
 from tokenprune.engine.blocks import adapt
-from tokenprune.engine.blocks.windowed import Windows, window_problems
+from tokenprune.engine.blocks.windows import Windows, window_problems
 from tokenprune.errors import InvalidConfig
 from tokenprune.utils.settings import read_settings
 

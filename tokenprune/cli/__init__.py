@@ -1,1 +1,55 @@
-"""The commands that people type."""
+"""The command `tokenprune`: one sub-command for each thing that people do."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from tokenprune.utils import console
+
+COMMANDS = {
+    "run": ("tokenprune.run", "run one row or a sweep: tokenprune run +experiment=table2_preserve"),
+    "list": ("tokenprune.cli.list", "print all plugins, methods and experiments"),
+    "validate": ("tokenprune.cli.validate", "check every row of every experiment without data or weights"),
+    "smoke": ("tokenprune.cli.smoke", "run every experiment in seconds a row"),
+    "report": ("tokenprune.report.__main__", "write one page of a results folder"),
+    "bench": ("tokenprune.cli.bench.__main__", "measure the engine's speed against its goals"),
+    "export": ("tokenprune.cli.export", "export a classifier with torch.export or as ONNX"),
+    "docs": ("tokenprune.cli.docs.__main__", "write the generated pages of docs/ again"),
+    "install-detectron2": ("tokenprune.cli.install_detectron2.__main__", "install Detectron2 without a compiler"),
+}
+USAGE = 2  # exit status of a command line that cannot be understood
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sub-command that the command line names; the arguments behind it are its own.
+
+    Args:
+        arguments: the words behind `tokenprune`; None takes those of the process.
+
+    Returns:
+        The exit status of the sub-command, 2 for an unknown one.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        console.say(_help())
+        return 0 if words else USAGE
+    if words[0] == "--version":
+        from tokenprune import __version__
+
+        console.say(__version__)
+        return 0
+    if words[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        console.fail(f"unknown command {words[0]!r}.{hint} Available: {', '.join(COMMANDS)}")
+        return USAGE
+    sys.argv = [f"tokenprune {words[0]}", *words[1:]]
+    return importlib.import_module(COMMANDS[words[0]][0]).main() or 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}s}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: tokenprune COMMAND [ARGUMENT ...]", "", *lines, "", "Also: python -m tokenprune.NAME, with _ for -."])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tokenprune.engine.blocks.windowed import Windows, no_square
+from tokenprune.engine.blocks.windows import Windows, no_square
 from tokenprune.engine.legality import resolve
 from tokenprune.engine.schedule import Layout, Schedule
 from tokenprune.engine.selector import Selector

@@ -2,14 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune.engine.outputs import Outputs
-
-if TYPE_CHECKING:
-    from tokenprune.engine.model import PrunedViT
 
 IGNORED = -1  # label of what has no class
 
@@ -25,13 +22,13 @@ class Facts:
     """
 
     outputs: Outputs
-    model: "PrunedViT"
+    model: nn.Module  # a PrunedViT; named so, because the model builds its losses and must not be imported here
     images: Tensor | None = None
     logits: Tensor | None = None
     targets: Tensor | None = None
     patches: Tensor | None = None
     presence: Tensor | None = None
-    teacher: "PrunedViT | None" = None
+    teacher: nn.Module | None = None  # a PrunedViT without a selector
 
     def of(self, name: str) -> list[Any]:
         """Return the payloads of the records of that name, in the order of blocks."""

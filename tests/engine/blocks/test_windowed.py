@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import tokenprune
 from tests.engine.blocks.models import small
-from tokenprune.engine.blocks.windowed import Windows, received, tables
+from tokenprune.engine.blocks.windowed import received, tables
+from tokenprune.engine.blocks.windows import Windows
 from tokenprune.engine.observation import Observation
 from tokenprune.errors import InvalidConfig, InvalidSchedule
 

@@ -16,7 +16,7 @@ from tokenprune.engine.blocks.rotary import rotary_rows, rotated
 from tokenprune.engine.packing import Packing
 
 if TYPE_CHECKING:
-    from tokenprune.engine.blocks.windowed import Windows
+    from tokenprune.engine.blocks.windows import Windows
     from tokenprune.engine.state import TokenState
 
 POLICY_EPS = 1e-6
