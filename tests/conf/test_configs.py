@@ -14,6 +14,7 @@ from tokenprune.runs import presets
 from tokenprune.runs.composer import composer
 from tokenprune.runs.config import compose, dense_of, resolve
 from tokenprune.runs.presets import choices, files, read
+from tokenprune.runs.rows import rows_of
 from tokenprune.runs.run_key import run_key
 from tokenprune.runs.validation import validate
 from tokenprune.tasks.classification.settings import Augmentation, Mixing, View, read_recipe
@@ -22,19 +23,14 @@ from tokenprune.utils.paths import config_dir
 
 SCALES = ("smoke", "demo", "paper")
 METHODS = [path.stem for path in files("method") if path.stem == "dense" or not get("selector", choices(read(path))["selector"]).needs]
-ROWS = [path.stem for path in files("table2")]
-TABLES = {
-    "table2_preserve": "table2", "table3_reactivation": "table3", "table4_gating": "table4", "table5_sota": "table5",
-    "insights": "insights",
-}  # fmt: skip
-CLASSIFIED = {
-    "table6_throughput": "table6", "table7_imagenet": "table7", "fig8_batch_sizes": "fig8", "training_free": "training_free",
-    "iso_compute": "iso_compute", "cropr_table4_ablations": "cropr_table4", "cropr_table1_imagenet": "cropr_table1",
-    "cropr_fig4_scaling": "cropr_fig4", "cropr_appd_resolution": "cropr_appd", "cropr_appe_schedules": "cropr_appe",
-    "downsample_control": "downsample_control", "cropr_fusion": "cropr_fusion",
-}  # fmt: skip
+ROWS = list(rows_of("table2_preserve"))
+TABLES = ("table2_preserve", "table3_reactivation", "table4_gating", "table5_sota", "insights")
+CLASSIFIED = (
+    "table6_throughput", "table7_imagenet", "fig8_batch_sizes", "training_free", "iso_compute", "cropr_table4_ablations",
+    "cropr_table1_imagenet", "cropr_fig4_scaling", "cropr_appd_resolution", "cropr_appe_schedules", "downsample_control", "cropr_fusion",
+)  # fmt: skip
 LARGE = {name for name in CLASSIFIED if name.startswith("cropr") and name != "cropr_fusion"} | {"downsample_control"}
-TABLE_ROWS = [(name, group, path.stem) for name, group in TABLES.items() for path in files(group)]
+TABLE_ROWS = [(name, row) for name in TABLES for row in rows_of(name)]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -72,8 +68,8 @@ def test_the_paper_recipe_gives_way_to_the_command_line():
 def test_rows_of_detection_tables_are_of_their_task_and_have_the_adapter_at_paper_scale():
     """That every row of every experiment is valid, `make validate` says."""
     with composer() as fast:
-        for (experiment, group, row), scale in product(TABLE_ROWS, ("demo", "paper")):
-            config = resolve(fast.compose([f"+experiment={experiment}", f"+{group}={row}", f"scale={scale}"]))
+        for (experiment, row), scale in product(TABLE_ROWS, ("demo", "paper")):
+            config = resolve(fast.compose([f"+experiment={experiment}", f"+rows/{experiment}={row}", f"scale={scale}"]))
             assert (config["task"]["name"], config["scale"]) == ("detection", scale)
             assert ("adapter" in config["backbone"]) == (scale == "paper")
 
@@ -81,10 +77,10 @@ def test_rows_of_detection_tables_are_of_their_task_and_have_the_adapter_at_pape
 @pytest.mark.parametrize("experiment", CLASSIFIED)
 def test_rows_of_classification_tables_have_the_papers_model_at_paper_scale(experiment):
     with composer() as fast:
-        for path in files(CLASSIFIED[experiment]):
-            config = resolve(fast.compose([f"+experiment={experiment}", f"+{CLASSIFIED[experiment]}={path.stem}", "scale=paper"]))
+        for row in rows_of(experiment):
+            config = resolve(fast.compose([f"+experiment={experiment}", f"+rows/{experiment}={row}", "scale=paper"]))
             assert config["task"]["name"] == "classification" and config["experiment"] == experiment
-            scaled = f"scaled_{path.stem.split('_')[1]}" if experiment == "cropr_fig4_scaling" else None
+            scaled = f"scaled_{row.split('_')[1]}" if experiment == "cropr_fig4_scaling" else None
             backbone = scaled or ("vit_large" if experiment in LARGE else "vit_small")
             assert (config["backbone"]["name"], config["data"]["name"]) == (backbone, "imagefolder")
     assert f"+experiment={experiment}" in (config_dir().parent / "experiments" / experiment / "README.md").read_text()
@@ -104,16 +100,16 @@ def test_how_throughput_is_measured_counts_only_where_it_is():
 def test_the_planned_cost_of_table_7_is_the_papers():
     """3.0 of 4.6 GMAC at keep rate 0.7, as printed; samplers and gates within what their plans are."""
     for row in ("01_dynamicvit", "02_evit", "03_evo_vit", "05_ats", "09_svit"):
-        words = validate(resolve(compose(["+experiment=table7_imagenet", f"+table7={row}", "scale=paper"])), files=False)
+        words = validate(resolve(compose(["+experiment=table7_imagenet", f"+rows/table7_imagenet={row}", "scale=paper"])), files=False)
         assert float(words.rsplit(" GMAC", 1)[0].rsplit(" ", 1)[1]) == pytest.approx(3.0, abs=0.06)
 
 
 def test_tables_share_rows_and_differ_where_their_names_say():
     """A shared row is computed once: its key does not depend on the table that asks for it."""
-    keys = {f"{group}/{row}": run_key(resolve(compose([f"+experiment={name}", f"+{group}={row}"]))) for name, group, row in TABLE_ROWS}
-    svit = [keys[k] for k in ("table3/00_dynamic_reactivation", "table4/00_mlp", "table5/06_svit")]
-    assert len(set(svit)) == 1 and keys["table2/03_evit_remove"] == keys["table5/01_evit_remove"]
-    for group in TABLES.values():
+    keys = {f"{name}/{row}": run_key(resolve(compose([f"+experiment={name}", f"+rows/{name}={row}"]))) for name, row in TABLE_ROWS}
+    svit = [keys[k] for k in ("table3_reactivation/00_dynamic_reactivation", "table4_gating/00_mlp", "table5_sota/06_svit")]
+    assert len(set(svit)) == 1 and keys["table2_preserve/03_evit_remove"] == keys["table5_sota/01_evit_remove"]
+    for group in TABLES:
         own = [key for name, key in keys.items() if name.startswith(f"{group}/")]
         assert len(set(own)) == len(own)
     assert set(key for name, key in keys.items() if name.startswith("insights/")) <= set(
@@ -237,7 +233,7 @@ def test_the_dense_row_is_trained_further_at_demo_scale_only():
 
 def test_command_line_beats_experiment_beats_method():
     assert compose(["method=evit", "treatment=preserve"]).treatment.name == "preserve"
-    row = ["+experiment=table2_preserve", "+table2=02_dynamicvit_preserve"]
+    row = ["+experiment=table2_preserve", "+rows/table2_preserve=02_dynamicvit_preserve"]
     assert compose(row).treatment.name == "preserve"
     assert compose([*row, "treatment=remove", "training.lr=1"]).treatment.name == "remove"
     assert compose([*row, "training.lr=1"]).training.lr == 1

@@ -5,6 +5,7 @@ import pytest
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.presets import files
+from tokenprune.runs.rows import rows_of
 from tokenprune.runs.validation import validate
 from tokenprune.tasks.classification.settings import Augmentation, Mixing, View, read_recipe
 from tokenprune.training.settings import TrainingConfig
@@ -71,7 +72,10 @@ def test_cropr_has_auxiliary_heads_where_there_are_labels():
 
 
 def test_rows_of_croprs_table_4_differ_in_one_option_each():
-    rows = {p.stem: composed("+experiment=cropr_table4_ablations", f"+cropr_table4={p.stem}", "scale=paper") for p in files("cropr_table4")}
+    rows = {
+        name: composed("+experiment=cropr_table4_ablations", f"+rows/cropr_table4_ablations={name}", "scale=paper")
+        for name in rows_of("cropr_table4_ablations")
+    }
     simple = {"name": "cropr", "queries": 1}
     changed = ({}, {"heads": 16}, {"select": "sampling"}, {"mlp": False}, {"stop_grad": False})
     assert [row["selector"] for row in rows.values()] == [{**simple, **option} for option in changed]
@@ -79,7 +83,7 @@ def test_rows_of_croprs_table_4_differ_in_one_option_each():
         assert row["schedule"] == {"name": "per_block", "remove": 8, "start": 1, "stop": None, "align": False}
         assert row["training"]["layer_decay"] == 0.75 and "throughput" in row["measure"] and row["backbone"]["name"] == "vit_large"
     for scale, given, name in (("smoke", (), "vit_smoke"), ("demo", (), "vit_demo"), ("paper", ("backbone=vit_base",), "vit_base")):
-        row = composed("+experiment=cropr_table4_ablations", "+cropr_table4=01_mha", f"scale={scale}", *given)
+        row = composed("+experiment=cropr_table4_ablations", "+rows/cropr_table4_ablations=01_mha", f"scale={scale}", *given)
         assert row["backbone"]["name"] == name and ("pool" in row["backbone"]) == (scale == "paper")
     assert len({row["label"] for row in rows.values()}) == 5
 

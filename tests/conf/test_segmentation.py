@@ -8,7 +8,7 @@ import pytest
 from tests.data.test_semantic import write
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs.config import compose, resolve
-from tokenprune.runs.presets import files
+from tokenprune.runs.rows import rows_of
 from tokenprune.runs.run_key import run_key
 from tokenprune.runs.validation import validate
 from tokenprune.tasks.segmentation.settings import PixelAugmentation, read_segmentation
@@ -17,7 +17,7 @@ from tokenprune.utils.paths import config_dir, expected_of
 from tokenprune.utils.settings import read_settings
 
 FIGURE = "cropr_fig5_segmentation"
-ROWS = [path.stem for path in files("cropr_fig5")]
+ROWS = list(rows_of("cropr_fig5_segmentation"))
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper" / "cropr_table5_fusion.csv"
 PLANNED = {"smoke": ("0.027", "0.0166"), "demo": ("0.498", "0.296"), "paper": ("362", "204")}  # of the dense model and Cropr's
 
@@ -27,7 +27,7 @@ def composed(*overrides):
 
 
 def row(name, *overrides):
-    return resolve(compose([f"+experiment={FIGURE}", f"+cropr_fig5={name}", *overrides]))
+    return resolve(compose([f"+experiment={FIGURE}", f"+rows/cropr_fig5_segmentation={name}", *overrides]))
 
 
 @pytest.mark.parametrize("scale", PLANNED)

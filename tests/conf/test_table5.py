@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tokenprune.runs.config import compose, resolve
-from tokenprune.runs.presets import files
+from tokenprune.runs.rows import rows_of
 from tokenprune.runs.run_key import run_key
 from tokenprune.runs.validation import validate
 from tokenprune.utils.paths import config_dir, expected_of
 
-GROUPS = {"cropr_table5_fusion": "cropr_table5", "cropr_fig3_overhead": "cropr_fig3"}
+GROUPS = ("cropr_table5_fusion", "cropr_fig3_overhead")
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper" / "cropr_table5_fusion.csv"
 # Of EVA-02-L/16 at 512 px: weight layers of the encoder and attention products; DToP's heads are not in a plan.
 PLANNED = {
@@ -21,9 +21,8 @@ PLANNED = {
 
 
 def rows(experiment, *overrides):
-    group = GROUPS[experiment]
-    names = [path.stem for path in files(group)]
-    return {name: resolve(compose([f"+experiment={experiment}", f"+{group}={name}", *overrides])) for name in names}
+    names = list(rows_of(experiment))
+    return {name: resolve(compose([f"+experiment={experiment}", f"+rows/{experiment}={name}", *overrides])) for name in names}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
@@ -53,7 +52,7 @@ def test_rows_of_table_5_differ_in_what_stands_behind_the_last_block():
 def test_two_rows_are_those_of_figure_5(scale):
     found = rows("cropr_table5_fusion", f"scale={scale}")
     for mine, other in (("00_dense", "00_dense"), ("06_last_layer_fusion", "04_cropr")):
-        theirs = resolve(compose(["+experiment=cropr_fig5_segmentation", f"+cropr_fig5={other}", f"scale={scale}"]))
+        theirs = resolve(compose(["+experiment=cropr_fig5_segmentation", f"+rows/cropr_fig5_segmentation={other}", f"scale={scale}"]))
         assert run_key(found[mine]) == run_key(theirs)
     assert len({run_key(config) for config in found.values()}) == 7
 

@@ -74,7 +74,13 @@ def test_pairings_without_a_square_are_refused(selector, treatment, reason):
 @pytest.mark.parametrize(("change", "match"), [("method=svit", "keeps another number"), ("execution=packed", "auto, gathered"),
                                                ("schedule=stages", "no square of whole windows")])  # fmt: skip
 def test_a_run_is_refused_before_weights_are_read(change, match):
-    run = ["+experiment=cropr_table3_detection", "+cropr_table3=01_random", "scale=smoke", "+backbone.pretrained=missing.pth", change]
+    run = [
+        "+experiment=cropr_table3_detection",
+        "+rows/cropr_table3_detection=01_random",
+        "scale=smoke",
+        "+backbone.pretrained=missing.pth",
+        change,
+    ]
     with pytest.raises(TokenPruneError, match=match):
         validate(resolve(compose(run)), files=False)
 

@@ -59,12 +59,12 @@ def test_a_whole_table_validates_at_paper_scale(cli):  # noqa: F811
 
 
 def test_a_sweep_of_no_rows_is_an_error(cli):  # noqa: F811
-    code, _, err = cli("+experiment=table2_preserve", "+table2=glob(nothing*)", "scale=smoke")
+    code, _, err = cli("+experiment=table2_preserve", "+rows/table2_preserve=glob(nothing*)", "scale=smoke")
     assert code in (2, 3) and err.startswith("error: ")
 
 
 def test_a_command_line_value_replaces_a_sweep_axis(cli, fake):  # noqa: F811
-    code, out, _ = cli("+experiment=table2_preserve", "+table2=03_evit_remove", *TINY)
+    code, out, _ = cli("+experiment=table2_preserve", "+rows/table2_preserve=03_evit_remove", *TINY)
     assert code == 0 and "[1] EViT remove" in out and "[2]" not in out
 
 

@@ -11,12 +11,12 @@ from tokenprune.errors import DatasetError
 from tokenprune.report.tables.expected import Expected, size_of
 from tokenprune.report.tables.formats import to_text
 from tokenprune.report.tables.table import build
-from tokenprune.runs.presets import files, read
-from tokenprune.utils.paths import expected_of
+from tokenprune.runs.presets import read
+from tokenprune.runs.rows import rows_of
+from tokenprune.utils.paths import config_dir, expected_of
 
-TABLES = {"table2_preserve": "table2", "table3_reactivation": "table3", "table4_gating": "table4", "table5_sota": "table5"}
-TABLES["table5_speed"] = "table5"
-TABLES |= {"cropr_table3_detection": "cropr_table3", "cropr_table4_ablations": "cropr_table4"}
+TABLES = {name: name for name in ("table2_preserve", "table3_reactivation", "table4_gating", "table5_sota")}
+TABLES |= {name: name for name in ("cropr_table3_detection", "cropr_table4_ablations")} | {"table5_speed": "table5_sota"}
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper"
 
 
@@ -86,10 +86,8 @@ def test_a_file_of_another_form_is_refused(tmp_path):
 @pytest.mark.parametrize("experiment", TABLES)
 def test_every_label_of_a_file_is_the_label_of_a_row(experiment):
     labels = set()
-    for path in files(TABLES[experiment]):
-        preset = read(path)
-        (method,) = [value for entry in preset["defaults"] for key, value in entry.items() if key.endswith("method")]
-        labels.add(preset.get("label", read(path.parents[1] / "method" / f"{method}.yaml")["label"]))
+    for chosen in rows_of(TABLES[experiment]).values():
+        labels.add(chosen.get("label", read(config_dir() / "method" / f"{chosen['method']}.yaml")["label"]))
     expected = Expected(expected_of(experiment)).lines
     assert {line["method"] for line in expected} <= labels
     assert all(line["source"].startswith(("SViT Table", "Cropr Table")) for line in expected)
@@ -116,7 +114,8 @@ def test_croprs_table2_is_the_transcribed_one():
     columns = ("parameters", "gmacs_linear", "top1", "images_per_second")
     assert [[float(line[k]) for k in columns] for line in lines] == [pytest.approx(numbers) for numbers in want]
     others = [line["method"] for line in lines[2:]]
-    assert others == [r["method"] for r in paper[2:]] == [read(path)["label"] for path in files("cropr_table2") if path.stem >= "10"]
+    ours = [chosen["label"] for name, chosen in rows_of("cropr_table2_eva02").items() if name >= "03"]
+    assert others == [r["method"] for r in paper[2:]] == ours
 
 
 @pytest.mark.skipif(not PAPER.is_dir(), reason="the transcribed tables of the paper are not here")

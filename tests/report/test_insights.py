@@ -28,7 +28,7 @@ AP |= {"evit_preserve": (43.0, 43.6, 44.1), "ats_remove": (4.0, 5.0, 6.0), "ats_
 def configs() -> dict[str, dict]:
     """Return the resolved configurations of the experiment's rows, without the run's seed."""
     names = {path.stem.split("_", 1)[1]: path.stem for path in files("insights")}
-    return {name: resolve(compose(["+experiment=insights", f"+insights={stem}"])) for name, stem in names.items()}
+    return {name: resolve(compose(["+experiment=insights", f"+rows/insights={stem}"])) for name, stem in names.items()}
 
 
 def made(configs: dict[str, dict], values: dict[str, tuple], **changes) -> list[dict]:
@@ -184,5 +184,5 @@ def test_the_picture_has_a_panel_a_claim_and_the_papers_mark(configs, tmp_path):
 
 
 def test_the_experiment_validates(cli):  # noqa: F811
-    code, out, err = cli("+experiment=insights", "+insights=06_svit,07_svit_fixed", "seed=0", "scale=smoke", "validate_only=true")
+    code, out, err = cli("+experiment=insights", "+rows/insights=06_svit,07_svit_fixed", "seed=0", "scale=smoke", "validate_only=true")
     assert (code, err) == (0, "") and "insights: 2 of 2 rows are valid" in out

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tests.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.runs.composer import composer
 from tokenprune.runs.config import compose, resolve
-from tokenprune.runs.presets import files
+from tokenprune.runs.rows import rows_of
 
 # Two rows after one another of each kind: group axes, one with a value axis, seeds, a grid of groups, a single row.
 SAMPLED = {"table2_preserve": (2, 3), "training_free": (7, 8, 9), "table5_sota": (4, 5), "cube": (10, 11, 12), "demo_weights": (0,)}
@@ -25,7 +25,7 @@ def test_rows_composed_together_are_those_composed_alone():
 
 def test_axes_are_multiplied_and_globs_are_files():
     with composer() as together:
-        own = [f"+training_free={path.stem}" for path in files("training_free")]
+        own = [f"+rows/training_free={name}" for name in rows_of("training_free")]
         rates = [f"schedule.keep_rate={rate}" for rate in ("0.9", "0.8", "0.7", "0.6", "0.5")]
         assert together.rows("training_free") == [["+experiment=training_free", *row] for row in product(own, rates)]
         assert together.rows("table1_taxonomy") == [["+experiment=table1_taxonomy"]]
@@ -44,4 +44,4 @@ def test_what_cannot_be_composed_says_so():
     with composer() as together:
         for wrong in ("method=evitt", "schedule.keep_rte=0.5", "seed=x"):
             with pytest.raises((HydraException, OmegaConfBaseException)):
-                together.compose(["+experiment=table2_preserve", "+table2=03_evit_remove", wrong])
+                together.compose(["+experiment=table2_preserve", "+rows/table2_preserve=03_evit_remove", wrong])

@@ -16,8 +16,8 @@ from tokenprune.tasks.encoder import build_pruned
 from tokenprune.tasks.segmentation.model import Segmenter
 
 POSITIONS, CLASSES = 1024, 150
-CROPR = ("+experiment=cropr_fig5_segmentation", "+cropr_fig5=04_cropr")
-DENSE = ("+experiment=cropr_fig5_segmentation", "+cropr_fig5=00_dense")
+CROPR = ("+experiment=cropr_fig5_segmentation", "+rows/cropr_fig5_segmentation=04_cropr")
+DENSE = ("+experiment=cropr_fig5_segmentation", "+rows/cropr_fig5_segmentation=00_dense")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status of the sub-command, 2 for an unknown one.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [*(sys.argv[1:] if arguments is None else arguments)]  # not list(): cli.list is a module of that name
     if not words or words[0] in ("-h", "--help"):
         console.say(_help())
         return 0 if words else USAGE

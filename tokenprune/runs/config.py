@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from tokenprune.engine.schedule import TARGET, answered
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs.presets import complete
+from tokenprune.runs.rows import register_rows
 from tokenprune.runs.run_key import MEASURES
 from tokenprune.utils.paths import config_dir
 
@@ -82,6 +83,7 @@ def register_schema() -> None:
     """Make `schema`, the first entry of conf/config.yaml, known to Hydra, and what `${at_scale:${scale},SMOKE,DEMO,PAPER}` is."""
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     ConfigStore.instance().store(name="schema", node=RunConfig)
+    register_rows()
 
 
 def _at_scale(scale: str, smoke: Any, demo: Any, paper: Any) -> Any:

@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.measure import speed
 from tokenprune.runs.config import compose, resolve
-from tokenprune.runs.presets import files
+from tokenprune.runs.rows import rows_of
 from tokenprune.runs.run_key import run_key
 from tokenprune.runs.validation import validate
 
 FEW = ["speed_repeats=1", "speed_warmup=0", "speed_images=1", "cost_images=1"]
-ROWS = [path.stem for path in files("table5")]
+ROWS = list(rows_of("table5_sota"))
 
 
 class Operations(TorchDispatchMode):
@@ -38,7 +38,9 @@ def test_speed_rows_are_timed_in_three_parts_and_not_judged(cli, monkeypatch):  
     pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     monkeypatch.setattr(speed, "_thread_seconds", operations)
     few = [f"task.evaluate.{setting}" for setting in FEW]
-    code, out, err = cli("+experiment=table5_speed", "+table5=00_dense,03_ats_remove,06_svit", "scale=smoke", "data.train_size=1", *few)
+    code, out, err = cli(
+        "+experiment=table5_speed", "+rows/table5_sota=00_dense,03_ats_remove,06_svit", "scale=smoke", "data.train_size=1", *few
+    )
     assert (code, err) == (0, "") and "FPS backbone" in out and "AP" not in out.split("\n")[6]
     rows = cli.rows()
     assert {row["label"]: row["status"] for row in rows} == {"Dense": "ok", "ATS": "ok", "SViT": "ok"}
@@ -53,7 +55,7 @@ def test_speed_rows_are_timed_in_three_parts_and_not_judged(cli, monkeypatch):  
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_is_valid_at_the_papers_size_without_a_data_set(row):
-    config = resolve(compose(["+experiment=table5_speed", f"+table5={row}"]))
+    config = resolve(compose(["+experiment=table5_speed", f"+rows/table5_sota={row}"]))
     words = validate(config)
     assert words.startswith("dense" if row == "00_dense" else "4200 positions") and config["scale"] == "paper"
 

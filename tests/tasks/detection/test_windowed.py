@@ -12,14 +12,14 @@ from tokenprune.backbones.vit import VitConfig, read_backbone
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get
 from tokenprune.runs.config import compose, resolve
-from tokenprune.runs.presets import files
+from tokenprune.runs.rows import rows_of
 from tokenprune.runs.run_key import run_key
 from tokenprune.runs.validation import validate
 from tokenprune.tasks.detection.settings import read_task
 from tokenprune.tasks.encoder import positions
 from tokenprune.utils.checkpoints import load_dense, save_weights
 
-ROWS = [path.stem for path in files("cropr_table3")]
+ROWS = list(rows_of("cropr_table3_detection"))
 MINI = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "coco_mini"
 WINDOWS = {"class_token": False, "windows": {"size": 2, "global_blocks": [1, 3]}}
 PLAN = {"name": "window_squares", "blocks": [1, 2], "step": 2}
@@ -27,7 +27,7 @@ SELECTORS = ["random", "variance", {"name": "attn_topk", "score": "column_mean"}
 
 
 def row(scale, name):
-    return resolve(compose(["+experiment=cropr_table3_detection", f"+cropr_table3={name}", f"scale={scale}"]))
+    return resolve(compose(["+experiment=cropr_table3_detection", f"+rows/cropr_table3_detection={name}", f"scale={scale}"]))
 
 
 def pruned(config, selector="cropr", detector="cascade", **backbone):
@@ -141,7 +141,9 @@ def test_the_papers_heads_and_recipe():
     assert config["dense"]["training"] == training and config["backbone"]["drop_path"] == 0.3
     assert (task.augment.policy, task.augment.final_crop, task.augment.scale_range) == ("lsj", 1536, (0.1, 2.0))
     assert (task.heads.soft_nms, task.heads.mask_scoring) == (None, False) and positions(config) == 9216
-    plain = resolve(compose(["+experiment=cropr_table3_detection", "+cropr_table3=04_cropr", "scale=paper", "backbone=eva02_windowed"]))
+    plain = resolve(
+        compose(["+experiment=cropr_table3_detection", "+rows/cropr_table3_detection=04_cropr", "scale=paper", "backbone=eva02_windowed"])
+    )
     assert plain["training"] == training and plain["task"] == config["task"] and plain["data"] == config["data"]
     unused = ("name", "embed_dim", "depth", "num_heads")  # of a model by name
     ours, theirs = (replace(read_backbone(c["backbone"]), **{k: getattr(VitConfig(), k) for k in unused}) for c in (plain, config))
@@ -171,7 +173,8 @@ def test_the_papers_model_has_vitdets_heads():
 def test_a_row_runs_on_real_pictures(cli):  # noqa: F811
     pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
     few = ["training.iterations=1", "init=scratch", "data.max_val=2", "task.evaluate.speed_images=1", "task.evaluate.cost_images=1"]
-    code, _, err = cli("+experiment=cropr_table3_detection", "+cropr_table3=04_cropr", "scale=smoke", "data=coco", f"data.root={MINI}",
+    code, _, err = cli("+experiment=cropr_table3_detection", "+rows/cropr_table3_detection=04_cropr", "scale=smoke", "data=coco",
+                       f"data.root={MINI}",
                        "hydra.mode=RUN", *few)  # fmt: skip
     (found,) = cli.rows()
     assert (code, err, found["status"]) == (0, "", "ok") and 0 <= found["metrics"]["ap_box"] <= 100
