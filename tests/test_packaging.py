@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "docs", "clean")
+TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "layers", "docs", "clean")
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from tokenprune.report.figures.pareto import costs_of, in_words, on_front
-from tokenprune.report.figures.plots import speed_accuracy
+from tokenprune.report.figures.shared.pareto import costs_of, in_words, on_front
+from tokenprune.report.figures.shared.plots import speed_accuracy
 
 LINES = pd.DataFrame(
     {

@@ -97,7 +97,7 @@ def test_differences_by_seed():
 
 
 def test_the_plot_has_a_point_a_configuration(tmp_path, monkeypatch):
-    from tokenprune.report.figures import plots
+    from tokenprune.report.figures.shared import plots
 
     drawn = []
     monkeypatch.setattr(plots, "speed_accuracy", lambda data, path, title: drawn.append(data))

@@ -133,7 +133,7 @@ def test_macs_are_shown_as_cropr_counts_them_beside_its_numbers():
 
 
 def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
-    from tokenprune.report.figures.plots import speed_accuracy
+    from tokenprune.report.figures.shared.plots import speed_accuracy
 
     left, right = speed_accuracy(build(rows).data, tmp_path / "plot.png").axes
     assert [left.get_xlabel(), right.get_xlabel(), left.get_ylabel()] == ["encoder GMAC", "encoder speed-up over dense, batch 1", "box AP"]
@@ -143,7 +143,7 @@ def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
 
 
 def test_the_plot_tells_class_tokens_apart_where_a_method_has_two(rows, tmp_path):
-    from tokenprune.report.figures.plots import speed_accuracy
+    from tokenprune.report.figures.shared.plots import speed_accuracy
 
     left, _ = speed_accuracy(build([*rows, evit("remove", 38.0, cls="random")]).data, tmp_path / "plot.png").axes
     handles, labels = left.get_legend_handles_labels()

@@ -34,7 +34,7 @@ class Agreement(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write agreement.png and agreement.csv (first, second, block, overlap, by_chance, rank_correlation, pictures)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         rows = pruned_rows(sweep, 2, "agreement: it compares two pruned rows or more that are ok", "sweep over more methods")
         names = names_of(rows)
@@ -102,7 +102,7 @@ def draw(table: "pd.DataFrame", names: Sequence[str], title: str) -> "Figure":
     """Return the figure: a grid a kind of agreement, names by names, with the numbers written in."""
     import numpy as np
 
-    from tokenprune.report.figures.panels import NORMAL, SMALL, new_figure
+    from tokenprune.report.figures.shared.panels import NORMAL, SMALL, new_figure
 
     size = len(names)
     figure = new_figure(3.0 + 1.5 * max(size, 3), 2.2 + 0.55 * max(size, 3), title)

@@ -26,7 +26,7 @@ class BatchSizes(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write batch_sizes.png and batch_sizes.csv (a row a method and batch size: images/s mean, sd, speed-up)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         points = table_of(sweep.good)
         console.say(words(points))
@@ -64,7 +64,7 @@ def words(points: "pd.DataFrame") -> str:
 
 def draw(points: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: images/s with a band of one standard deviation on the left, the speed-up over dense on the right."""
-    from tokenprune.report.figures.panels import BLACK, NORMAL, looks, new_figure, open_axis
+    from tokenprune.report.figures.shared.panels import BLACK, NORMAL, looks, new_figure, open_axis
 
     figure = new_figure(11, 4.8, title)
     left, right = figure.subplots(1, 2)

@@ -40,7 +40,7 @@ class EvoVsSvit(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write evo_vs_svit.png and evo_vs_svit.csv (picture, method, block, kept_share, same_as_before)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         rows = [row_of(sweep, method) for method in self.methods]
         seen = {row["label"]: shown(load(sweep, row), self.pictures, predict=False) for row in rows}
@@ -81,7 +81,7 @@ def words(numbers: "pd.DataFrame") -> str:
 
 def draw(seen: Seen, title: str) -> "Figure":
     """Return the figure: a picture and, beside it, a line of maps a method."""
-    from tokenprune.report.figures.panels import NORMAL, SMALL, WHITE, draw_painted, draw_picture, new_figure, tallest
+    from tokenprune.report.figures.shared.panels import NORMAL, SMALL, WHITE, draw_painted, draw_picture, new_figure, tallest
 
     series = [list(pictures) for pictures in seen.values()]
     depth, lines = max(len(p[0].used) for p in series), len(series)

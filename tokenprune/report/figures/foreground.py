@@ -48,7 +48,7 @@ class ForegroundFigure(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write foreground.png and foreground.csv (a row a block)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         row = row_of(sweep, self.method)
         loaded = load(sweep, row)
@@ -68,7 +68,7 @@ class ForegroundFigure(FigureReport):
         import torch
 
         from tokenprune.measure.usage import by_foreground
-        from tokenprune.report.figures.panels import over_images
+        from tokenprune.report.figures.shared.panels import over_images
 
         shares = []
         for picture in pictures:
@@ -84,7 +84,7 @@ class ForegroundFigure(FigureReport):
 
     def draw(self, split: _Split, examples: "Sequence[Picture]", title: str) -> "Figure":
         """Return the figure: curves on the left, example pictures with their masks and usage on the right."""
-        from tokenprune.report.figures.panels import NORMAL, draw_map, new_figure, tallest
+        from tokenprune.report.figures.shared.panels import NORMAL, draw_map, new_figure, tallest
 
         figure = new_figure(13, 1.2 + max(4.2, (1.75 * tallest(examples) + 0.2) * len(examples)), title)
         left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
@@ -100,7 +100,7 @@ class ForegroundFigure(FigureReport):
         return figure
 
     def _example(self, line: "Sequence[Axes]", picture: "Picture", counts: "object") -> None:
-        from tokenprune.report.figures.panels import SMALL, WHITE, draw_painted, draw_picture, over
+        from tokenprune.report.figures.shared.panels import SMALL, WHITE, draw_painted, draw_picture, over
 
         inside = picture.foreground(self.score, self.cover)
         draw_picture(line[0], picture, self.score)
@@ -122,7 +122,7 @@ def words(split: _Split) -> str:
 
 
 def _curves(axis: "Axes", split: _Split) -> None:
-    from tokenprune.report.figures.panels import BLUE, NORMAL, ORANGE, open_axis
+    from tokenprune.report.figures.shared.panels import BLUE, NORMAL, ORANGE, open_axis
 
     table = split.table
     for name, colour, marker in (("foreground", ORANGE, "o"), ("background", BLUE, "s")):

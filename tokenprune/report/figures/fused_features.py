@@ -55,7 +55,7 @@ class FusedFeatures(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write fused_features.png and fused_features.csv (picture, cell, class, exit, and x, y before and after)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         _require_sklearn()
         row = row_of(sweep, self.method)
@@ -161,7 +161,7 @@ def embedded(features: "np.ndarray", perplexity: float, seed: int) -> "np.ndarra
 
 def draw(table: "pd.DataFrame", purity: dict[str, float], title: str) -> "Figure":
     """Return the figure: both embeddings, a colour a class; tokens that left in the first half of the blocks are small."""
-    from tokenprune.report.figures.panels import NORMAL, SMALL, framed, looks, new_figure, wheel
+    from tokenprune.report.figures.shared.panels import NORMAL, SMALL, framed, looks, new_figure, wheel
 
     figure = new_figure(11.5, 5.6, title)
     early = table["exit"] < table["exit"].median()

@@ -41,7 +41,7 @@ class Gains(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write gains.png and gains.csv (a row a configuration)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         points = table_of(sweep.good, self.axis)
         console.say(words(points))
@@ -102,7 +102,7 @@ def words(points: "pd.DataFrame") -> str:
 
 def draw(points: "pd.DataFrame", axis: str, title: str) -> "Figure":
     """Return the figure: speed-ups on the left, accuracy on the right where rows have one."""
-    from tokenprune.report.figures.panels import NORMAL, looks, new_figure, open_axis
+    from tokenprune.report.figures.shared.panels import NORMAL, looks, new_figure, open_axis
 
     judged = points["top1"].notna().any()
     figure = new_figure(10.5 if judged else 6.4, 4.4, title)

@@ -26,7 +26,7 @@ class IsoCompute(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write iso_compute.png and iso_compute.csv (a row a method)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         points = table_of(sweep.good)
         console.say(words(points))
@@ -81,7 +81,7 @@ def words(points: "pd.DataFrame") -> str:
 
 def draw(points: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: a line a method, best on top, its score with error bar; what was found and spent on the right."""
-    from tokenprune.report.figures.panels import BLACK, BLUE, NORMAL, SMALL, new_figure, open_axis
+    from tokenprune.report.figures.shared.panels import BLACK, BLUE, NORMAL, SMALL, new_figure, open_axis
 
     ranked = points.sort_values("value").reset_index(drop=True)
     target = points["target_gmac"].dropna()

@@ -42,7 +42,7 @@ class KeepRates(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write keep_rates.png and keep_rates.csv (a row a method, treatment and keep rate)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         points = summarised(sweep.good)
         return save(draw(points, self.time, f"{sweep.name}: accuracy against the encoder's cost"), sweep.folder, "keep_rates", points)
@@ -89,7 +89,7 @@ def curves(points: "pd.DataFrame", costs: Sequence[tuple[str, str]], title: str)
 
     Keep rates are written beside points where few curves leave room for them.
     """
-    from tokenprune.report.figures.panels import NORMAL, new_figure
+    from tokenprune.report.figures.shared.panels import NORMAL, new_figure
 
     scores = [name for name in _SCORES if name in points and points[name].notna().any()]
     kinds = " / ".join(dict.fromkeys(points["error"]))
@@ -111,7 +111,7 @@ def curves(points: "pd.DataFrame", costs: Sequence[tuple[str, str]], title: str)
 
 
 def _panel(axis: "Axes", points: "pd.DataFrame", cost: str, score: str, numbers: bool) -> None:
-    from tokenprune.report.figures.panels import BLACK, NORMAL, looks, open_axis
+    from tokenprune.report.figures.shared.panels import BLACK, NORMAL, looks, open_axis
 
     open_axis(axis).margins(x=0.09)
     styles = looks()

@@ -54,7 +54,7 @@ class LayerAttention(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write layer_attention.png and layer_attention.csv (picture, method, block, kept_share, attention_covered)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         rows = [row_of(sweep, method) for method in self.methods]
         seen = {row["label"]: attended(load(sweep, row), self.pictures) for row in rows}
@@ -104,7 +104,7 @@ def words(numbers: "pd.DataFrame") -> str:
 
 def draw(seen: Mapping[str, Sequence[Seen]], title: str) -> "Figure":
     """Return the figure: a picture and, beside it, lines of panels a method, a panel a block."""
-    from tokenprune.report.figures.panels import NORMAL, draw_picture, new_figure, tallest
+    from tokenprune.report.figures.shared.panels import NORMAL, draw_picture, new_figure, tallest
 
     series = list(seen.values())
     depth, count = len(series[0][0].attention), len(series[0])
@@ -121,7 +121,7 @@ def draw(seen: Mapping[str, Sequence[Seen]], title: str) -> "Figure":
 
 
 def _panels(figure: "Figure", place: "SubplotSpec", methods: Mapping[str, Seen], lines: int) -> None:
-    from tokenprune.report.figures.panels import NORMAL, SMALL, plain_axis
+    from tokenprune.report.figures.shared.panels import NORMAL, SMALL, plain_axis
 
     axes = place.subgridspec(lines * len(methods), _BLOCKS).subplots(squeeze=False)
     for axis in axes.flat:
@@ -139,7 +139,7 @@ def overlay(axis: "Axes", picture: "Picture", attention: "Tensor") -> None:
     """Show attention (H,W) over a grey picture, transparent where it is low; cells that are NaN are grey and hatched."""
     import numpy as np
 
-    from tokenprune.report.figures.panels import BLACK, GREY, framed, over
+    from tokenprune.report.figures.shared.panels import BLACK, GREY, framed, over
 
     grey = picture.pixels.mean(-1) / 255 * 0.6
     heat = over(picture, attention.numpy())

@@ -59,7 +59,7 @@ class MeanUsage(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write mean_usage.png and mean_usage.csv (map, row, column, mean_blocks)."""
-        from tokenprune.report.figures.panels import cells_of, save
+        from tokenprune.report.figures.shared.panels import cells_of, save
 
         row = row_of(sweep, self.method)
         mean = average(load(sweep, row).pictures(None if self.images is None else range(self.images), predict=False), self.size)
@@ -86,7 +86,7 @@ def average(pictures: "Iterable[Picture]", size: tuple[int, int] | None) -> Mean
 
 def draw(mean: Mean, title: str) -> "Figure":
     """Return the figure: the map with its colour bar."""
-    from tokenprune.report.figures.panels import NORMAL, new_figure
+    from tokenprune.report.figures.shared.panels import NORMAL, new_figure
 
     height, width = mean.map.shape
     figure = new_figure(6.5, 1.2 + 4.4 * max(0.5, min(1.1, height / width)), title)

@@ -27,7 +27,7 @@ class Overhead(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write overhead.png and overhead.csv (a row a label: batch, images_per_second, speedup, ratio, gmac_selector, rows)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         points = table_of(sweep.good)
         console.say(words(points))
@@ -80,7 +80,7 @@ def words(points: "pd.DataFrame") -> str:
 
 def draw(points: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: a bar a row."""
-    from tokenprune.report.figures.panels import NORMAL, looks, new_figure, open_axis
+    from tokenprune.report.figures.shared.panels import NORMAL, looks, new_figure, open_axis
 
     figure = new_figure(1.6 + 1.5 * len(points), 4.2, f"{title} (ratios: of speed-ups over the dense model run in turn)")
     panel = open_axis(figure.subplots())

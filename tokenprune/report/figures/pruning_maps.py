@@ -46,7 +46,7 @@ class PruningMaps(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write pruning_maps.png, pruning_maps.csv (picture, row, column, block) and pruning_maps_classes.csv (class, tokens, block)."""
-        from tokenprune.report.figures.panels import cells_table, save
+        from tokenprune.report.figures.shared.panels import cells_table, save
 
         rows = {method: row_of(sweep, method) for method in dict.fromkeys((self.method, *self.compare))}
         seen = {method: shown(load(sweep, row), self.pictures) for method, row in rows.items()}
@@ -109,7 +109,7 @@ def draw(
     pictures: "list[Picture]", maps: "list[Tensor]", predicted: "Mapping[str, list[Picture]]", title: str, score: float
 ) -> "Figure":
     """Return the figure: a line a picture with its map, a column of predictions a method, and the truth where there is one."""
-    from tokenprune.report.figures.panels import NORMAL, draw_answer, draw_map, draw_picture, new_figure, tallest
+    from tokenprune.report.figures.shared.panels import NORMAL, draw_answer, draw_map, draw_picture, new_figure, tallest
 
     depth, told = pictures[0].used.shape[0], pictures[0].truth is not None
     columns = 2 + len(predicted) + told

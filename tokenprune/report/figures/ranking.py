@@ -27,7 +27,7 @@ class Ranking(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write ranking.png, ranking.csv (a row a pairing, the best first) and ranking.md (the same in words, with all refusals)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         points, refused = table_of(sweep.good), refusals(sweep.rows)
         text = f"# {sweep.name}\n\n{in_words(points)}\n\n{refused_in_words(refused)}\n"
@@ -94,7 +94,7 @@ def draw(points: "pd.DataFrame", refused: Mapping[tuple[str, str], str], title: 
     """Return the grid: a line a selector, its best on top, a column a treatment, the score in each cell."""
     import numpy as np
 
-    from tokenprune.report.figures.panels import GREY, SMALL, new_figure
+    from tokenprune.report.figures.shared.panels import GREY, SMALL, new_figure
 
     pruned = points[points["treatment"] != "none"]
     labels = list(dict.fromkeys([*pruned["label"], *(label for label, _ in refused)]))

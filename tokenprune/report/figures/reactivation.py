@@ -51,7 +51,7 @@ class ReactivationFigure(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write reactivation.png, reactivation.csv (a row a block) and reactivation_picture.csv (a row a cell)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         row = row_of(sweep, self.method)
         loaded = load(sweep, row)
@@ -79,7 +79,7 @@ def count(pictures: "Iterable[Picture]") -> _Counts:
     import torch
 
     from tokenprune.measure.usage import reactivation
-    from tokenprune.report.figures.panels import over_images
+    from tokenprune.report.figures.shared.panels import over_images
 
     parts, sizes = [], []
     for picture in pictures:
@@ -117,7 +117,7 @@ def middle(table: "pd.DataFrame", number: int = 4) -> tuple[int, ...]:
 
 def draw(counts: _Counts, picture: "Picture", blocks: "Sequence[int]", title: str) -> "Figure":
     """Return the figure: bars a block above, the picture and its maps at `blocks` below."""
-    from tokenprune.report.figures.panels import LARGE, SMALL, draw_painted, draw_picture, new_figure, tallest
+    from tokenprune.report.figures.shared.panels import LARGE, SMALL, draw_painted, draw_picture, new_figure, tallest
 
     maps = 11 / (1 + len(blocks)) * tallest([picture]) + 0.9
     figure = new_figure(11, 4.4 + maps, title)
@@ -149,7 +149,7 @@ def state_of(picture: "Picture", block: int) -> "Tensor":
 
 def _ratios(axis: "Axes", table: "pd.DataFrame") -> None:
     """The paper's ratio: of the tokens that a block prunes, how many are used again."""
-    from tokenprune.report.figures.panels import BLACK, NORMAL, SMALL, open_axis
+    from tokenprune.report.figures.shared.panels import BLACK, NORMAL, SMALL, open_axis
 
     few = table["pruned_share"] < _FEW
     for which, opacity in ((~few, 1.0), (few, 0.35)):
@@ -168,7 +168,7 @@ def _ratios(axis: "Axes", table: "pd.DataFrame") -> None:
 
 def _shares(axis: "Axes", table: "pd.DataFrame") -> None:
     """The same of all tokens, so that a block that prunes little shows little."""
-    from tokenprune.report.figures.panels import NORMAL, open_axis
+    from tokenprune.report.figures.shared.panels import NORMAL, open_axis
 
     bottom = 0 * table["block"]
     again, following = (table[name].fillna(0) * table["pruned_share"] for name in ("again_share", "following_share"))
@@ -184,7 +184,7 @@ def _shares(axis: "Axes", table: "pd.DataFrame") -> None:
 def _legend(figure: "Figure") -> None:
     from matplotlib.patches import Patch
 
-    from tokenprune.report.figures.panels import NORMAL
+    from tokenprune.report.figures.shared.panels import NORMAL
 
     names = {"pruned, used again by the very next block": _SOON, "pruned, used again later": _AGAIN, "pruned for good": _GONE}
     patches = [Patch(facecolor=colour, edgecolor=_EDGE, label=name) for name, colour in names.items()]
@@ -195,6 +195,6 @@ def _cells(picture: "Picture", blocks: "Sequence[int]") -> "pd.DataFrame":
     """Return a row a cell and block: 0 used, 1 pruned and used again later, 2 pruned for good."""
     import pandas as pd
 
-    from tokenprune.report.figures.panels import cells_table
+    from tokenprune.report.figures.shared.panels import cells_table
 
     return pd.concat([cells_table([picture], [state_of(picture, block)], "state").assign(block=block) for block in blocks])

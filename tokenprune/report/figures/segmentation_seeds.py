@@ -85,7 +85,7 @@ def medians(points: "pd.DataFrame") -> "pd.DataFrame":
 
 def draw(points: "pd.DataFrame", lines: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: seeds as small points, the median of each method large at its median speed; twice the dense speed is dashed."""
-    from tokenprune.report.figures.panels import BLACK, NORMAL, looks, new_figure, open_axis
+    from tokenprune.report.figures.shared.panels import BLACK, NORMAL, looks, new_figure, open_axis
 
     figure, styles = new_figure(7.2, 4.8, title), looks()
     axis = open_axis(figure.subplots())

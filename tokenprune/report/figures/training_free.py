@@ -33,7 +33,7 @@ class TrainingFree(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write training_free.png, training_free.csv (a row a method and keep rate) and training_free.md (both in words)."""
-        from tokenprune.report.figures.panels import save
+        from tokenprune.report.figures.shared.panels import save
 
         rows, refused = parted(sweep.good)
         points = summarised(rows)

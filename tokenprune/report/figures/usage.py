@@ -50,7 +50,7 @@ class Usage(FigureReport):
         Raises:
             TokenPruneError: no row prunes.
         """
-        from tokenprune.report.figures.panels import cells_of, save
+        from tokenprune.report.figures.shared.panels import cells_of, save
 
         rows = pruned_rows(sweep, 1, "usage: it shows pruned rows that are ok", "sweep over a method")
         numbers = None if self.images is None else range(self.images)
@@ -142,7 +142,7 @@ def in_words(name: str, blocks: "pd.DataFrame") -> str:
 
 def draw(blocks: "pd.DataFrame", cells: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure, from the tables usage_blocks.csv and usage_map.csv: curves a row above, mean maps below."""
-    from tokenprune.report.figures.panels import SMALL, new_figure
+    from tokenprune.report.figures.shared.panels import SMALL, new_figure
 
     names = blocks["row"].nunique()
     lines, panels = -(-names // _MAPS), 2 if blocks["foreground"].isna().all() else 3
@@ -160,7 +160,7 @@ def draw(blocks: "pd.DataFrame", cells: "pd.DataFrame", title: str) -> "Figure":
 
 
 def _curves(axis: "Axes", blocks: "pd.DataFrame", columns: tuple[str, ...], label: str) -> None:
-    from tokenprune.report.figures.panels import NORMAL, looks, open_axis
+    from tokenprune.report.figures.shared.panels import NORMAL, looks, open_axis
 
     for (name, part), look in zip(blocks.groupby("row", sort=False), looks(), strict=False):
         for column, style in zip(columns, ("-", "--"), strict=False):
@@ -173,7 +173,7 @@ def _curves(axis: "Axes", blocks: "pd.DataFrame", columns: tuple[str, ...], labe
 
 
 def _maps(figure: "Figure", cells: "pd.DataFrame", depth: int) -> None:
-    from tokenprune.report.figures.panels import NORMAL, SMALL, plain_axis
+    from tokenprune.report.figures.shared.panels import NORMAL, SMALL, plain_axis
 
     rows = cells.groupby("row", sort=False)
     maps = {name: part.pivot(index="map_row", columns="map_column", values="mean_blocks") for name, part in rows}

@@ -34,7 +34,7 @@ class UsageMaps(FigureReport):
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write usage_maps.png and usage_maps.csv (picture, row, column, blocks)."""
         from tokenprune.measure.usage import layers_per_token
-        from tokenprune.report.figures.panels import cells_table, save
+        from tokenprune.report.figures.shared.panels import cells_table, save
 
         row = row_of(sweep, self.method)
         pictures = shown(load(sweep, row), self.pictures)
@@ -47,7 +47,7 @@ class UsageMaps(FigureReport):
 
 def draw(pictures: "list[Picture]", maps: "list[Tensor]", title: str, score: float | None = None) -> "Figure":
     """Return the figure: each picture, boxes of at least `score` on it, beside its map (H,W) of numbers of blocks."""
-    from tokenprune.report.figures.panels import NORMAL, SMALL, draw_map, draw_picture, new_figure, plain_axis, tallest
+    from tokenprune.report.figures.shared.panels import NORMAL, SMALL, draw_map, draw_picture, new_figure, plain_axis, tallest
 
     depth, least = pictures[0].used.shape[0], min(int(m.min()) for m in maps)
     limits = (min(least, depth - 1), depth)

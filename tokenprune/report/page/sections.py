@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tokenprune.report.figures import pareto
-from tokenprune.report.figures.plots import score_of, speed_accuracy
+from tokenprune.report.figures.shared import pareto
+from tokenprune.report.figures.shared.plots import score_of, speed_accuracy
 from tokenprune.report.page.gather import Experiment
 from tokenprune.report.tables.seeds import SAME
 from tokenprune.report.tables.table import SCORES, Table, of_frame

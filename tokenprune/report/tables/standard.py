@@ -35,7 +35,7 @@ class PlotReport:
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Draw the rows that are ok; nothing where there are none, or none with an accuracy and a cost."""
-        from tokenprune.report.figures.plots import speed_accuracy
+        from tokenprune.report.figures.shared.plots import speed_accuracy
         from tokenprune.report.tables.table import build
 
         if not any(row["metrics"] and row["cost"] for row in sweep.good):

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tokenprune.report.figures.pareto import COSTS, costs_of, on_front
+from tokenprune.report.figures.shared.pareto import COSTS, costs_of, on_front
 
 _MARKERS = {"none": "*", "remove": "o", "preserve": "s", "reactivate": "D", "fuse": "^", "merge": "v", "last_layer_fusion": "P"}
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f",

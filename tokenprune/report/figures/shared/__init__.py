@@ -1,0 +1,1 @@
+"""Drawing that several figures share; nothing here is a report."""
