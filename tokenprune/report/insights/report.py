@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokenprune.registry import register
-from tokenprune.report.insights.claims import verdict_of_claims
 from tokenprune.runs.reports import Sweep
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ class Findings:
         """Return what comparisons say; `where` names scale and data of the rows."""
         import pandas as pd
 
+        from tokenprune.report.insights.claims import verdict_of_claims
         from tokenprune.report.insights.verdicts import RULES
 
         words = verdict_of_claims(comparisons).items()
