@@ -12,9 +12,9 @@ from tokenprune.report.insights.claims import CLAIMS, METRICS, compare, verdict_
 from tokenprune.report.insights.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDED, interval, judge, t_quantile, together
 from tokenprune.report.tables.seeds import Difference
 from tokenprune.runs.config import compose, resolve
-from tokenprune.runs.presets import files
 from tokenprune.runs.reports import Sweep, make_reports
 from tokenprune.runs.row import relabelled
+from tokenprune.runs.rows import rows_of
 from tokenprune.runs.validation import validate
 
 SEEDS = (0, 1, 2)
@@ -27,7 +27,7 @@ AP |= {"evit_preserve": (43.0, 43.6, 44.1), "ats_remove": (4.0, 5.0, 6.0), "ats_
 @pytest.fixture(scope="module")
 def configs() -> dict[str, dict]:
     """Return the resolved configurations of the experiment's rows, without the run's seed."""
-    names = {path.stem.split("_", 1)[1]: path.stem for path in files("insights")}
+    names = {name.split("_", 1)[1]: name for name in rows_of("insights")}
     return {name: resolve(compose(["+experiment=insights", f"+rows/insights={stem}"])) for name, stem in names.items()}
 
 
