@@ -1,5 +1,8 @@
 """The exception tree. Every message says what failed, what was given, what is allowed and how to fix it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class TokenPruneError(Exception):
     """Base of every error a user can cause or cure; `status` is what a result row records for it."""
@@ -90,3 +93,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text or "out of memory" in text)
     )  # fmt: skip
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """Return " Did you mean 'NAME'?" for the closest known name, "" where none is close."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,13 +1,12 @@
 """Plugins by name: one decorator, one look-up, one list. The registry is also the test matrix and the source of the docs."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from tokenprune.errors import InvalidConfig, UnknownPlugin
+from tokenprune.errors import InvalidConfig, UnknownPlugin, hint
 from tokenprune.utils import console
 
 ENTRY_POINT_GROUP = "tokenprune.plugins"
@@ -55,9 +54,7 @@ def get(kind: str, name: str) -> Any:
     """
     known = names(kind)
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownPlugin(f"unknown {kind} {name!r}.{hint} Available: {', '.join(known)}")
+        raise UnknownPlugin(f"unknown {kind} {name!r}.{hint(name, known)} Available: {', '.join(known)}")
     return _plugins[kind][name]
 
 
@@ -92,9 +89,8 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
     allowed = [p for p in inspect.signature(plugin).parameters if p not in context]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], allowed, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise InvalidConfig(f"{kind} {plugin.name!r} has no option {', '.join(unknown)}.{hint} Options: {', '.join(allowed) or 'none'}")
+        nearest = hint(unknown[0], allowed)
+        raise InvalidConfig(f"{kind} {plugin.name!r} has no option {', '.join(unknown)}.{nearest} Options: {', '.join(allowed) or 'none'}")
     return plugin(**context, **options)
 
 

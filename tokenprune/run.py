@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.runs import launchers as launching
+from tokenprune.runs import launchers
 from tokenprune.runs.config import REPORTS, register_schema, resolve
 from tokenprune.utils import console, distributed
 from tokenprune.utils.paths import config_dir
@@ -47,7 +47,7 @@ def main() -> None:
 
 def explain(error: Exception) -> str:
     """Return an error of composing as one line that says what failed, what exists and what was probably meant."""
-    needed = launching.missing(str(error.missing_cfg_file)) if isinstance(error, MissingConfigException) else None
+    needed = launchers.missing(str(error.missing_cfg_file)) if isinstance(error, MissingConfigException) else None
     if needed:
         return needed
     if isinstance(error, MissingConfigException) and error.options:

@@ -30,13 +30,13 @@ with suppress(ImportError):  # the option is not there then, and the command lin
             """Start the rows and wait for them; those that a killed worker took with it are noted."""
             from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-            from tokenprune.runs import launchers as launching
+            from tokenprune.runs import launchers
 
-            launching.alone()
+            launchers.alone()
             runs: Sequence[JobReturn] = []
             with suppress(TerminatedWorkerError):
                 runs = super().launch(job_overrides, initial_job_idx)
-            launching.note_the_lost(self, dict(enumerate(job_overrides, initial_job_idx)))
+            launchers.note_the_lost(self, dict(enumerate(job_overrides, initial_job_idx)))
             return runs
 
     @dataclass
@@ -56,17 +56,17 @@ with suppress(ImportError):
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             """Start the rows, wait for each and say how it ended; what a process did not note of its row is noted for it."""
-            from tokenprune.runs import launchers as launching
+            from tokenprune.runs import launchers
 
-            launching.alone()
-            rows = launching.unsettled(self, dict(enumerate(job_overrides, initial_job_idx)))
+            launchers.alone()
+            rows = launchers.unsettled(self, dict(enumerate(job_overrides, initial_job_idx)))
             at_once, executor = self.params.pop("at_once", 0), self._executor()
             fine = True
             for number, job in _ended(executor, self, rows, at_once or len(rows), Singleton.get_state()):
                 well = job.paths.result_pickle.exists()
                 fine &= well
-                launching.note_the_lost(self, {number: rows[number]}, None if well else job.paths.stderr)
-                launching.tell(self, number)
+                launchers.note_the_lost(self, {number: rows[number]}, None if well else job.paths.stderr)
+                launchers.tell(self, number)
             if fine:
                 shutil.rmtree(Path(self.params["submitit_folder"]).parent, ignore_errors=True)
                 with suppress(OSError):
@@ -74,13 +74,13 @@ with suppress(ImportError):
             return []
 
         def __call__(self, *job: Any, **place: Any) -> JobReturn:
-            """Make the row in its own process. place: what `launching.share` takes."""
-            from tokenprune.runs import launchers as launching
+            """Make the row in its own process. place: what `launchers.share` takes."""
+            from tokenprune.runs import launchers
 
             if self._EXECUTOR == "local":
-                launching.share(**place)
+                launchers.share(**place)
             else:  # the cluster shares out
-                launching.allotted()
+                launchers.allotted()
             return super().__call__(*job)
 
         def _executor(self) -> Any:

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from tests.fakes import cli  # noqa: F401
 from tests.faults.deadly import DeadlyCli, deadly  # noqa: F401
 from tokenprune.errors import InvalidConfig
-from tokenprune.runs import launchers as launching
+from tokenprune.runs import launchers
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.presets import files
 from tokenprune.runs.run_key import run_key
@@ -73,7 +73,7 @@ def test_launchers_change_no_key_and_leave_the_default_as_it_is():
     assert keys == {run_key(resolve(compose(["method=evit", "scale=smoke"])))}
 
 
-@pytest.mark.parametrize(("launcher", "package"), launching.PACKAGES.items())
+@pytest.mark.parametrize(("launcher", "package"), launchers.PACKAGES.items())
 def test_a_launcher_that_is_not_installed_says_what_to_install(cli, monkeypatch, launcher, package):  # noqa: F811
     cli("method=evit", "validate_only=true")  # now Hydra has looked for launchers
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], f"tokenprune_{launcher}.yaml")
@@ -88,10 +88,10 @@ def test_an_unknown_launcher_is_an_ordinary_mistake(cli):  # noqa: F811
 
 
 def test_torchrun_and_a_launcher_are_one_too_many(monkeypatch):
-    launching.alone()
+    launchers.alone()
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(InvalidConfig, match="use launcher=local with it, or no torchrun"):
-        launching.alone()
+        launchers.alone()
 
 
 def test_a_process_gets_the_gpus_of_the_command_back(monkeypatch):
@@ -106,9 +106,9 @@ def test_a_process_gets_the_gpus_of_the_command_back(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda n: taken.append(("gpu", n)))
-    launching.share(0, 1, "0,1")
+    launchers.share(0, 1, "0,1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1" and taken == []
-    launching.share(3, 4, None)
+    launchers.share(3, 4, None)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ and taken == [("threads", 2), ("gpu", 1)]
 
 
@@ -119,13 +119,13 @@ def test_a_job_computes_with_the_cores_that_it_was_given(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    launching.allotted()
+    launchers.allotted()
     assert taken == []
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
-    launching.allotted()
+    launchers.allotted()
     assert taken == [3]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    launching.allotted()
+    launchers.allotted()
     assert taken == [3]
 
 

@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from tokenprune.errors import hint
 from tokenprune.utils import console
 
 COMMANDS = {
@@ -39,11 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.say(__version__)
         return 0
     if words[0] not in COMMANDS:
-        import difflib
-
-        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        console.fail(f"unknown command {words[0]!r}.{hint} Available: {', '.join(COMMANDS)}")
+        console.fail(f"unknown command {words[0]!r}.{hint(words[0], COMMANDS)} Available: {', '.join(COMMANDS)}")
         return USAGE
     sys.argv = [f"tokenprune {words[0]}", *words[1:]]
     return importlib.import_module(COMMANDS[words[0]][0]).main() or 0

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.outputs import Outputs
 
+_GIGA = 1e9
+
 
 @dataclass(frozen=True)
 class Macs:
@@ -134,9 +136,6 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
         linear, attention, norm = linear + cost.linear, attention + cost.attention, norm + cost.norm
     kept = tuple((c.entering - P) / positions for c in counts)
     return Macs(linear, attention, norm, selecting, embedding, kept)
-
-
-_GIGA = 1e9
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ A row is a mapping whose keys are those of the command line: groups (`method: ev
 an option of the group `rows/NAME`, numbered in the order of the file, so that `+rows/NAME=glob(*)` sweeps over all of them in that order.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from tokenprune.utils.paths import config_dir
 GROUP = "rows"
 
 
+@cache
 def register_rows() -> None:
-    """Make the rows of every table known to Hydra.
+    """Make the rows of every table known to Hydra; the files are read once a process.
 
     Raises:
         InvalidConfig: a file that does not map names of rows to their choices.
@@ -37,8 +39,8 @@ def rows_of(table: str) -> dict[str, dict[str, Any]]:
         InvalidConfig: no such file, or one that does not map names of rows to their choices.
     """
     path = config_dir() / GROUP / f"{table}.yaml"
-    known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
     if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise InvalidConfig(f"there is no table of rows {table!r}; allowed: {known}")
     try:
         rows = OmegaConf.to_container(OmegaConf.load(path))
