@@ -35,8 +35,9 @@ smoke: $(STAMP) ## Run every experiment in seconds a row: does it work at all?
 test: $(STAMP) ## Run the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-lint: $(STAMP) ## Check style with ruff
+lint: $(STAMP) ## Check style and format with ruff
 	$(PY) -m ruff check . $(ARGS)
+	$(PY) -m ruff format --check -q .
 
 layers: $(STAMP) ## Check that rooms import downwards only
 	$(VENV)/bin/lint-imports --no-cache

@@ -32,4 +32,4 @@ def observed(
     generator = torch.Generator().manual_seed(seed)
     head, tokens = (torch.randn(batch, n, dim, generator=generator) for n in (prefix, slots))
     state = TokenState.start(head, tokens, (1, slots), torch.randn(batch, 3, 4, 4 * slots, generator=generator))
-    return Observation(state if live is None else state.but(live=live, complete=False), 1)
+    return Observation(state if live is None else state.replace(live=live, complete=False), 1)

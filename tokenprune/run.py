@@ -71,7 +71,7 @@ def _entry(cfg: DictConfig) -> None:
         except (OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
             distributed.leave(ERROR)  # not raised: Hydra would print it as well
-    elif cfg.rows:
+    elif cfg.with_rows:
         _in_sweep(cfg, int(job.job.num), str(job.sweep.dir))
 
 
@@ -82,7 +82,7 @@ def _single(cfg: DictConfig) -> None:
     from tokenprune.runs.validation import validate
 
     config = resolve(cfg)
-    if not config["rows"]:
+    if not config["with_rows"]:
         _only_report(config)
         return
     with distributed.together():
@@ -114,7 +114,7 @@ def _only_report(config: Mapping[str, Any]) -> None:
 def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
     """Make one row of a sweep; whatever goes wrong becomes its status, so that the other rows are made."""
     from tokenprune.runs.row import name_of, run_row, status_row
-    from tokenprune.runs.sweep import ended, settled, write_note
+    from tokenprune.runs.sweep import ended, stored_or_refused, write_note
 
     try:
         config, problem = resolve(cfg), None
@@ -124,7 +124,7 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
     killed = TokenPruneError("the process that made this row ended before the row was done; run the command again")
     write_note(folder, number, name, status_row(config, problem or killed))
     if problem is None:
-        row = settled(config) or run_row(config)
+        row = stored_or_refused(config) or run_row(config)
         write_note(folder, number, name, row)
         console.say(ended(number, name, row, config["validate_only"]))
 

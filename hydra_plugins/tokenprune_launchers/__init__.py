@@ -36,7 +36,7 @@ with suppress(ImportError):  # the option is not there then, and the command lin
             runs: Sequence[JobReturn] = []
             with suppress(TerminatedWorkerError):
                 runs = super().launch(job_overrides, initial_job_idx)
-            launchers.note_the_lost(self, dict(enumerate(job_overrides, initial_job_idx)))
+            launchers.record_lost_rows(self, dict(enumerate(job_overrides, initial_job_idx)))
             return runs
 
     @dataclass
@@ -59,13 +59,13 @@ with suppress(ImportError):
             from tokenprune.runs import launchers
 
             launchers.alone()
-            rows = launchers.unsettled(self, dict(enumerate(job_overrides, initial_job_idx)))
+            rows = launchers.rows_to_run(self, dict(enumerate(job_overrides, initial_job_idx)))
             at_once, executor = self.params.pop("at_once", 0), self._executor()
             fine = True
             for number, job in _ended(executor, self, rows, at_once or len(rows), Singleton.get_state()):
                 well = job.paths.result_pickle.exists()
                 fine &= well
-                launchers.note_the_lost(self, {number: rows[number]}, None if well else job.paths.stderr)
+                launchers.record_lost_rows(self, {number: rows[number]}, None if well else job.paths.stderr)
                 launchers.tell(self, number)
             if fine:
                 shutil.rmtree(Path(self.params["submitit_folder"]).parent, ignore_errors=True)

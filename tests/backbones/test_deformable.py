@@ -92,9 +92,7 @@ def test_the_module_equals_the_loop_around_its_own_layers(shapes):
     reference = torch.rand(2, 4, 2, dtype=torch.float64)
     out = attention(queries, reference, features, shapes)
     offsets = attention.offsets(queries).view(2, 4, 3, len(shapes), 2, 2)
-    places = torch.stack(
-        [reference[:, :, None, None] + offsets[:, :, :, i] / torch.tensor([w, h]) for i, (h, w) in enumerate(shapes)], 3
-    )
+    places = torch.stack([reference[:, :, None, None] + offsets[:, :, :, i] / torch.tensor([w, h]) for i, (h, w) in enumerate(shapes)], 3)
     weights = attention.weights(queries).view(2, 4, 3, -1).softmax(-1).view(2, 4, 3, len(shapes), 2)
     read = loop(attention.values(features).view(2, -1, 3, 2), shapes, places, weights)
     torch.testing.assert_close(out, attention.output(read), atol=1e-10, rtol=0)

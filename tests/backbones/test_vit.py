@@ -121,8 +121,15 @@ def test_sincos_start_makes_neighbours_alike():
 
 
 def test_build_pruned_reads_the_axes():
-    cfg = {"backbone": SMALL, "selector": {"name": "evit"}, "treatment": {"name": "preserve"}, "cls": "mean", "execution": "auto",
-           "schedule": {"name": "stages", "blocks": [1], "keep_rate": 0.5}, "losses": {}}
+    cfg = {
+        "backbone": SMALL,
+        "selector": {"name": "evit"},
+        "treatment": {"name": "preserve"},
+        "cls": "mean",
+        "execution": "auto",
+        "schedule": {"name": "stages", "blocks": [1], "keep_rate": 0.5},
+        "losses": {},
+    }
     model = build_pruned(cfg)
     assert list(model.selectors) == ["1"] and model.class_token.token is None  # `mean` has no parameter
     none = {axis: {"name": "none"} for axis in ("selector", "treatment", "schedule")}

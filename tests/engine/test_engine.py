@@ -255,8 +255,8 @@ def test_whether_the_same_gates_learn_all_the_time_follows_from_the_schedule(sch
 def test_the_first_selector_has_the_last_word_on_the_tokens():
     model = pruned("variance", "remove")
     first, second = list(model.selectors.values())[:2]
-    first.conclude = lambda state: state.but(tokens=state.tokens * 0 + 3.0)
-    second.conclude = lambda state: state.but(tokens=state.tokens * 0)
+    first.conclude = lambda state: state.replace(tokens=state.tokens * 0 + 3.0)
+    second.conclude = lambda state: state.replace(tokens=state.tokens * 0)
     assert (model.encode(images(2)).state.tokens == 3.0).all()
 
 

@@ -19,7 +19,7 @@ def dropped(state, seed):
     generator = torch.Generator().manual_seed(seed)
     live = torch.rand(state.live.shape, generator=generator) < 0.5
     live[:, 0] = True
-    return state.but(live=live, complete=bool(live.all()))
+    return state.replace(live=live, complete=bool(live.all()))
 
 
 @given(st.integers(1, 3), st.integers(2, 5), st.integers(2, 5), st.integers(0, 50))
@@ -94,4 +94,4 @@ def test_a_record_is_appended_and_the_state_stays():
 
 def test_a_copy_with_a_field_that_does_not_exist_is_refused():
     with pytest.raises(TypeError, match="no field tokns"):
-        state_of(1, 2, 2).but(tokns=None)
+        state_of(1, 2, 2).replace(tokns=None)

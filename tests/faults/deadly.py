@@ -71,4 +71,3 @@ class DeadlyCli(Cli):
 def deadly(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> DeadlyCli:
     """The command line, in an empty folder, with `task.name=deadly`."""
     return DeadlyCli(tmp_path, capsys, monkeypatch)
-

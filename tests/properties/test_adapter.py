@@ -91,7 +91,7 @@ def test_kept_values_are_constant_inside_a_group_and_written_between(selector, t
         moved = (leaving != entering).any(-1)
         assert not moved[~used].any()
         kind = get("selector", selector["name"])  # `rows`: a block attends to tokens that it then drops; masked parts leave tokens alone
-        assert moved[used].all() or kind.site == "rows" or not kind.drops
+        assert moved[used].all() or kind.site == "rows" or not kind.saves_computation
         assert (before != entering).any(-1).all()
         idle += int((~used).sum())
     assert idle > 0

@@ -107,15 +107,15 @@ def test_reports_and_rows_do_not_change_a_row(cli, fake):  # noqa: F811
 
 @pytest.mark.parametrize("many", [[], ["-m"]])
 def test_an_experiment_without_rows_only_reports(cli, fake, many):  # noqa: F811
-    code, out, err = cli(*many, *TINY, "rows=false", "+reports.count={words: sheep}")
+    code, out, err = cli(*many, *TINY, "with_rows=false", "+reports.count={words: sheep}")
     assert (code, err, fake.built, cli.rows()) == (0, "", [], [])
     (folder,) = (cli.folder / "results").iterdir()
     assert [p.name for p in folder.glob("sweep/*")] == ["count.txt"] and seen[0].rows == []
-    assert cli(*many, *TINY, "rows=false", "+reports.count={fails: a bug}")[0] == 3
-    code, out, err = cli(*many, *TINY, "rows=false", "+reports.cuont={}")
+    assert cli(*many, *TINY, "with_rows=false", "+reports.count={fails: a bug}")[0] == 3
+    code, out, err = cli(*many, *TINY, "with_rows=false", "+reports.cuont={}")
     assert code == 2 and "Did you mean 'count'?" in err
 
 
 def test_an_experiment_without_rows_validates(cli, fake):  # noqa: F811
-    code, out, _ = cli(*TINY, "rows=false", "validate_only=true")
+    code, out, _ = cli(*TINY, "with_rows=false", "validate_only=true")
     assert code == 0 and "no rows, reports: table, plot" in out and list(cli.folder.iterdir()) == []

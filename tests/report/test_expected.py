@@ -33,8 +33,13 @@ def sized(size: str, **changes) -> dict:
 @pytest.mark.parametrize(
     "backbone, size",
     [
-        ({"size": "small", "name": "x"}, "small"), ({"name": "vit_small"}, "small"), ({"name": "vit_demo"}, "tiny"), ({"size": ""}, "tiny"),
-        ({"name": "eva02_large"}, "large"), ({"size": "", "model": "davit_giant"}, ""), ({"model": "davit_giant"}, "tiny"),
+        ({"size": "small", "name": "x"}, "small"),
+        ({"name": "vit_small"}, "small"),
+        ({"name": "vit_demo"}, "tiny"),
+        ({"size": ""}, "tiny"),
+        ({"name": "eva02_large"}, "large"),
+        ({"size": "", "model": "davit_giant"}, ""),
+        ({"model": "davit_giant"}, "tiny"),
     ],
 )
 def test_the_size_of_a_backbone(backbone, size):

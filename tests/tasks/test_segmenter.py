@@ -47,7 +47,7 @@ def test_stored_logits_stand_where_nothing_is_held():
     outputs = model.pruned.encode(x)
     assert 0 < outputs.present.float().mean() < 1
     stored = torch.randn(2, 1 + 64, 5)
-    told = replace(outputs, state=outputs.state.but(traits={"logits": stored}))
+    told = replace(outputs, state=outputs.state.replace(traits={"logits": stored}))
     found, plain = model.label_logits(told), model.label_logits(outputs)
     for b in range(2):
         for n in range(64):

@@ -113,7 +113,7 @@ def test_no_speed_is_claimed_where_nothing_is_dropped(timed, model, monkeypatch)
     model.execution = "masked"
     assert nothing(throughput(model, drawn, ThroughputPlan(), CPU), "masked execution is not timed")
     model.execution = "auto"
-    monkeypatch.setattr(type(model.selectors["1"]), "drops", False)
+    monkeypatch.setattr(type(model.selectors["1"]), "saves_computation", False)
     assert nothing(throughput(model, drawn, ThroughputPlan(), CPU), "switches off is computed all the same") and timed == []
 
 

@@ -86,9 +86,7 @@ def batch(n, classes=4, place=0, size=8):
     return [(picture(size, size, seed=i), i % classes, place + i) for i in range(n)]
 
 
-@given(
-    st.sampled_from([(0.8, 1.0), (0.8, 0.0), (0.0, 1.0), (0.0, 0.0)]), st.floats(0, 0.5), st.integers(0, 10**6), st.integers(2, 12)
-)
+@given(st.sampled_from([(0.8, 1.0), (0.8, 0.0), (0.0, 1.0), (0.0, 0.0)]), st.floats(0, 0.5), st.integers(0, 10**6), st.integers(2, 12))
 @settings(max_examples=40, deadline=None)
 def test_targets_sum_to_one_and_images_are_mixed_as_they_say(alphas, smoothing, place, classes):
     n = 6

@@ -38,7 +38,7 @@ class EncoderMaps(nn.Module):
         return partial(self.pruned.encode, images)
 
     def losses(self, **given: Any) -> dict[str, Tensor]:
-        """The encoder's own weighted losses on the latest images, `given` fields of `losses.base.Facts`; {} in evaluation."""
+        """The encoder's own weighted losses on the latest images, `given` fields of `losses.base.LossInputs`; {} in evaluation."""
         return {} if self.last_outputs is None else self.pruned.losses(self.last_outputs, **given)
 
 

@@ -32,9 +32,7 @@ class FeaturePyramid(nn.Module):
     convolution without bias and with channel norms. `top_level` adds one more level, the coarsest one subsampled by 2 (ViTDet's p6).
     """
 
-    def __init__(
-        self, dim: int, patch_size: int, scales: Sequence[float] = SCALES, channels: int = 256, top_level: bool = True
-    ) -> None:
+    def __init__(self, dim: int, patch_size: int, scales: Sequence[float] = SCALES, channels: int = 256, top_level: bool = True) -> None:
         """dim: channels of the map; patch_size: its stride in pixels; scales: of {4, 2, 1, 0.5}, each once.
 
         Raises:
@@ -75,8 +73,11 @@ def _check(patch_size: int, scales: Sequence[float]) -> None:
     if not scales or len(set(scales)) != len(scales):
         problems.append(f"pyramid scales {list(scales)}: give one or more, each once")
     strides = [patch_size / s for s in scales if s in SCALES]
-    problems += [f"pyramid stride {s:g} (patch_size {patch_size}) is no power of two; use a patch size of 8, 16 or 32"
-                 for s in strides if s < 1 or not math.log2(s).is_integer()]
+    problems += [
+        f"pyramid stride {s:g} (patch_size {patch_size}) is no power of two; use a patch size of 8, 16 or 32"
+        for s in strides
+        if s < 1 or not math.log2(s).is_integer()
+    ]
     if problems:
         raise InvalidConfig(problems)
 
@@ -85,8 +86,10 @@ def _level(dim: int, scale: float, channels: int) -> nn.Sequential:
     resize, width = _resize(dim, scale)
     return nn.Sequential(
         *resize,
-        nn.Conv2d(width, channels, 1, bias=False), ChannelNorm(channels),
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False), ChannelNorm(channels),
+        nn.Conv2d(width, channels, 1, bias=False),
+        ChannelNorm(channels),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        ChannelNorm(channels),
     )
 
 
@@ -98,4 +101,3 @@ def _resize(dim: int, scale: float) -> tuple[list[nn.Module], int]:
     if scale == 2:
         return [nn.ConvTranspose2d(dim, dim // 2, 2, 2)], dim // 2
     return ([nn.MaxPool2d(2, 2)] if scale == 0.5 else []), dim
-

@@ -31,7 +31,7 @@ class VitConfig:
     trained on). pretrained: a local file of weights, see `importing`. adapter: of a ViT-Adapter around the model, which has no final norm
     then; None: the plain ViT. pool: what a classification head reads, the class token (`token`) or the mean of the patch tokens (`avg`,
     with timm's norm behind the mean); None: the class token where there is one, of a `model` what timm has. pool_includes_prefix: whether
-    that mean counts the class token too, as Cropr's does; None: no (timm). A pruned Eva heeds it, timm's own forward of an Eva does not.
+    that mean counts the class token too, as Cropr's does; None: no (timm). A pruned Eva follows it; timm's own forward of an Eva does not.
     repatch: whether a `model` is built with `patch_size` in the place of its own; files of weights are resampled. class_token: of a `model`
     False builds an Eva without one. windows: inside which its blocks attend, for square images of img_size or less, padded to it; such a
     model has no final norm unless it has a head. None: every block sees all tokens.

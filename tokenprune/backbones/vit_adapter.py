@@ -201,7 +201,7 @@ class ViTAdapter(EncoderMaps):
             return state.with_dense(injector(map_, centres.expand(len(map_), -1, -1), pyramid, shapes))
         # under masked execution dead slots are written, too; nobody sees them
         written = injector(state.tokens, centres[state.index.clamp(min=0)], pyramid, shapes)
-        return state.but(tokens=written.where((state.index >= 0).unsqueeze(-1), state.tokens))
+        return state.replace(tokens=written.where((state.index >= 0).unsqueeze(-1), state.tokens))
 
     def _maps(self, first: Tensor | None, maps: list[Tensor], outputs: Outputs) -> dict[str, Tensor]:
         """Add the tokens' map, resized, to every level and normalise it."""
@@ -230,9 +230,7 @@ class AdapterPyramid(nn.Module):
     `top_level` adds one more level, the coarsest one subsampled by 2. Same attributes as FeaturePyramid.
     """
 
-    def __init__(
-        self, dim: int, patch_size: int, scales: Sequence[float] = SCALES, channels: int = 256, top_level: bool = True
-    ) -> None:
+    def __init__(self, dim: int, patch_size: int, scales: Sequence[float] = SCALES, channels: int = 256, top_level: bool = True) -> None:
         """As FeaturePyramid's; `scales` are the ViTAdapter's."""
         super().__init__()
         self.strides = level_strides(patch_size, scales, top_level)

@@ -85,7 +85,7 @@ def check(compose: Composer, overrides: Sequence[str]) -> Checked:
     except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
         return Checked(wrong=(f"{text}: {explain(error)}",))
     try:
-        if config["rows"]:
+        if config["with_rows"]:
             validate(config, files=False)
         else:
             build_reports(config["reports"])

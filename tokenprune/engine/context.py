@@ -11,7 +11,7 @@ class Context:
 
     dim: C channels; heads: h; block, budget: of its decision; depth: of the model; prefix: P tokens; classes: what an auxiliary head of the
     selector learns to tell, outputs of the model's classification head where a task says nothing else, 0 for nothing; positions: N of the
-    images to come, or of the model's own; reach: the most keys that a query of the block before sees, None for all tokens.
+    images to come, or of the model's own; max_keys: the most keys that a query of the block before sees, None for all tokens.
     """
 
     dim: int
@@ -22,4 +22,4 @@ class Context:
     prefix: int
     classes: int = 0
     positions: int = 0
-    reach: int | None = None
+    max_keys: int | None = None

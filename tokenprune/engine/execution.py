@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packed import feed, run_packed
 from tokenprune.engine.packing import Packing
-from tokenprune.engine.policy import Decide, Policy, settle, visibility, write
+from tokenprune.engine.policy import DeadSlotRule, Decide, settle, visibility, write
 from tokenprune.engine.state import TokenState
 
 
@@ -26,54 +26,59 @@ class BlockUsage:
 
 
 def run_block(
-    block: BaseBlock, state: TokenState, policy: Policy, rows: Decide | None = None, inside: Decide | None = None, see: Decide | None = None
+    adapter: BaseBlock,
+    state: TokenState,
+    policy: DeadSlotRule,
+    rows: Decide | None = None,
+    inside: Decide | None = None,
+    see: Decide | None = None,
 ) -> tuple[TokenState, BlockUsage]:
     """Run one block; return the state after it and how many tokens of each image were really used.
 
     Args:
-        block: its adapter.
+        adapter: of the block.
         state: tokens that enter.
         policy: see `Policy`.
         rows: decision between qkv and attention; inside: between attention and MLP; see: an observer that stores traits.
     """
     P = state.prefix.shape[1]
     entering = state.counts() + P
-    packed = policy.packs(block) and (rows is not None or not state.complete)
-    after = (run_packed if packed else run_padded)(block, state, policy, rows, inside, see)
+    packed = policy.packs(adapter) and (rows is not None or not state.complete)
+    after = (run_packed if packed else run_padded)(adapter, state, policy, rows, inside, see)
     fed = entering if rows is None and inside is None else after.counts() + P
     return after, BlockUsage(entering, entering if rows is None else fed, fed)
 
 
 def run_padded(
-    block: BaseBlock, state: TokenState, policy: Policy, rows: Decide | None, inside: Decide | None, see: Decide | None
+    adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, rows: Decide | None, inside: Decide | None, see: Decide | None
 ) -> TokenState:
     """Run one block over every slot, dead keys hidden; the arguments are those of `run_block`."""
     bias, weights = visibility(state, policy)
     x = state.sequence()
-    p = block.project(x, block.codes(state))
+    p = adapter.project(x, adapter.codes(state))
     if see is not None:
         state = see(state, p, bias)
     if rows is not None:
-        state, delta = attend_rows(block, state, p, bias, policy, rows)
+        state, delta = attend_rows(adapter, state, p, bias, policy, rows)
         x = state.sequence() + delta
-        return write(state, x + block.feed(x), policy)
-    x = x + block.attend(p, bias=bias, policy=weights)
+        return write(state, x + adapter.feed(x), policy)
+    x = x + adapter.attend(p, bias=bias, policy=weights)
     if inside is None:
-        return write(state, x + block.feed(x), policy)
-    return feed(block, settle(inside(write(state, x, policy), p, bias), policy), policy)
+        return write(state, x + adapter.feed(x), policy)
+    return feed(adapter, settle(inside(write(state, x, policy), p, bias), policy), policy)
 
 
 def attend_rows(
-    block: BaseBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: Policy, decide: Decide
+    adapter: BaseBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: DeadSlotRule, decide: Decide
 ) -> tuple[TokenState, Tensor]:
     """Decide first, then compute the attention of kept queries only; a token fused just now has no query and gets nothing yet."""
     P, M = state.prefix.shape[1], state.tokens.shape[1]
     state = decide(state, p, bias)
     if policy.mode == "masked":
         fresh = state.tokens.shape[1] - M
-        return settle(state, policy), torch.nn.functional.pad(block.attend(p, bias=bias), (0, 0, 0, fresh))
+        return settle(state, policy), torch.nn.functional.pad(adapter.attend(p, bias=bias), (0, 0, 0, fresh))
     slots, real = (state.slots, None) if state.slots is not None else Packing.of(state.live, P).slots()
     prefix = torch.arange(P, device=slots.device).expand(slots.shape[0], P)
-    delta = block.attend(p, rows=torch.cat([prefix, slots.clamp(max=M - 1) + P], 1), bias=bias)
+    delta = adapter.attend(p, rows=torch.cat([prefix, slots.clamp(max=M - 1) + P], 1), bias=bias)
     asked = torch.cat([torch.ones_like(prefix, dtype=torch.bool), slots < M], 1)
     return state.compact(slots, real, policy.remember), delta * asked.unsqueeze(-1)

@@ -46,14 +46,14 @@ def check_pairing(
 def refuse(selector: type[Selector], treatment: Treatment, execution: str = "auto") -> None:
     """Raise IncompatiblePairing if a selector cannot work under a treatment or an execution."""
     pair = f"selector {selector.name!r} x treatment {treatment.name!r}"
-    if treatment.reconsiders and selector.site in ("rows", "inside"):
+    if treatment.may_revive and selector.site in ("rows", "inside"):
         raise IncompatiblePairing(
             f"{pair}: it scores tokens by the attention of the block itself, so letting dropped tokens come back would need every token in"
             " that attention and save nothing (SViT section 4.1); use preserve, or a selector of site `before`"
         )
-    if treatment.reconsiders and (selector.merging or selector.absorbing):
+    if treatment.may_revive and (selector.merging or selector.absorbing):
         raise IncompatiblePairing(f"{pair}: a merged or halted token has no identity to come back with; use merge, remove or preserve")
-    if treatment.reconsiders and treatment.fold != "none":
+    if treatment.may_revive and treatment.fold != "none":
         raise IncompatiblePairing(f"{pair}: a token cannot both be folded into others and come back; choose fold or candidates `all`")
     if selector.mixing and (treatment.remembers or treatment.fold != "none"):
         raise IncompatiblePairing(f"{pair}: its new tokens are mixtures of all, so that none is left to remember or to fold; use remove")
@@ -83,6 +83,6 @@ def layout_for(selector: type[Selector], treatment: Treatment, layout: Layout) -
         prefix=layout.prefix,
         extra=treatment.extra,
         revive=treatment.revive == "last",
-        all_candidates=treatment.reconsiders,
+        all_candidates=treatment.may_revive,
         cap=selector.cap,
     )

@@ -12,7 +12,7 @@ IGNORED = -1  # label of what has no class
 
 
 @dataclass(frozen=True)
-class Facts:
+class LossInputs:
     """One training pass, as losses see it.
 
     outputs: of the encoder. model: the encoder itself, for a pass of one's own. images (B,3,h,w) normalised; logits (B,K); targets (B,)
@@ -38,13 +38,13 @@ class Facts:
 class Loss:
     """A weighted term of the total loss; a subclass is a dataclass of its options, registered as `@register("loss", NAME)`.
 
-    needs: fields of `Facts` that must be given; a run of a task that does not give them (`Task.gives`) is refused.
+    needs: fields of `LossInputs` that must be given; a run of a task that does not give them (`Task.gives`) is refused.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def loss(self, facts: Facts) -> Tensor | None:
+    def loss(self, facts: LossInputs) -> Tensor | None:
         """Return the weighted scalar, None where the pass has nothing that it reads."""
         raise TypeError(f"loss {type(self).__name__} must define loss(facts) -> Tensor | None")
 
@@ -56,7 +56,7 @@ class Loss:
         return f"{wants}, which task={task} does not give; use task=classification" if missing else None
 
 
-def weighted(terms: Mapping[str, Loss], facts: Facts) -> dict[str, Tensor]:
+def weighted(terms: Mapping[str, Loss], facts: LossInputs) -> dict[str, Tensor]:
     """Return the weighted losses of one training pass as `loss_<name>`, without those that found nothing to read."""
     found = {f"loss_{name}": term.loss(facts) for name, term in terms.items()}
     return {name: value for name, value in found.items() if value is not None}

@@ -15,10 +15,10 @@ from tokenprune.engine.blocks.class_token import class_token
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
 from tokenprune.engine.legality import layout_for
-from tokenprune.engine.loss import Facts, weighted
+from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
-from tokenprune.engine.policy import Policy, settle
+from tokenprune.engine.policy import DeadSlotRule, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import TokenState
@@ -68,7 +68,7 @@ class PrunedViT(nn.Module):
         for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
             shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             taught = getattr(backbone, "num_classes", 0) if classes is None else classes
-            context = Context(*shape, classes=taught, positions=own, reach=self.family.blocks[number - 1].reach)
+            context = Context(*shape, classes=taught, positions=own, max_keys=self.family.blocks[number - 1].max_keys)
             self.selectors[str(number)] = build("selector", selector, context=context)
         self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
         self.train(backbone.training)
@@ -114,7 +114,7 @@ class PrunedViT(nn.Module):
         prefix, tokens, rope = self.family.enter(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).but(rope=rope)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).replace(rope=rope)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
@@ -153,8 +153,8 @@ class PrunedViT(nn.Module):
         return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.complete else state.live)
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
-        """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.Facts`."""
-        return weighted(self.loss_terms, Facts(outputs, self, **given)) if self.training else {}
+        """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""
+        return weighted(self.loss_terms, LossInputs(outputs, self, **given)) if self.training else {}
 
     def deploy(self) -> "PrunedViT":
         """Return a copy for inference, whose selectors have shed what only training needs."""
@@ -163,23 +163,23 @@ class PrunedViT(nn.Module):
             deployed.selectors[number] = selector.deploy()
         return deployed
 
-    def _step(self, state: TokenState, number: int, budget: Budget | None, policy: Policy) -> tuple[TokenState, BlockUsage]:
-        block = self.family.blocks[number]
+    def _step(self, state: TokenState, number: int, budget: Budget | None, policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
+        adapter = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
         hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number, str(number + 1) in self.selectors)}
         if selector is None or selector.site != "before":
             decide = None if selector is None else partial(self._decide, number, selector, budget)
             self._show(number, state)
-            return run_block(block, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
+            return run_block(adapter, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
-        block, state = switched(block, state.branch), state.but(branch=None)
+        adapter, state = switched(adapter, state.branch), state.replace(branch=None)
         if state.gate is None or policy.soft:
-            return run_block(block, state, policy, **hooks)
-        after, used = run_block(block, state, replace(policy, free=True), **hooks)
+            return run_block(adapter, state, policy, **hooks)
+        after, used = run_block(adapter, state, replace(policy, free=True), **hooks)
         gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
-        return after.but(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
+        return after.replace(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
 
     def _show(self, number: int, state: TokenState) -> None:
         if self.watch is not None:
@@ -191,7 +191,7 @@ class PrunedViT(nn.Module):
         decision = selector.score(Observation(state, number, p, bias, self.progress), budget)
         if decision.gate is not None:
             placed = state.index >= 0
-            gate = decision.gate if state.gate is None or self.treatment.reconsiders else decision.gate * state.gate
+            gate = decision.gate if state.gate is None or self.treatment.may_revive else decision.gate * state.gate
             state = state.note("usage", number, ((gate * placed).sum(1) / state.positions, float(budget.rate)))
             decision = replace(decision, gate=gate)
         for name, payload in decision.notes.items():
@@ -221,7 +221,7 @@ class PrunedViT(nn.Module):
 
         return see
 
-    def _policy(self) -> Policy:
+    def _policy(self) -> DeadSlotRule:
         selectors = list(self.selectors.values())
         gated = self.training and any(s.gated for s in selectors)
         mode = "masked" if gated else self.execution
@@ -229,7 +229,7 @@ class PrunedViT(nn.Module):
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return Policy(mode, self.treatment.shelves, self.treatment.key_bias, soft, fade, self.treatment.reconsiders)
+        return DeadSlotRule(mode, self.treatment.fills_canvas, self.treatment.key_bias, soft, fade, self.treatment.may_revive)
 
 
 def pruned_of(model: nn.Module) -> PrunedViT | None:

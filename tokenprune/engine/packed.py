@@ -5,12 +5,12 @@ from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packing import Packing, Spread
-from tokenprune.engine.policy import Decide, Policy, settle, visibility, write
+from tokenprune.engine.policy import DeadSlotRule, Decide, settle, visibility, write
 from tokenprune.engine.state import TokenState
 
 
 def run_packed(
-    block: BaseBlock, state: TokenState, policy: Policy, rows: Decide | None, inside: Decide | None, see: Decide | None
+    adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, rows: Decide | None, inside: Decide | None, see: Decide | None
 ) -> TokenState:
     """Run one block over live rows only; the arguments are those of `execution.run_block`.
 
@@ -18,28 +18,28 @@ def run_packed(
     """
     kept, sequence = state.packed(), own_sequence(state)
     x = kept.take(sequence)
-    p = block.project(x, block.codes(state, kept.rows))
+    p = adapter.project(x, adapter.codes(state, kept.rows))
     bias = _key_bias(state, policy, kept)
     looks = see is not None or rows is not None or inside is not None
     seen, hidden = (Spread(p, kept), visibility(state, policy)[0]) if looks else (None, None)
     if see is not None:
         state = see(state, seen, hidden)
     if rows is not None:
-        state, x = _ask(block, state, policy, kept, p, bias, rows(state, seen, hidden))
-        return store(state, x + block.feed(x))
-    x = x + block.attend_ragged(p, kept, kept, bias)
+        state, x = _ask(adapter, state, policy, kept, p, bias, rows(state, seen, hidden))
+        return store(state, x + adapter.feed(x))
+    x = x + adapter.attend_ragged(p, kept, kept, bias)
     if inside is None:
-        return state.with_sequence(kept.put(sequence, x + block.feed(x)))
-    return feed(block, settle(inside(state.with_sequence(kept.put(sequence, x)), seen, hidden), policy), policy)
+        return state.with_sequence(kept.put(sequence, x + adapter.feed(x)))
+    return feed(adapter, settle(inside(state.with_sequence(kept.put(sequence, x)), seen, hidden), policy), policy)
 
 
-def feed(block: BaseBlock, state: TokenState, policy: Policy) -> TokenState:
+def feed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule) -> TokenState:
     """Return the state after the MLP, on live rows only where the policy packs."""
-    if state.complete or not policy.packs(block):
+    if state.complete or not policy.packs(adapter):
         x = state.sequence()
-        return write(state, x + block.feed(x), policy)
+        return write(state, x + adapter.feed(x), policy)
     x = state.packed().take(state.sequence())
-    return store(state, x + block.feed(x))
+    return store(state, x + adapter.feed(x))
 
 
 def store(state: TokenState, x: Tensor) -> TokenState:
@@ -52,11 +52,11 @@ def store(state: TokenState, x: Tensor) -> TokenState:
 def own_sequence(state: TokenState) -> Tensor:
     """Return the sequence (B,P+M,C) as a tensor of its own, which may be written to: older states keep theirs."""
     x = state.sequence()
-    return x.clone() if x is state.joined or x is state.tokens else x
+    return x.clone() if x is state.joined_sequence or x is state.tokens else x
 
 
 def _ask(
-    block: BaseBlock, state: TokenState, policy: Policy, kept: Packing, p: Projection, bias: Tensor | None, after: TokenState
+    adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, kept: Packing, p: Projection, bias: Tensor | None, after: TokenState
 ) -> tuple[TokenState, Tensor]:
     """Return the settled state after a decision on queries, and its rows (1,Q,C) with the attention of the kept queries added.
 
@@ -66,12 +66,12 @@ def _ask(
     before, now = kept.alive.shape[1], asks.alive.shape[1]
     place = asks.rows % now
     queries = kept.rank(asks.rows // now * before + place.clamp(max=before - 1))
-    delta = block.attend_ragged(p, asks, kept, bias, queries)
+    delta = adapter.attend_ragged(p, asks, kept, bias, queries)
     if now > before:
         delta = delta.masked_fill((place >= before)[None, :, None], 0.0)
     return settle(after, policy, asks), asks.take(after.sequence()) + delta
 
 
-def _key_bias(state: TokenState, policy: Policy, kept: Packing) -> Tensor | None:
+def _key_bias(state: TokenState, policy: DeadSlotRule, kept: Packing) -> Tensor | None:
     mass = policy.key_bias(state)
     return None if mass is None else kept.take(F.pad(mass, (kept.prefix, 0)))

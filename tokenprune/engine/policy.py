@@ -16,7 +16,7 @@ Decide = Callable[[TokenState, Projection, Tensor | None], TokenState]
 
 
 @dataclass(frozen=True)
-class Policy:
+class DeadSlotRule:
     """How one block treats what is not live.
 
     mode: masked, gathered or packed. remember: dropped values go to the canvas. key_bias: of a state, (B,M) or None. soft: dead
@@ -31,12 +31,12 @@ class Policy:
     free: bool = False
     stay: bool = False
 
-    def packs(self, block: BaseBlock) -> bool:
+    def packs(self, adapter: BaseBlock) -> bool:
         """Tell whether a block runs on packed rows; DropPath, which drops whole images, needs them apart."""
-        return self.mode == "packed" and not (block.block.training and block.drops_paths)
+        return self.mode == "packed" and not (adapter.block.training and adapter.drops_paths)
 
 
-def settle(state: TokenState, policy: Policy, found: Packing | None = None) -> TokenState:
+def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None) -> TokenState:
     """Return the state after a decision as the mode wants it: dead slots gone, or still there and known to be dead.
 
     `found` is the packing of its `live` where that is known already.
@@ -45,7 +45,7 @@ def settle(state: TokenState, policy: Policy, found: Packing | None = None) -> T
         IncompatiblePairing: gathered execution of uneven counts.
     """
     if policy.mode == "masked":
-        return state.but(complete=bool(state.live.all()) if state.slots is None else state.slots.shape == state.live.shape)
+        return state.replace(complete=bool(state.live.all()) if state.slots is None else state.slots.shape == state.live.shape)
     if state.slots is not None:
         return state.compact(state.slots, None, policy.remember)
     found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])
@@ -53,12 +53,12 @@ def settle(state: TokenState, policy: Policy, found: Packing | None = None) -> T
         low, high = min(found.lengths) - found.prefix, max(found.lengths) - found.prefix
         raise IncompatiblePairing(f"images of a batch keep {low} to {high} tokens; gathered needs equal numbers: use packed")
     if policy.stay and policy.mode == "packed":
-        return state.but(complete=False, packing=found)
+        return state.replace(complete=False, packing=found)
     state = state.compact(*found.slots(), policy.remember)
-    return state.but(packing=Packing(state.live, found.prefix, found.lengths))
+    return state.replace(packing=Packing(state.live, found.prefix, found.lengths))
 
 
-def visibility(state: TokenState, policy: Policy) -> tuple[Tensor | None, Tensor | None]:
+def visibility(state: TokenState, policy: DeadSlotRule) -> tuple[Tensor | None, Tensor | None]:
     """Return (key bias, policy weights), each (B,P+M) or None: dead keys get -inf, or fade by the gate under soft visibility."""
     P = state.prefix.shape[1]
     bias = policy.key_bias(state)
@@ -70,9 +70,9 @@ def visibility(state: TokenState, policy: Policy) -> tuple[Tensor | None, Tensor
     return None if bias is None else F.pad(bias, (P, 0)), None
 
 
-def write(state: TokenState, x: Tensor, policy: Policy) -> TokenState:
+def write(state: TokenState, x: Tensor, policy: DeadSlotRule) -> TokenState:
     """Return the state with the sequence x (B,P+M,C); dead slots keep their value unless the policy sets them free."""
     after = state.with_sequence(x)
     if state.complete or policy.free:
         return after
-    return after.but(tokens=after.tokens.where(state.live.unsqueeze(-1), state.tokens))
+    return after.replace(tokens=after.tokens.where(state.live.unsqueeze(-1), state.tokens))

@@ -13,21 +13,31 @@ from tokenprune.engine.state import Decision, TokenState
 
 
 class Selector(nn.Module):
-    """Which tokens stay? Holds parameters only, never anything of a batch.
+    """Decides which tokens stay. A selector holds parameters and nothing of a batch.
 
-    Class facts, from which legality is decided before a weight is loaded:
-        site: `before` a block, `rows` (after qkv, before attention), `inside` (after attention, before the MLP).
-        budget: fixed (as many as the schedule says) or dynamic (its own number per image), at test time.
-        gated: trains by a straight-through gate, hence in masked execution.
-        visibility: in training, `hard` (dropped keys masked) or `soft` (DynamicViT's policy softmax).
-        reads_cls: reads the class token, its attention or its value. absorbing: a dropped token can never be wanted again. merging: names
-            a target for each dropped token. mixing: makes new tokens of all, without a place. recalls: pays for what it saw before.
-        drops: False for one that only masks (attention heads, layers): its MACs count, and no speed is claimed.
-        learns: its choice means nothing before it was trained (gates, learned queries), so that it has no place in training-free tables;
-            taught_by: the loss that alone teaches it, if there is one. needs: fields of `losses.base.Facts` that a task must give.
-        heeds: what the schedule's counts are at test time: `count` exact, `target` a mean, `cap` the most, `blocks` none of its business.
-        steady: in training the same parameters get a gradient in every pass. cap(live, prefix): slots that one decision can drop at most.
-        published: treatment and schedule of the paper, the defaults of `tokenprune.prune`.
+    The class facts below are declared by every selector. The engine decides from them, before weights are loaded, which treatments,
+    schedules and execution modes are legal.
+
+    Attributes:
+        site: Where the decision is taken: `before` a block, `rows` (after qkv, before attention) or `inside` (after attention, before
+            the MLP).
+        budget: `fixed` keeps as many tokens as the schedule says; `dynamic` keeps its own number for each image, at test time.
+        gated: The selector trains by a straight-through gate, hence in masked execution.
+        visibility: What a dropped key is in training: `hard` (masked) or `soft` (DynamicViT's policy softmax).
+        reads_cls: The selector reads the class token, its attention or its value.
+        absorbing: A dropped token can never be wanted again.
+        merging: The selector names a target for each dropped token.
+        mixing: The selector makes new tokens of all tokens; they have no position.
+        reads_previous_block: The score needs the attention of the block before, which costs multiplications there.
+        saves_computation: False for a selector that only masks attention heads or layers: its MACs count, and no speed is claimed.
+        learns: The choice means nothing before training (gates, learned queries), so the selector is left out of training-free tables.
+        taught_by: Name of the loss that alone teaches the selector; empty if there is none.
+        needs: Fields of `engine.loss.LossInputs` that a task must give.
+        count_role: What the schedule's counts mean at test time: `count` exact, `target` a mean, `cap` an upper bound; `blocks`: ignores
+            the counts and uses only the block positions.
+        steady: In training the same parameters get a gradient in every pass.
+        cap: cap(live, prefix) returns how many slots one decision can drop at most; None for no limit.
+        published: Treatment and schedule of the paper, the defaults of `tokenprune.prune`.
     """
 
     name: ClassVar[str]
@@ -39,12 +49,12 @@ class Selector(nn.Module):
     absorbing: ClassVar[bool] = False
     merging: ClassVar[bool] = False
     mixing: ClassVar[bool] = False
-    recalls: ClassVar[bool] = False
+    reads_previous_block: ClassVar[bool] = False
     taught_by: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
-    drops: ClassVar[bool] = True
+    saves_computation: ClassVar[bool] = True
     learns: ClassVar[bool] = False
-    heeds: ClassVar[str] = "count"
+    count_role: ClassVar[str] = "count"
     steady: ClassVar[bool] = True
     module: ClassVar[str] = "parameter-free"
     paper: ClassVar[str] = ""
@@ -61,7 +71,20 @@ class Selector(nn.Module):
     @classmethod
     def facts(cls) -> dict[str, Any]:
         """Return the declared facts, as the list, the docs and SViT's Table 1 print them."""
-        keys = ("site", "budget", "heeds", "gated", "visibility", "reads_cls", "absorbing", "merging", "mixing", "drops", "module", "paper")
+        keys = (
+            "site",
+            "budget",
+            "count_role",
+            "gated",
+            "visibility",
+            "reads_cls",
+            "absorbing",
+            "merging",
+            "mixing",
+            "saves_computation",
+            "module",
+            "paper",
+        )
         return {key: getattr(cls, key) for key in keys}
 
     @classmethod

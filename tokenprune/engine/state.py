@@ -43,15 +43,31 @@ class Decision:
 
 @dataclass(frozen=True)
 class TokenState:
-    """Everything a forward pass knows; immutable, so that the engine can stop and resume between blocks.
+    """All data of a forward pass between two blocks; immutable, so that the engine can stop and resume.
 
-    prefix (B,P,C); tokens (B,M,C); index (B,M) grid position of each slot, -1 for fused tokens and padding; live (B,M) bool;
-    grid (H,W); canvas (B,N,C) last values of positions that left the sequence; mass (B,M) tokens merged into each slot; owner
-    (B,N) position that speaks for a merged one; gate (B,M) keep gate of the last decision; traits {name: (B,P+N,...)};
-    pixels (B,3,h,w) the input; rope rotary codes (N,2d), (depth,h,N,2d) or one (1 or h,N,2d) a block; complete: every slot is known to be
-    live; raster: slot n is position n; placed: every live slot has a position; slots (B,K) the live slots, ascending, where K is known
-    without a look at `live`; packing: see `Packing`, of use as long as it stands for this `live`; branch: see Decision; aux ((name, block,
-    payload), ...); joined (B,P+M,C): prefix and tokens in one piece, where they are views of one.
+    B images, P prefix tokens, M slots, N grid positions, C channels.
+
+    Attributes:
+        prefix: (B,P,C) class and register tokens.
+        tokens: (B,M,C) patch tokens.
+        index: (B,M) grid position of each slot; -1 for fused tokens and padding.
+        live: (B,M) bool, False for slots that were dropped.
+        grid: (H,W) with H*W = N.
+        canvas: (B,N,C) last values of positions that left the sequence.
+        mass: (B,M) number of tokens merged into each slot.
+        owner: (B,N) position that stands for a merged one.
+        gate: (B,M) keep gate of the last decision.
+        traits: {name: (B,P+N,...)} values that selectors store for each position.
+        pixels: (B,3,h,w) the input images.
+        rope: Rotary codes (N,2d), (depth,h,N,2d), or one (1 or h,N,2d) a block.
+        complete: Every slot is known to be live.
+        in_grid_order: Slot n holds position n.
+        all_placed: Every live slot has a position.
+        slots: (B,K) the live slots, ascending, where K is known without reading `live`.
+        packing: See `Packing`; valid as long as it belongs to this `live`.
+        branch: See `Decision`.
+        aux: ((name, block, payload), ...) notes for losses and measurements.
+        joined_sequence: (B,P+M,C) prefix and tokens in one piece, where both are views of one tensor.
     """
 
     prefix: Tensor
@@ -67,13 +83,13 @@ class TokenState:
     pixels: Tensor | None = None
     rope: Tensor | tuple[Tensor, ...] | None = None
     complete: bool = True
-    raster: bool = True
-    placed: bool = True
+    in_grid_order: bool = True
+    all_placed: bool = True
     slots: Tensor | None = None
     packing: Packing | None = None
     branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
-    joined: Tensor | None = None
+    joined_sequence: Tensor | None = None
 
     @classmethod
     def start(cls, prefix: Tensor, tokens: Tensor, grid: tuple[int, int], pixels: Tensor | None = None) -> "TokenState":
@@ -87,25 +103,25 @@ class TokenState:
         """N, the number of grid positions."""
         return self.grid[0] * self.grid[1]
 
-    def but(self, **changes: Any) -> "TokenState":
+    def replace(self, **changes: Any) -> "TokenState":
         """Return a copy with some fields changed; raises TypeError for a field that does not exist."""
         if unknown := changes.keys() - self.__dict__.keys():
             raise TypeError(f"TokenState has no field {', '.join(sorted(unknown))}")
         changed = object.__new__(type(self))  # `dataclasses.replace` is 10 times slower, and this runs some 50 times a pass
-        apart = {"joined": None} if {"prefix", "tokens"} & changes.keys() else {}
+        apart = {"joined_sequence": None} if {"prefix", "tokens"} & changes.keys() else {}
         changed.__dict__.update({**self.__dict__, **apart, **changes})
         return changed
 
     def sequence(self) -> Tensor:
         """Return prefix and tokens as one sequence (B,P+M,C), not to be written to."""
-        if self.joined is None and self.prefix.shape[1]:
+        if self.joined_sequence is None and self.prefix.shape[1]:
             return torch.cat([self.prefix, self.tokens], 1)
-        return self.tokens if self.joined is None else self.joined
+        return self.tokens if self.joined_sequence is None else self.joined_sequence
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
         P = self.prefix.shape[1]
-        return self.but(prefix=x[:, :P], tokens=x[:, P:], joined=x)
+        return self.replace(prefix=x[:, :P], tokens=x[:, P:], joined_sequence=x)
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""
@@ -125,10 +141,10 @@ class TokenState:
     def present(self) -> Tensor:
         """Return (B,N) bool: positions whose value is held by a live slot, their own or their owner's."""
         B, N = self.live.shape[0], self.positions
-        if self.raster:
+        if self.in_grid_order:
             here = self.live
         else:
-            everywhere = self.complete and self.placed
+            everywhere = self.complete and self.all_placed
             slots = self.index if everywhere else self.index.where(self.live, -1)
             here = put(self.live.new_zeros(B, N), slots, self.live, everywhere)
         return here if self.owner is None else here.gather(1, self.owner)
@@ -136,23 +152,23 @@ class TokenState:
     def dense(self) -> Tensor:
         """Return the map (B,N,C): the latest value of every position; merged positions show their owner's value."""
         values = self.tokens
-        if not self.raster:
+        if not self.in_grid_order:
             base = self.canvas if self.canvas is not None else torch.zeros_like(self.tokens[:, :1]).expand(-1, self.positions, -1)
-            values = put(base, self.index, self.tokens, everywhere=self.complete and self.placed)
+            values = put(base, self.index, self.tokens, everywhere=self.complete and self.all_placed)
         return values if self.owner is None else take(values, self.owner)
 
     def with_dense(self, map_: Tensor) -> "TokenState":
         """Return the state with tokens and canvas taken from a map (B,N,C); slots without a position keep their value."""
         taken = take(map_, self.index.clamp(min=0))
         tokens = taken.where((self.index >= 0).unsqueeze(-1), self.tokens)
-        return self.but(tokens=tokens, canvas=None if self.canvas is None else map_)
+        return self.replace(tokens=tokens, canvas=None if self.canvas is None else map_)
 
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
         stored = self.traits[name][:, self.prefix.shape[1] :]
-        if self.raster:
+        if self.in_grid_order:
             return stored
-        if self.complete and self.placed:
+        if self.complete and self.all_placed:
             return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
@@ -161,43 +177,43 @@ class TokenState:
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
         B, P = self.prefix.shape[:2]
-        old, everywhere = self.traits.get(name), self.complete and self.placed
+        old, everywhere = self.traits.get(name), self.complete and self.all_placed
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
         if values.shape[1] > self.index.shape[1]:
             old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
-        if self.raster and (where is None or everywhere):
-            return self.but(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
+        if self.in_grid_order and (where is None or everywhere):
+            return self.replace(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
         slots = self.index + P
         if not everywhere:
             slots = slots.where(self.index >= 0 if where is None else where & (self.index >= 0), -1)
-        return self.but(traits={**self.traits, name: put(old, slots, values, everywhere)})
+        return self.replace(traits={**self.traits, name: put(old, slots, values, everywhere)})
 
     def expand(self) -> "TokenState":
         """Bring every position back into the sequence, in raster order; fused tokens, which have no place, leave."""
-        if self.raster and self.owner is None:
+        if self.in_grid_order and self.owner is None:
             everywhere = self.live if self.complete else torch.ones_like(self.live)
-            return self.but(live=everywhere, complete=True, mass=None, gate=None, canvas=None, slots=None)
+            return self.replace(live=everywhere, complete=True, mass=None, gate=None, canvas=None, slots=None)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
-        return fresh.but(traits=self.traits, aux=self.aux, rope=self.rope)
+        return fresh.replace(traits=self.traits, aux=self.aux, rope=self.rope)
 
     def compact(self, slots: Tensor, real: Tensor | None, remember: bool) -> "TokenState":
         """Keep only `slots` (B,K), live where `real` (None: everywhere); with `remember` what was there goes to the canvas first."""
         live = self.live.new_ones(slots.shape) if real is None else real
         index = take(self.index, slots)
-        return self.but(
+        return self.replace(
             tokens=take(self.tokens, slots),
             index=index if real is None else index.where(live, -1),
             live=live,
-            canvas=self.but(owner=None).dense() if remember else None,
+            canvas=self.replace(owner=None).dense() if remember else None,
             mass=None if self.mass is None else take(self.mass, slots).where(live, 1.0),
             gate=None if self.gate is None else take(self.gate, slots),
             complete=real is None,
-            raster=False,
+            in_grid_order=False,
             slots=None,
             packing=None,
         )
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
         """Append an auxiliary record (losses and analytics read them)."""
-        return self.but(aux=(*self.aux, (name, block, payload)))
+        return self.replace(aux=(*self.aux, (name, block, payload)))

@@ -58,12 +58,12 @@ class Treatment:
         return self.memory == "remember"
 
     @property
-    def shelves(self) -> bool:
+    def fills_canvas(self) -> bool:
         """Tell whether dropped values are kept aside: not where another token speaks for them."""
         return self.remembers and self.fold != "merge"
 
     @property
-    def reconsiders(self) -> bool:
+    def may_revive(self) -> bool:
         """Tell whether dropped tokens may be chosen again."""
         return self.candidates == "all"
 
@@ -82,7 +82,7 @@ class Treatment:
 
     def candidates_of(self, state: TokenState) -> TokenState:
         """Return the state that a decision looks at: all positions again under reactivation."""
-        return state.expand() if self.reconsiders else state
+        return state.expand() if self.may_revive else state
 
     def apply(self, state: TokenState, decision: Decision) -> TokenState:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
@@ -91,7 +91,7 @@ class Treatment:
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
         slots = decision.slots if state.complete else None
-        state = state.but(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
+        state = state.replace(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         if self.fold == "fuse":
@@ -129,13 +129,13 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     slots = state.slots
     if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
         slots = F.pad(slots, (0, 1), value=dropped.shape[1])
-    return state.but(
+    return state.replace(
         tokens=torch.cat([state.tokens, fused], 1),
         index=torch.cat([state.index, nowhere], 1),
         live=torch.cat([state.live, some], 1),
         gate=gate,
-        raster=False,
-        placed=False,
+        in_grid_order=False,
+        all_placed=False,
         slots=slots,
     )
 
@@ -146,13 +146,13 @@ def mixed(state: TokenState, decision: Decision) -> TokenState:
     fresh = decision.mix.to(values.dtype) @ values
     (B, M), K = state.live.shape, fresh.shape[1]
     live = torch.cat([torch.zeros_like(state.live), state.live.new_ones(B, K)], 1)
-    return state.but(
+    return state.replace(
         tokens=torch.cat([state.tokens, fresh.to(state.tokens.dtype)], 1),
         index=torch.cat([state.index, state.index.new_full((B, K), -1)], 1),
         live=live,
         slots=torch.arange(M, M + K, device=live.device).expand(B, K),
-        raster=False,
-        placed=False,
+        in_grid_order=False,
+        all_placed=False,
         mass=None,
         gate=None,
     )
@@ -172,7 +172,7 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
     share = (moving / total.gather(1, into)).unsqueeze(-1)
     gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
     tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
-    return state.but(tokens=tokens, mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
+    return state.replace(tokens=tokens, mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
 
 
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) ->
     B, N = state.live.shape[0], state.positions
     itself = torch.arange(N, device=into.device).expand(B, N)
     place, heir = state.index.gather(1, gone), state.index.gather(1, into)
-    if state.slots is not None and state.placed:
+    if state.slots is not None and state.all_placed:
         heirs = itself.scatter(1, place, heir)
     else:
         moves = dropped.gather(1, gone) & (place >= 0)

@@ -59,7 +59,7 @@ def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs
     """Return the mean MACs an image of one encoder pass: patch embedding and blocks, with the classification head if asked.
 
     Counts are per image, so the quadratic term of uneven batches is the mean of squares, not the square of the mean. Heads and sub-layers
-    that a selector switched off, by its notes of the name `branch`, are not counted, though they may have been computed (`Selector.drops`).
+    that a selector switched off, by its notes of the name `branch`, are not counted, though they may have been computed (see `Selector`).
     """
     counts, before = [], float(outputs.state.positions)
     branches = {block: branch for name, block, branch in outputs.aux if name == "branch"}
@@ -78,9 +78,9 @@ def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs
 def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
     """Return the MACs that the schedule stands for at N positions, without running anything.
 
-    What that is depends on what the selector heeds. Exact for fixed budgets. For gates with a target it is the
+    What that is depends on the selector's `count_role`. Exact for fixed budgets. For gates with a target it is the
     MACs at the expected usage, rate * N tokens (E[n]^2 in the quadratic term); for a sampler the upper bound that its number of samples
-    sets; for a selector that heeds blocks alone the upper bound where it drops nothing.
+    sets; for a selector of count_role `blocks` the upper bound where it drops nothing.
     """
     counts, live, P = [], float(positions), model.prefix_tokens
     budgets = model.budgets(positions)
@@ -90,8 +90,8 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
         before, after, budget = live, live, budgets.get(number)
         if budget is not None:
             gate = model.selectors[str(number)]
-            expected = float(budget.rate) * positions if gate.heeds == "target" and gate.counts_vary else float(budget.keep)
-            after = live if gate.heeds == "blocks" else min(expected, positions) + model.treatment.extra
+            expected = float(budget.rate) * positions if gate.count_role == "target" and gate.counts_vary else float(budget.keep)
+            after = live if gate.count_role == "blocks" else min(expected, positions) + model.treatment.extra
         site = model.selectors[str(number)].site if budget is not None else "before"
         attended = (after if site == "before" else before) + P
         rows = (before if site == "inside" else after) + P
@@ -104,7 +104,7 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
 def _scored(model: PrunedViT, number: int, entering: float, before: float, positions: int) -> float:
     """Slots that a block's selector scores: all, those that left the block before, or those in this block's attention."""
     selector = dict(model.selectors.items()).get(str(number))
-    if model.treatment.reconsiders and not (selector is not None and selector.recalls):
+    if model.treatment.may_revive and not (selector is not None and selector.reads_previous_block):
         return float(positions)
     return before if selector is None or selector.site == "before" else entering
 

@@ -100,7 +100,7 @@ def untimed(pruned: PrunedViT) -> str:
     """Return why no speed is measured of a model, "" where it is."""
     if pruned.execution == "masked":
         return "masked execution is not timed"
-    drops = all(selector.drops for selector in pruned.selectors.values())
+    drops = all(selector.saves_computation for selector in pruned.selectors.values())
     return "" if drops else "not timed: what the selector switches off is computed all the same"
 
 

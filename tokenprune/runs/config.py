@@ -47,7 +47,8 @@ class RunConfig:
     dense task: learned | random | mean.
     losses: {name: options} that the method adds, null for a loss less. treatment_labels: what a table prints for a treatment.
     export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
-    for a report less. rows: False for an experiment that has reports only. measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
+    for a report less. with_rows: False for an experiment that has reports only.
+    measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
     seconds) and throughput (images/s over batch sizes), any of them.
     """
 
@@ -72,7 +73,7 @@ class RunConfig:
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     export_weights: str | None = None
     reports: dict[str, Any] = field(default_factory=lambda: {name: {} for name in REPORTS})
-    rows: bool = True
+    with_rows: bool = True
     measure: list[str] = field(default_factory=lambda: list(MEASURES))
     seed: int = 0
     results_dir: str = "results"

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.runs.config import resolve
-from tokenprune.runs.sweep import ended, note_path, read_note, settled, write_note
+from tokenprune.runs.sweep import ended, note_path, read_note, stored_or_refused, write_note
 from tokenprune.utils import console, distributed
 
 PREFIX = "hydra/launcher/tokenprune_"
@@ -69,7 +69,7 @@ def _compute_with(cores: int) -> None:
         torch.set_num_threads(cores)
 
 
-def unsettled(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, Sequence[str]]:
+def rows_to_run(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, Sequence[str]]:
     """Note the rows that need no process of their own, being done or refused, and return the others.
 
     Args:
@@ -81,7 +81,7 @@ def unsettled(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, Seq
     for number, overrides in rows.items():
         try:
             config = _config(launcher, overrides)
-            row = settled(config)
+            row = stored_or_refused(config)
         except OmegaConfBaseException:
             row = None  # what is wrong becomes the row's status where every row is made
         if row is None:
@@ -92,7 +92,7 @@ def unsettled(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, Seq
     return left
 
 
-def note_the_lost(launcher: Any, rows: Mapping[int, Sequence[str]], log: Path | None = None) -> None:
+def record_lost_rows(launcher: Any, rows: Mapping[int, Sequence[str]], log: Path | None = None) -> None:
     """Complete the notes of rows whose processes have ended: a row without one never began, one that was left behind names its log.
 
     Args:

@@ -135,9 +135,7 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
 
 
-def _judged(
-    task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]
-) -> dict[str, Any]:
+def _judged(task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
     from tokenprune.engine.model import pruned_of
     from tokenprune.tasks.base import parameters_of

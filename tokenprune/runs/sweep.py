@@ -54,7 +54,7 @@ class SweepTable(Callback):
             folder.parent.parent.rmdir()  # and the results folder, if it holds nothing
         if not distributed.is_main():
             return
-        if not notes and config.rows:
+        if not notes and config.with_rows:
             console.fail("the sweep has no rows: its axes select nothing; check the values given for them (a glob that matches no name?)")
             distributed.leave(BAD_ROW)
         fine = {"ok", *expected(config)}
@@ -107,7 +107,7 @@ def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list({(row["key"], row["label"], row["treatment"]): row for row in rows}.values())
 
 
-def settled(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def stored_or_refused(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the row of a resolved configuration if nothing is left to compute: it lies on disk, is refused, or is only to be validated."""
     from tokenprune.runs.results import row_folder, write_result
     from tokenprune.runs.row import relabelled, status_row, stored_row

@@ -97,9 +97,9 @@ def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> 
 
 
 def samples(config: Mapping[str, Any]) -> bool:
-    """Tell whether a run's count is each image's own matter, so that plans are upper bounds: its selector heeds no count and no target."""
+    """Tell whether a run's count is each image's own matter, so that plans are upper bounds: the selector has no count or target."""
     name = config["selector"].get("name")
-    return name != "none" and get("selector", name).heeds not in ("count", "target")
+    return name != "none" and get("selector", name).count_role not in ("count", "target")
 
 
 def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:

@@ -25,7 +25,7 @@ from tokenprune.utils.settings import read_settings
 _NONE = "none"
 _HOLDS = {"imagefolder": "train and val, each a folder, zip or tar of class folders", "semantic": "images/ and labels/"}
 _PLAIN = {"classification": "reads no maps", "segmentation": "has its head on the ViT itself"}  # tasks without an adapter
-# What planned counts are, by what a selector `heeds`.
+# How planned counts are called, by the selector's `count_role`.
 _PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
 
@@ -158,7 +158,7 @@ def _pairing(config: Mapping[str, Any]) -> str:
     check_pairing(selector, config["treatment"], answered(config["schedule"]), execution=execution, **size)
     schedule, cost = plan(config)
     budgets = check_pairing(selector, config["treatment"], schedule, execution=execution, **size)
-    words = _in_words(budgets, _PLANS[get("selector", selector["name"]).heeds])
+    words = _in_words(budgets, _PLANS[get("selector", selector["name"]).count_role])
     return f"{size['positions']} positions: {words}{_cost_in_words(config, cost)}"
 
 
@@ -187,8 +187,8 @@ def _known_execution(config: Mapping[str, Any]) -> str:
 
 def _cost_in_words(config: Mapping[str, Any], cost: Macs) -> str:
     name = config["selector"]["name"]
-    heeds = "count" if name == _NONE else get("selector", name).heeds
-    word = {"count": "", "target": "expected "}.get(heeds, "at most ")
+    count_role = "count" if name == _NONE else get("selector", name).count_role
+    word = {"count": "", "target": "expected "}.get(count_role, "at most ")
     open_ = samples(config) and config["schedule"].get(TARGET) is not None
     later = f"; keep_rate is found on training images for {asked(config):.3g} GMAC" if open_ else ""
     return f"; planned: {word}{cost.total / 1e9:.3g} GMAC{later}"

@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from tokenprune.tasks.pictures import Picture
 
 
-
 class Task(Protocol):
     """One task of one run. `cfg` is the resolved configuration with its groups selector, backbone, task, data, training, ..."""
 
     name: str
-    gives: tuple[str, ...]  # fields of losses.base.Facts that its training knows beside the encoder's outputs
+    gives: tuple[str, ...]  # fields of losses.base.LossInputs that its training knows beside the encoder's outputs
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """The whole model, encoder and head, on the CPU with random weights."""

@@ -76,9 +76,7 @@ def batches_from(
     return iter(DataLoader(source, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=4, collate_fn=_as_it_is))
 
 
-def in_order(
-    count: int, make: Callable[[int], Any], collate: Callable[[list[Any]], Any], batch: int, workers: int = 0
-) -> Iterator[Any]:
+def in_order(count: int, make: Callable[[int], Any], collate: Callable[[list[Any]], Any], batch: int, workers: int = 0) -> Iterator[Any]:
     """Batches of the first `count` samples, the last one as short as it comes; no generator of this process is touched."""
     samples = _Samples(count, make)
     return iter(DataLoader(samples, batch, collate_fn=collate, num_workers=min(workers, count // batch), generator=torch.Generator()))

@@ -25,6 +25,8 @@ from tokenprune.utils.console import progress
 from tokenprune.utils.files import atomic_write
 
 LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class TrainingReport:
     """What a run came to: losses averaged over its last 10 %, wall seconds over all resumed parts, iterations done, notes for a row."""
@@ -166,9 +168,16 @@ class _Run:
         if not distributed.is_main():
             return
         content = {
-            "iteration": self.iteration, "seconds": self.seconds(), "history": list(self.history), "rng": rngs[0], "peers": rngs[1:],
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-            "recipe": _recipe(self.cfg), "average": self.average.state(),
+            "iteration": self.iteration,
+            "seconds": self.seconds(),
+            "history": list(self.history),
+            "rng": rngs[0],
+            "peers": rngs[1:],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "recipe": _recipe(self.cfg),
+            "average": self.average.state(),
         }
         atomic_write(self.path, lambda part: torch.save(content, part))
 

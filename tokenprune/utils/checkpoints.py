@@ -102,7 +102,8 @@ def load_weights(
     if problems:
         raise CheckpointMismatch(
             f"checkpoint {Path(path).name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
-            + "; ".join(problems) + ". Use the backbone and task settings that it was written with"
+            + "; ".join(problems)
+            + ". Use the backbone and task settings that it was written with"
         )
     module.load_state_dict(state, strict=False)
     return read_metadata(path)

@@ -12,7 +12,7 @@ from tokenprune.engine.prune import prune
 from tokenprune.registry import get, names
 
 SIZE = {"embed_dim": 24, "num_heads": 3}
-DROPPING = {name for name in names("selector") if get("selector", name).drops}
+DROPPING = {name for name in names("selector") if get("selector", name).saves_computation}
 TINY = Setup(rounds=1, batches=(2,), small="deit_tiny_patch16_224", pixels=(224, 112), long=64, samples=50, options=SIZE)
 
 

@@ -19,7 +19,7 @@ def table(positions, depth=0, heads=1, seed=0):
 
 def state_of(batch, side, prefix, rope, seed):
     generator = torch.Generator().manual_seed(seed)
-    state = TokenState.start(torch.zeros(batch, prefix, 4), torch.zeros(batch, side * side, 4), (side, side)).but(rope=rope)
+    state = TokenState.start(torch.zeros(batch, prefix, 4), torch.zeros(batch, side * side, 4), (side, side)).replace(rope=rope)
     slots = torch.stack([torch.randperm(side * side, generator=generator)[: side + 1] for _ in range(batch)])
     real = torch.rand(slots.shape, generator=generator) < 0.7
     return state, state.compact(slots, real, remember=False)

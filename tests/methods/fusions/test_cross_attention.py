@@ -27,7 +27,7 @@ def state(grid=(2, 3), dim=8):
     N = grid[0] * grid[1]
     prefix, tokens = (torch.randn(2, n, dim, generator=generator) for n in (1, N))
     live = torch.rand(2, N, generator=generator) > 0.4
-    return TokenState.start(prefix, tokens, grid).but(live=live, complete=False)
+    return TokenState.start(prefix, tokens, grid).replace(live=live, complete=False)
 
 
 def normed(x, norm):
@@ -57,7 +57,7 @@ def test_the_block_by_its_formula(everything, proj):
     """Keys are the prefix and the live tokens; with `everything` the prefix and all positions, by what is stored of them."""
     made, before = fusion(everything, proj), state()
     after = made(before)
-    assert after.complete and after.raster and torch.equal(after.prefix, before.prefix)
+    assert after.complete and after.in_grid_order and torch.equal(after.prefix, before.prefix)
     for image in range(2):
         shown = before.tokens[image] if everything else before.tokens[image][before.live[image]]
         expected = by_hand(made, made.queries[0], torch.cat([before.prefix[image], shown]))
@@ -74,12 +74,12 @@ def test_only_concat_sees_what_was_retired(kind):
         last, _ = model.run(model.start(x), 0, model.depth)
         map_, retired = last.dense(), ~last.present()
         assert retired.sum() == 2 * (64 - 21)  # 64 x 0.7^3
-        touched = last.but(tokens=map_ + retired.unsqueeze(-1)) if execution == "masked" else last.but(
+        touched = last.replace(tokens=map_ + retired.unsqueeze(-1)) if execution == "masked" else last.replace(
             canvas=None if last.canvas is None else map_ + retired.unsqueeze(-1)
         )  # fmt: skip
         same = torch.equal(model.finish(last, ()).map, model.finish(touched, ()).map)
         assert same == (kind == "cross_attention")
-        seen = last.but(tokens=last.tokens + last.live.unsqueeze(-1))
+        seen = last.replace(tokens=last.tokens + last.live.unsqueeze(-1))
         assert not torch.equal(model.finish(last, ()).map, model.finish(seen, ()).map)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.pairings import images, pruned
-from tokenprune.engine.loss import IGNORED, Facts
+from tokenprune.engine.loss import IGNORED, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.losses.auxiliary import AuxiliaryLoss
 from tokenprune.runs.config import compose, resolve
@@ -48,7 +48,7 @@ def test_a_pass_without_predictions_has_no_loss_and_one_without_labels_is_refuse
     with pytest.raises(InvalidConfig, match=r"given no targets; give the labels: model.losses\(outputs, targets=labels\)"):
         model.losses(outputs)
     model, outputs = trained("variance")
-    assert model.losses(outputs) == {} and AuxiliaryLoss().loss(Facts(outputs, model, targets=HARD)) is None
+    assert model.losses(outputs) == {} and AuxiliaryLoss().loss(LossInputs(outputs, model, targets=HARD)) is None
 
 
 @pytest.mark.parametrize(("options", "text"), [({"weight": -1}, "weight is -1"), ({"reduce": "max"}, "'max', allowed are sum and mean")])
@@ -68,14 +68,14 @@ def outputs_with(name, *payloads):
     """Outputs that hold nothing but these notes."""
     model = pruned("variance", "last_layer_fusion", "per_block").eval()
     outputs = model.encode(images(2))
-    return replace(outputs, state=outputs.state.but(aux=tuple((name, block, payload) for block, payload in enumerate(payloads))))
+    return replace(outputs, state=outputs.state.replace(aux=tuple((name, block, payload) for block, payload in enumerate(payloads))))
 
 
 def test_labels_of_patches_position_by_position():
     logits, labels = torch.randn(2, 64, 5), torch.randint(0, 5, (2, 64))
     labels[0, 10:50] = IGNORED
     terms = [-logits[b, n].log_softmax(-1)[labels[b, n]] for b in range(2) for n in range(64) if labels[b, n] != IGNORED]
-    facts = Facts(outputs_with("auxiliary", logits, logits), None, patches=labels)
+    facts = LossInputs(outputs_with("auxiliary", logits, logits), None, patches=labels)
     torch.testing.assert_close(AuxiliaryLoss().loss(facts), 2 * sum(terms) / 88)
     assert AuxiliaryLoss().loss(replace(facts, patches=torch.full_like(labels, IGNORED))) == 0
     with pytest.raises(InvalidConfig, match=r"predictions are \(2, 64\), labels of positions \(2, 63\).*selector.queries=patches"):
@@ -86,7 +86,7 @@ def test_classes_of_an_image_one_by_one():
     logits, held = torch.randn(2, 5), torch.tensor([[1.0, 0, 0, 1, 0], [0.0, 0, 0, 0, 0]])
     terms = [-(p.log() if h else (1 - p).log()) for p, h in zip(logits.sigmoid().flatten(), held.flatten(), strict=True)]
     for given in (logits, logits.unsqueeze(1).expand(-1, 3, -1)):
-        found = AuxiliaryLoss().loss(Facts(outputs_with("auxiliary", given), None, presence=held))
+        found = AuxiliaryLoss().loss(LossInputs(outputs_with("auxiliary", given), None, presence=held))
         torch.testing.assert_close(found, sum(terms) / 10)
 
 
@@ -94,7 +94,7 @@ def test_tokens_learn_the_label_of_their_place():
     logits, places, labels = torch.randn(2, 3, 5), torch.tensor([[4, 0, -1], [7, 63, 1]]), torch.randint(0, 5, (2, 64))
     rows = [(b, m) for b in range(2) for m in range(3) if places[b, m] >= 0]
     terms = [-logits[b, m].log_softmax(-1)[labels[b, places[b, m]]] for b, m in rows]
-    facts = Facts(outputs_with("token_logits", (logits, places)), None, patches=labels)
+    facts = LossInputs(outputs_with("token_logits", (logits, places)), None, patches=labels)
     torch.testing.assert_close(AuxiliaryLoss().loss(facts), sum(terms) / 5)
     hard = -torch.stack([logits[b, m].log_softmax(-1)[HARD[b]] for b, m in rows]).mean()
     torch.testing.assert_close(AuxiliaryLoss().loss(replace(facts, patches=None, targets=HARD[:2])), hard)

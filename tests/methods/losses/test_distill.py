@@ -8,7 +8,7 @@ import torch
 
 import tokenprune
 from tests.pairings import images, pruned, tiny_vit
-from tokenprune.engine.loss import Facts
+from tokenprune.engine.loss import LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.losses.distill import Distillation
 from tokenprune.runs.config import compose, resolve
@@ -30,7 +30,7 @@ def a_pass(selector, treatment, teacher, schedule=STAGES, **options):
     torch.manual_seed(2)
     model, x = pruned(selector, treatment, schedule, losses={"distill": options}, vit=tiny_vit()).train(), images(3)
     outputs = model.encode(x)
-    return model, outputs, Facts(outputs, model, images=x, logits=model.logits(outputs), teacher=teacher)
+    return model, outputs, LossInputs(outputs, model, images=x, logits=model.logits(outputs), teacher=teacher)
 
 
 def kl(p, q):

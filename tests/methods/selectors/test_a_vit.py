@@ -109,7 +109,7 @@ def test_a_halted_token_reaches_nobody():
     with torch.no_grad():
         state, _ = model.run(model.start(x), 0, 3)
         dead = ~state.live
-        noisy = state.but(tokens=state.tokens + 100 * dead.unsqueeze(-1))
+        noisy = state.replace(tokens=state.tokens + 100 * dead.unsqueeze(-1))
         (a, _), (b, _) = (model.run(s, 3, DEPTH) for s in (state, noisy))
         assert dead.any() and torch.equal(a.tokens[~dead], b.tokens[~dead]) and torch.equal(a.prefix, b.prefix)
         a, b = (model.finish(s, ()) for s in (a, b))

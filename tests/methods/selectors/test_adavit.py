@@ -161,7 +161,7 @@ def test_the_loss_by_formula():
     used = sum(float(heads[b, n].sum()) for b, n in runs) / (3 * len(runs))
     short = sum(max(0.3 - float(tokens[b, n].mean()), 0) for b in range(2) for n in range(4))
     expected = 3 * (abs(used - 0.2) + abs(float(sublayers.mean()) - 0.9) + (float(tokens.mean()) - 0.4) ** 2 + 0.5 * short)
-    assert short > 0 and float(loss.loss(tokenprune.engine.loss.Facts(Model, None))) == pytest.approx(expected)
+    assert short > 0 and float(loss.loss(tokenprune.engine.loss.LossInputs(Model, None))) == pytest.approx(expected)
 
 
 def test_the_loss_alone_reaches_every_policy_and_pulls_it_to_its_target():

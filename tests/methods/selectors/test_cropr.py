@@ -82,7 +82,7 @@ def test_non_salient_drops_what_cropr_would_keep():
 @torch.no_grad()
 def test_the_class_token_takes_no_part_in_the_ranking():
     made, seen, budget = router().train(), observed(), Budget(1, 4, 9, 4 / 9)
-    other = Observation(seen.state.but(prefix=-1e3 * made.query.unsqueeze(0).expand(2, 1, -1)), 1)  # of the lowest logit there is
+    other = Observation(seen.state.replace(prefix=-1e3 * made.query.unsqueeze(0).expand(2, 1, -1)), 1)  # of the lowest logit there is
     assert torch.equal(made.score(seen, budget).keep, made.score(other, budget).keep)
     model = pruned("cropr", "remove", PER_BLOCK)
     assert model.encode(images(2)).prefix.shape == (2, 1, 24)
@@ -111,7 +111,7 @@ def test_sampling_at_test_time_is_a_function_of_image_and_seed():
     assert not torch.equal(first, router().eval().score(seen, budget).keep)
     fresh = router(select="sampling").train()
     assert not torch.equal(fresh.score(seen, budget).keep, fresh.score(seen, budget).keep)
-    fused = seen.state.but(index=seen.state.index.where(torch.arange(9) != 5, -1), placed=False, raster=False)
+    fused = seen.state.replace(index=seen.state.index.where(torch.arange(9) != 5, -1), all_placed=False, in_grid_order=False)
     assert router(select="sampling").eval().score(Observation(fused, 1), budget).keep[:, 5].all(), "what has no position is not drawn"
 
 

@@ -22,7 +22,7 @@ def test_deployed_routers_score_alike(options):
     made = router(**options).double().train()
     deployed = made.deploy().eval()
     seen, budget = observed(), Budget(1, 4, 9, 4 / 9)
-    seen = Observation(seen.state.but(prefix=seen.state.prefix.double(), tokens=seen.tokens.double()), 1)
+    seen = Observation(seen.state.replace(prefix=seen.state.prefix.double(), tokens=seen.tokens.double()), 1)
     full, lean = made.eval().score(seen, budget), deployed.score(seen, budget)
     torch.testing.assert_close(lean.score, full.score, atol=1e-12, rtol=1e-12)
     assert torch.equal(lean.keep, full.keep) and deployed.caveat == ""

@@ -172,7 +172,7 @@ def test_a_decisions_weight_is_the_weight_in_the_mean(live):
     tokens = torch.tensor([[[1.0], [10.0], [100.0], [1000.0]]])
     state = TokenState.start(torch.zeros(1, 0, 1), tokens, (2, 2))
     alive = torch.tensor([[True, True, True, live]])
-    state = state.but(live=alive, complete=live)
+    state = state.replace(live=alive, complete=live)
     keep, weight = torch.tensor([[False, True, False, live]]), torch.tensor([[1.0, 2.0, 5.0, 7.0]])
     target = torch.tensor([[1, 1, 1, 3]] if live else [[1, 1, 1, 1]])
     after = Merge().apply(state, Decision(keep, target=target, weight=weight, slots=torch.tensor([[1, 3]]) if live else None))

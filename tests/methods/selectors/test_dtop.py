@@ -45,7 +45,7 @@ def test_the_least_confident_stay_by_hand():
         p.copy_(torch.randn_like(p))
     state = TokenState.start(torch.randn(2, 1, 12), torch.randn(2, 9, 12), (3, 3))
     live = torch.tensor([[1, 1, 0, 1, 1, 1, 0, 1, 1], [1] * 9]).bool()
-    for seen in (Observation(state, 1), Observation(state.but(live=live, complete=False), 1)):
+    for seen in (Observation(state, 1), Observation(state.replace(live=live, complete=False), 1)):
         decision = made.score(seen, Budget(1, 4, 9, 4 / 9))
         for image in range(2):
             logits = predicted(made.head, seen.tokens[image])

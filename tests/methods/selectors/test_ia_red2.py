@@ -6,7 +6,7 @@ from torch import nn
 
 import tokenprune
 from tests.pairings import images, pruned, tiny_vit
-from tokenprune.engine.loss import Facts
+from tokenprune.engine.loss import LossInputs
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context
@@ -26,7 +26,7 @@ def model_of(execution="auto", **options):
 
 def facts_of(model, x, targets):
     outputs = model.encode(x)
-    return Facts(outputs, model, images=x, logits=model.logits(outputs), targets=targets)
+    return LossInputs(outputs, model, images=x, logits=model.logits(outputs), targets=targets)
 
 
 def test_the_score_is_the_mean_over_heads_of_the_sigmoid_of_a_product():
@@ -155,7 +155,7 @@ def test_reinforcement_drops_what_the_answer_does_not_need_and_keeps_what_it_nee
     optimizer, targets = torch.optim.Adam(bandit.parameters(), lr=0.02), torch.zeros(4, dtype=torch.long)
 
     def reward():
-        facts = Facts(bandit.eval().encode(None), bandit)
+        facts = LossInputs(bandit.eval().encode(None), bandit)
         result = loss.reward(bandit.logits(facts.outputs), targets, facts.of("policy")).mean()
         bandit.train()
         return float(result)
@@ -163,7 +163,7 @@ def test_reinforcement_drops_what_the_answer_does_not_need_and_keeps_what_it_nee
     begin = reward()
     for _ in range(300):
         outputs = bandit.encode(None)
-        facts = Facts(outputs, bandit, images=targets, logits=bandit.logits(outputs), targets=targets)
+        facts = LossInputs(outputs, bandit, images=targets, logits=bandit.logits(outputs), targets=targets)
         optimizer.zero_grad()
         loss.loss(facts).backward()
         optimizer.step()

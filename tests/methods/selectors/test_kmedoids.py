@@ -153,7 +153,7 @@ def test_distances_are_exact_enough_where_mixed_precision_is_not():
 
 def test_facts_and_macs():
     kind = get("selector", "kmedoids")
-    assert (kind.site, kind.merging, kind.reads_cls, kind.learns, kind.heeds) == ("before", False, False, False, "count")
+    assert (kind.site, kind.merging, kind.reads_cls, kind.learns, kind.count_role) == ("before", False, False, False, "count")
     assert kind.wants_cls({"score": "cls"}) and not kind.wants_cls({})
     model = pruned({"name": "kmedoids", "iterations": 5}, "remove")
     assert model.selectors["1"].macs(64) == 64 * 64 * (24 + 24 + 5)  # column means, distances, costs

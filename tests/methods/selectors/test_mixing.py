@@ -34,7 +34,7 @@ def selector_of(spec, count=4, live=9, dim=6):
 
 def observed(tokens, live):
     state = TokenState.start(torch.zeros(len(tokens), 1, tokens.shape[-1]), tokens, (1, tokens.shape[1]))
-    return state.but(live=live, complete=bool(live.all()))
+    return state.replace(live=live, complete=bool(live.all()))
 
 
 def test_there_are_three():
@@ -43,7 +43,7 @@ def test_there_are_three():
 
 def test_new_tokens_are_the_mixtures_and_nothing_else():
     """A decision by hand: twice the first value and the mean of two; masses and gates of what was there are gone."""
-    state = observed(torch.randn(1, 4, 3), torch.ones(1, 4, dtype=torch.bool)).but(mass=torch.ones(1, 4), gate=torch.ones(1, 4))
+    state = observed(torch.randn(1, 4, 3), torch.ones(1, 4, dtype=torch.bool)).replace(mass=torch.ones(1, 4), gate=torch.ones(1, 4))
     mix = torch.tensor([[[2.0, 0, 0, 0], [0, 0.5, 0, 0.5]]])
     values = torch.randn(1, 4, 3)
     for given in (None, values):
@@ -94,7 +94,7 @@ def test_gradients_of_masked_training_are_finite_and_those_of_gathered(spec):
 def test_the_order_of_tokens_does_not_matter_and_the_class_token_is_left_alone(spec):
     selector, budget = selector_of(spec)
     tokens, everyone, order = torch.randn(1, 9, 6), torch.ones(1, 9, dtype=torch.bool), torch.randperm(9)
-    states = [observed(t, everyone).but(prefix=torch.full((1, 1, 6), fill)) for t, fill in ((tokens, 3.0), (tokens[:, order], 7.0))]
+    states = [observed(t, everyone).replace(prefix=torch.full((1, 1, 6), fill)) for t, fill in ((tokens, 3.0), (tokens[:, order], 7.0))]
     fresh = [Remove().apply(s, selector.score(Observation(s, 2), budget)) for s in states]
     torch.testing.assert_close(fresh[0].tokens[:, 9:], fresh[1].tokens[:, 9:])
     assert (fresh[0].prefix == 3).all() and (fresh[1].prefix == 7).all()

@@ -73,6 +73,6 @@ def test_merging_equal_tokens_changes_nothing():
     model = pruned("tome", {"name": "merge", "proportional": True}, {"name": "explicit", "keep": {1: 33}}, vit=still(vit))
     with torch.no_grad():
         start = model.start(x)
-        start = start.but(tokens=start.tokens[:, :1].expand(-1, 64, -1).contiguous())
+        start = start.replace(tokens=start.tokens[:, :1].expand(-1, 64, -1).contiguous())
         state, _ = model.run(start, 1, 2)
     torch.testing.assert_close(state.dense(), start.tokens) and state.live.sum() == 33

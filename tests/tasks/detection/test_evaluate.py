@@ -86,8 +86,11 @@ def test_a_resample_without_an_image_is_the_evaluation_without_it():
     evaluation = coco_ap.match(json, results, "bbox", 100, LIMITS)
     weights = np.array([int(i not in gone) for i in range(20)])
     ours = coco_ap.resampled_ap(coco_ap._flatten(evaluation), weights, evaluation.params.recThrs)
-    fewer = {**json, "images": [i for i in json["images"] if i["id"] not in gone],
-             "annotations": [a for a in json["annotations"] if a["image_id"] not in gone]}
+    fewer = {
+        **json,
+        "images": [i for i in json["images"] if i["id"] not in gone],
+        "annotations": [a for a in json["annotations"] if a["image_id"] not in gone],
+    }
     oracle = coco_ap.score(fewer, [r for r in results if r["image_id"] not in gone], "bbox", 100, LIMITS)["ap"]
     assert 100 * ours == pytest.approx(oracle, abs=1e-5)
 

@@ -111,8 +111,10 @@ def test_batches_depend_on_seed_and_iteration_alone():
         return list(islice(loader.train_batches(shapes(), 3, seed, start, policy, loader.Resize()), count))
 
     def same(a, b):
-        return all(torch.equal(x["image"], y["image"]) and torch.equal(x["instances"].gt_boxes.tensor, y["instances"].gt_boxes.tensor)
-                   for x, y in zip(a, b, strict=True))
+        return all(
+            torch.equal(x["image"], y["image"]) and torch.equal(x["instances"].gt_boxes.tensor, y["instances"].gt_boxes.tensor)
+            for x, y in zip(a, b, strict=True)
+        )
 
     for policy in (AugmentConfig(), DETR):
         whole = take(0, 0, 6, policy)

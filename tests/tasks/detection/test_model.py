@@ -82,8 +82,18 @@ def test_a_picture_without_objects_trains(config):
 
 
 def test_the_paper_heads_have_the_papers_sizes(config):
-    heads = {"anchor_sizes": [[32], [64], [128], [256], [512]], "anchor_ratios": [0.5, 1.0, 2.0], "anchor_offset": 0.0, "rpn_convs": 1,
-             "box_fc": [1024, 1024], "mask_convs": 4, "mask_dim": 256, "agnostic_boxes": False, "agnostic_masks": False, "norm": "LN"}
+    heads = {
+        "anchor_sizes": [[32], [64], [128], [256], [512]],
+        "anchor_ratios": [0.5, 1.0, 2.0],
+        "anchor_offset": 0.0,
+        "rpn_convs": 1,
+        "box_fc": [1024, 1024],
+        "mask_convs": 4,
+        "mask_dim": 256,
+        "agnostic_boxes": False,
+        "agnostic_masks": False,
+        "norm": "LN",
+    }
     pyramid = {"scales": [4, 2, 1, 0.5], "channels": 256, "top_level": True}
     cfg = config(task={"heads": heads, "pyramid": pyramid}, backbone={"patch_size": 16})
     with torch.device("meta"):

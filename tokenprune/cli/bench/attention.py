@@ -10,12 +10,12 @@ from tokenprune.cli.bench.timing import Spread, interleaved, one_thread, ratio
 from tokenprune.engine.blocks.base import BaseBlock
 from tokenprune.engine.execution import run_block
 from tokenprune.engine.observation import Observation
-from tokenprune.engine.policy import Policy
+from tokenprune.engine.policy import DeadSlotRule
 from tokenprune.engine.prune import prune
 from tokenprune.engine.state import TokenState
 from tokenprune.measure.memory import peak_memory
 
-EVEN = Policy("gathered", False, lambda state: None)
+EVEN = DeadSlotRule("gathered", False, lambda state: None)
 
 
 def measure(setup: Setup) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Every registered selector that drops something, as its paper has it: how much of its saved MACs becomes time. Facts, not goals."""
+"""Every registered selector that drops something, as its paper has it: how much of its saved MACs becomes time. LossInputs, not goals."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ def published(vit: nn.Module) -> dict[str, PrunedViT]:
     """
     models = {}
     for name in names("selector"):
-        if get("selector", name).drops:
+        if get("selector", name).saves_computation:
             try:
                 models[name] = prune(vit, name).deploy()
             except InvalidSchedule:

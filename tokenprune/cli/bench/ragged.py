@@ -12,7 +12,7 @@ from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.timing import interleaved, ratio
 from tokenprune.engine.execution import run_block
 from tokenprune.engine.model import PrunedViT
-from tokenprune.engine.policy import Policy, settle
+from tokenprune.engine.policy import DeadSlotRule, settle
 from tokenprune.engine.prune import prune
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import Decision, TokenState
@@ -26,16 +26,18 @@ def measure_block(setup: Setup) -> list[Finding]:
     vit, found = setup.model(setup.small), []
     model = prune(vit)
     block, N = model.family.blocks[0], model.family.own_positions
-    even, uneven = (Policy(mode, True, lambda state: None, stay=True) for mode in ("gathered", "packed"))
+    even, uneven = (DeadSlotRule(mode, True, lambda state: None, stay=True) for mode in ("gathered", "packed"))
     for batch in (b for b in setup.batches if b > 1):
         with torch.inference_mode():
             whole = model.start(torch.randn(batch, *vit.default_cfg["input_size"]))
         for rate in RATES:
             live = masks(batch, N, rate, BLOCK_SPREAD)
-            same = whole.but(tokens=whole.tokens[:, : round(float(live.sum(1).float().mean()))].clone())
-            same = same.but(index=whole.index[:, : same.tokens.shape[1]], live=whole.live[:, : same.tokens.shape[1]], raster=False)
+            same = whole.replace(tokens=whole.tokens[:, : round(float(live.sum(1).float().mean()))].clone())
+            same = same.replace(
+                index=whole.index[:, : same.tokens.shape[1]], live=whole.live[:, : same.tokens.shape[1]], in_grid_order=False
+            )
             calls = {
-                "ragged": partial(_decided_block, block, whole.but(live=live), uneven),
+                "ragged": partial(_decided_block, block, whole.replace(live=live), uneven),
                 "uniform": partial(run_block, block, same, even),
             }
             case = f"keep {rate}, batch {batch}"
@@ -79,7 +81,7 @@ def fix_counts(model: PrunedViT, number: int, keep: Tensor) -> None:
     selector.score = score  # type: ignore[method-assign]
 
 
-def _decided_block(block: Any, state: TokenState, policy: Policy) -> Any:
+def _decided_block(block: Any, state: TokenState, policy: DeadSlotRule) -> Any:
     return run_block(block, settle(state, policy), policy)
 
 

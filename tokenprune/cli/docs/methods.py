@@ -12,7 +12,7 @@ from tokenprune.runs.presets import choices, files, read
 
 _FIRST = ("selector", "treatment", "schedule", "fusion", "loss")
 _PLURAL = {"loss": "Losses"}
-_HIDDEN = ("name", "summary", "module", "paper", "drops")
+_HIDDEN = ("name", "summary", "module", "paper", "saves_computation")
 _HEAD = """# Methods
 
 Made by `make docs` from the registry: change the class, or its equation in [methods/](methods/), and make it again. Words:
@@ -73,7 +73,7 @@ def _plugin(kind: str, name: str, root: Path) -> Iterator[str]:
     yield first
     about = [facts["paper"]] if facts.get("paper") not in (None, "", "none") else []
     about += [f"{key} {_word(value)}" for key, value in facts.items() if key not in _HIDDEN and _word(value)]
-    about += ["drops nothing, masks"] if facts.get("drops") is False else []
+    about += ["drops nothing, masks"] if facts.get("saves_computation") is False else []
     about += [f"module: {plugin.module}"] if kind == "selector" else []
     about += _published(plugin) if kind == "selector" else []
     if about:

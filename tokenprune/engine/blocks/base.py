@@ -52,13 +52,13 @@ class BlockMacs:
 class BaseBlock(ABC):
     """One pre-norm block seen as project -> attend -> feed; the block is held by reference and keeps its parameters.
 
-    number: 0-based, of the block in its model. kind, attentions: the classes of block and attention that the adapter knows. reach: the
+    number: 0-based, of the block in its model. kind, attentions: the classes of block and attention that the adapter knows. max_keys: the
     most keys that a query sees, None for all tokens.
     """
 
     kind: ClassVar[type[nn.Module]]
     attentions: ClassVar[tuple[type[nn.Module], ...]]
-    reach: int | None = None
+    max_keys: int | None = None
 
     def __init__(self, block: nn.Module, number: int = 0) -> None:
         self.block, self.number = block, number

@@ -26,7 +26,7 @@ class WindowedBlock(BaseBlock):
 
     def __init__(self, own: BaseBlock, windows: Windows) -> None:
         super().__init__(own.block, own.number)
-        self.own, self.windows, self.reach = own, windows, windows.size**2
+        self.own, self.windows, self.max_keys = own, windows, windows.size**2
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values as the block makes them."""
@@ -38,7 +38,7 @@ class WindowedBlock(BaseBlock):
 
     def codes(self, state: TokenState, picked: Tensor | None = None) -> Tensor | None:
         """Return the rotary rows of the sequence, those of the cells that tokens are laid into under `rope: folded`."""
-        if state.rope is None or state.raster or self.windows.rope == "original":
+        if state.rope is None or state.in_grid_order or self.windows.rope == "original":
             return rotary_rows(state, self.number, picked)
         table, s = state.rope[self.number], self.windows.size
         side, (H, W) = self.windows.side(state.tokens.shape[1]), state.grid
@@ -56,7 +56,7 @@ class WindowedBlock(BaseBlock):
 
     def macs(self, attended: float, rows: float, fed: float, products: float) -> BlockMacs:
         """Return MACs; each query has the s*s keys of its window."""
-        return super().macs(attended, rows, fed, rows * self.reach)
+        return super().macs(attended, rows, fed, rows * self.max_keys)
 
 
 def windowed(block: BaseBlock, windows: Windows | None) -> BaseBlock:

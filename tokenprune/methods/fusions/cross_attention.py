@@ -43,7 +43,7 @@ class CrossAttention(Fusion):
         there = None if seen.complete else F.pad(seen.live, (state.prefix.shape[1], 0), value=True)
         x = self.asked(state.grid)
         x = x + self._attend(x, seen.sequence(), there)
-        return whole.but(tokens=self.proj(x + self.mlp(self.mlp_norm(x))))
+        return whole.replace(tokens=self.proj(x + self.mlp(self.mlp_norm(x))))
 
     def asked(self, grid: tuple[int, int]) -> Tensor:
         """Return the queries (1,N,C) of images of that grid (H,W)."""

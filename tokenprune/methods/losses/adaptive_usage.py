@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.engine.loss import Facts, Loss
+from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.utils.distributed import average
@@ -45,7 +45,7 @@ class AdaptiveUsageLoss(Loss):
         if problems:
             raise InvalidConfig(problems)
 
-    def loss(self, facts: Facts) -> Tensor | None:
+    def loss(self, facts: LossInputs) -> Tensor | None:
         """Return the loss of a pass with noted policies, None of one without."""
         branches, usages = facts.of("branch"), facts.of("usage")
         if not branches:

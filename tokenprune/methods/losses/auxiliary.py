@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.loss import IGNORED, Facts, Loss
+from tokenprune.engine.loss import IGNORED, Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 
 REDUCTIONS = ("sum", "mean")
-TARGETS = ("patches", "presence", "targets")  # fields of `Facts` to learn from, the first that is given
+TARGETS = ("patches", "presence", "targets")  # fields of `LossInputs` to learn from, the first that is given
 
 
 @register("loss", "auxiliary")
@@ -52,7 +52,7 @@ class AuxiliaryLoss(Loss):
         allowed = "classification, segmentation or detection"
         return None if set(gives) & set(TARGETS) else f"losses.{cls.name} needs labels, and task={task} gives none; use {allowed}"
 
-    def loss(self, facts: Facts) -> Tensor | None:
+    def loss(self, facts: LossInputs) -> Tensor | None:
         """Return the loss of a pass with auxiliary predictions, None of one without."""
         terms = [of_image(logits.float(), facts) for logits in facts.of("auxiliary")]
         terms += [of_tokens(logits.float(), places, facts) for logits, places in facts.of("token_logits")]
@@ -62,7 +62,7 @@ class AuxiliaryLoss(Loss):
         return self.weight * (total.sum() if self.reduce == "sum" else total.mean())
 
 
-def of_image(logits: Tensor, facts: Facts) -> Tensor:
+def of_image(logits: Tensor, facts: LossInputs) -> Tensor:
     """Return the loss of predictions (B,K) of one query, or (B,Nq,K) of several."""
     if facts.patches is not None:
         if logits.shape[:-1] != facts.patches.shape:
@@ -80,7 +80,7 @@ def of_image(logits: Tensor, facts: Facts) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets)
 
 
-def of_tokens(logits: Tensor, places: Tensor, facts: Facts) -> Tensor:
+def of_tokens(logits: Tensor, places: Tensor, facts: LossInputs) -> Tensor:
     """Return the loss of predictions (B,M,K) of tokens at positions (B,M), -1 for a token without one, which does not count."""
     if facts.patches is None:
         labels = _given(facts)
@@ -98,7 +98,7 @@ def labelled(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
-def _given(facts: Facts) -> Tensor:
+def _given(facts: LossInputs) -> Tensor:
     if facts.targets is None:
         raise InvalidConfig("losses.auxiliary was given no targets; give the labels: model.losses(outputs, targets=labels)")
     return facts.targets

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.loss import Facts, Loss
+from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 
@@ -42,7 +42,7 @@ class Distillation(Loss):
         if problems:
             raise InvalidConfig(problems)
 
-    def loss(self, facts: Facts) -> Tensor:
+    def loss(self, facts: LossInputs) -> Tensor:
         """Return both weighted terms of a pass; the teacher sees the same images and gets no gradient."""
         with torch.no_grad():
             taught = facts.teacher.encode(facts.images)

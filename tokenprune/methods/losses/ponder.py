@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.loss import Facts, Loss
+from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.utils.distributed import average
@@ -45,7 +45,7 @@ class PonderLoss(Loss):
         if problems:
             raise InvalidConfig(problems)
 
-    def loss(self, facts: Facts) -> Tensor | None:
+    def loss(self, facts: LossInputs) -> Tensor | None:
         """Return the loss of a pass whose tokens halted, None of one without."""
         depths, halting = facts.of("ponder"), facts.of("halting")
         if not depths:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.engine.loss import Facts, Loss
+from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.utils.distributed import average
@@ -42,7 +42,7 @@ class RatioLoss(Loss):
         if problems:
             raise InvalidConfig(problems)
 
-    def loss(self, facts: Facts) -> Tensor | None:
+    def loss(self, facts: LossInputs) -> Tensor | None:
         """Return the loss of a pass whose gates noted their usage, None of one without."""
         usages = facts.of("usage")
         return self(usages) if usages else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenprune.engine.loss import Facts, Loss
+from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 
@@ -32,7 +32,7 @@ class ReinforceLoss(Loss):
         if not min(self.weight, self.tau) >= 0:
             raise InvalidConfig(f"losses.reinforce: weight is {self.weight}, tau is {self.tau}; allowed are 0 and more")
 
-    def loss(self, facts: Facts) -> Tensor | None:
+    def loss(self, facts: LossInputs) -> Tensor | None:
         """Return the loss of a pass in which something was drawn, None of one without."""
         drawn = facts.of("policy")
         if not drawn:
@@ -47,7 +47,7 @@ class ReinforceLoss(Loss):
         return torch.where(right, 1 - share**2, -self.tau)
 
     @torch.no_grad()
-    def greedy(self, facts: Facts) -> Tensor:
+    def greedy(self, facts: LossInputs) -> Tensor:
         """Return the reward of what the model chooses without drawing, (B,)."""
         model = facts.model
         model.eval()

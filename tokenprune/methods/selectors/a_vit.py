@@ -36,7 +36,7 @@ class AViTHalting(Selector):
     """
 
     budget = "dynamic"
-    heeds = "blocks"
+    count_role = "blocks"
     absorbing = True
     learns = True
     module = "adaptive computation time"
@@ -72,7 +72,7 @@ class AViTHalting(Selector):
             last = last.with_trait(name, values)
         output = last.traits[OUTPUT]
         last = last.note("ponder", layers - 1, last.traits[DEPTH])
-        return last.with_dense(output[:, P:]).but(prefix=output[:, :P])
+        return last.with_dense(output[:, P:]).replace(prefix=output[:, :P])
 
     def halting(self, state: TokenState) -> Tensor:
         """Return h of prefix and slots, (B,P+M) float32."""

@@ -28,10 +28,10 @@ class AdaViTPolicies(Selector):
     """
 
     budget = "dynamic"
-    heeds = "blocks"
+    count_role = "blocks"
     gated = True
     reads_cls = True
-    drops = False
+    saves_computation = False
     learns = True
     module = "gating module"
     paper = "AdaViT, CVPR 2022"

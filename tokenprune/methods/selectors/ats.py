@@ -21,7 +21,7 @@ class AdaptiveTokenSampler(Selector):
 
     site = "rows"
     budget = "dynamic"
-    heeds = "cap"
+    count_role = "cap"
     reads_cls = True
     module = "attention-based"
     paper = "ATS, ECCV 2022"

@@ -68,7 +68,7 @@ class AttentionBefore(Selector):
         source: one of SCORES.
     """
 
-    recalls = True
+    reads_previous_block = True
 
     def __init__(self, context: Context, source: str) -> None:
         super().__init__(context)
@@ -86,7 +86,7 @@ class AttentionBefore(Selector):
 
     def macs(self, slots: float) -> float:
         """Return the second pass over the logits that the column mean needs; a single row is part of the block."""
-        keys = slots if self.context.reach is None else min(slots, self.context.reach)
+        keys = slots if self.context.max_keys is None else min(slots, self.context.max_keys)
         return slots * keys * self.context.dim if self.source == "column_mean" else 0.0
 
 

@@ -32,7 +32,7 @@ class IARed2Interpreter(Selector):
     """
 
     budget = "dynamic"
-    heeds = "blocks"
+    count_role = "blocks"
     learns = True
     steady = False
     module = "reinforcement learning"

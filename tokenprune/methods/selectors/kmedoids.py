@@ -32,7 +32,7 @@ class KMedoids(AttentionBefore):
         InvalidConfig: an unknown score or variant, a negative number of iterations. InvalidSchedule: a decision at block 0.
     """
 
-    recalls = False  # distances, the most of it, are those of all candidates
+    reads_previous_block = False  # distances, the most of it, are those of all candidates
     module = "clustering"
     paper = "Token Pooling, WACV 2023"
 
@@ -58,9 +58,7 @@ class KMedoids(AttentionBefore):
         return super().macs(slots) + slots * slots * (self.context.dim + self.iterations)
 
 
-def cluster(
-    tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, variant: str = "fixed", live: Tensor | None = None
-) -> Tensor:
+def cluster(tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, variant: str = "fixed", live: Tensor | None = None) -> Tensor:
     """Return the slots of `count` medoids an image, (B,count), ascending and distinct.
 
     `fixed`: the cost of a candidate is sum_j w_j d(i,j) over the members j of its cluster, and a medoid always belongs to its own cluster,

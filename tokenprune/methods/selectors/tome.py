@@ -50,7 +50,7 @@ class BipartiteMatching(Selector):
         keep = seen.live.scatter(1, source, False)
         after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
         # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
-        traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if state.raster or not state.complete else {}
+        traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if state.in_grid_order or not state.complete else {}
         score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
         return Decision(keep, target=target, score=score, traits=traits, slots=after)
 
@@ -62,4 +62,3 @@ class BipartiteMatching(Selector):
     def macs(self, slots: float) -> float:
         """Return the M/2 x M/2 similarities of d channels."""
         return (slots / 2) ** 2 * self.context.dim / self.context.heads
-

@@ -173,8 +173,16 @@ def draw(table: "pd.DataFrame", purity: dict[str, float], title: str) -> "Figure
             axis.scatter(part[f"x_{when}"], part[f"y_{when}"], s=size, alpha=0.75, linewidths=0, label=name, **look)
         framed(axis).set_title(f"{_WHEN[when]}: {share:.0%} of the nearest neighbours have a token's class", fontsize=NORMAL)
     handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 8), fontsize=SMALL, markerscale=1.6,
-                  title="small: tokens that left earlier than the median", title_fontsize=SMALL)
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=min(len(names), 8),
+        fontsize=SMALL,
+        markerscale=1.6,
+        title="small: tokens that left earlier than the median",
+        title_fontsize=SMALL,
+    )
     return figure
 
 

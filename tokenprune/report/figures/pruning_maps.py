@@ -105,9 +105,7 @@ def words(classes: "pd.DataFrame", label: str) -> str:
     return f"pruning_maps: {label}'s tokens of {first} leave first (block {early:.1f} on average), those of {last} last ({late:.1f})"
 
 
-def draw(
-    pictures: "list[Picture]", maps: "list[Tensor]", predicted: "Mapping[str, list[Picture]]", title: str, score: float
-) -> "Figure":
+def draw(pictures: "list[Picture]", maps: "list[Tensor]", predicted: "Mapping[str, list[Picture]]", title: str, score: float) -> "Figure":
     """Return the figure: a line a picture with its map, a column of predictions a method, and the truth where there is one."""
     from tokenprune.report.figures.shared.panels import NORMAL, draw_answer, draw_map, draw_picture, new_figure, tallest
 

@@ -64,9 +64,6 @@ class Findings:
         return cls(pd.DataFrame(lines), pd.DataFrame([_shown(c) for c in comparisons]), tuple(block for block in blocks if block))
 
 
-
-
-
 def _numbers(comparison: "Comparison") -> dict[str, Any]:
     from tokenprune.report.insights.verdicts import interval
 

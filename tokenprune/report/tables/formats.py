@@ -62,9 +62,7 @@ def numbers(data: pd.DataFrame, name: str, style: str) -> list[str]:
 def _aligned(shown: pd.DataFrame) -> str:
     cells = [list(shown.columns), *shown.values.tolist()]
     widths = [max(len(row[i]) for row in cells) for i in range(len(shown.columns))]
-    lines = [
-        " | ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))) for row in cells
-    ]
+    lines = [" | ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))) for row in cells]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

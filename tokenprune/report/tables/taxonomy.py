@@ -92,7 +92,7 @@ class Method:
 
     def _fate(self, treatment: Any) -> dict[str, str]:
         fold = {"none": "", "fuse": " (fused)", "merge": " (merged)"}[treatment.fold]
-        back = "all, before the last block" if treatment.revive == "last" else _word(treatment.reconsiders)
+        back = "all, before the last block" if treatment.revive == "last" else _word(treatment.may_revive)
         return {"preserve": _word(treatment.remembers) + fold, "reactivate": back}
 
 

@@ -142,4 +142,3 @@ def patch_labels(maps: Tensor, labels: Tensor, patch: int, none: int) -> Tensor:
     """Labels (B*N,) of patches of `patch` pixels from class maps (B,H,W): the image's label (B,) where enough is object, else `none`."""
     share = F.avg_pool2d((maps == labels.view(-1, 1, 1)).float().unsqueeze(1), patch).flatten(1)
     return torch.where(share > _OBJECT_SHARE, labels.unsqueeze(1), none).flatten()
-

@@ -12,8 +12,12 @@ _AREAS = ("all", "small", "medium", "large")
 
 
 def score(
-    truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, max_detections: int = 100,
-    limits: tuple[float, float] = (32.0, 96.0), bootstrap: int = 0,
+    truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    kind: str,
+    max_detections: int = 100,
+    limits: tuple[float, float] = (32.0, 96.0),
+    bootstrap: int = 0,
 ) -> dict[str, float]:
     """Judge results against exactly the images of `truth`.
 
@@ -29,7 +33,9 @@ def score(
     evaluation = match(truth, results, kind, max_detections, limits)
     precision = evaluation.eval["precision"][..., -1]  # (IoU thresholds, recalls, classes, areas)
     values = {
-        "ap": _mean(precision[..., 0]), "ap50": _mean(precision[0, :, :, 0]), "ap75": _mean(precision[5, :, :, 0]),
+        "ap": _mean(precision[..., 0]),
+        "ap50": _mean(precision[0, :, :, 0]),
+        "ap75": _mean(precision[5, :, :, 0]),
         **{f"ap_{area}": _mean(precision[..., i]) for i, area in enumerate(_AREAS) if i},
     }
     if bootstrap:

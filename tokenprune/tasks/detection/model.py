@@ -186,9 +186,7 @@ def _box_head(cfg: HeadsConfig, channels: int) -> FastRCNNConvFCHead:
     return FastRCNNConvFCHead(shape, conv_dims=[channels] * cfg.box_convs, fc_dims=list(cfg.box_fc), conv_norm=_norm(cfg))
 
 
-def _predictor(
-    cfg: HeadsConfig, shape: ShapeSpec, num_classes: int, weights: tuple[float, ...], agnostic: bool
-) -> FastRCNNOutputLayers:
+def _predictor(cfg: HeadsConfig, shape: ShapeSpec, num_classes: int, weights: tuple[float, ...], agnostic: bool) -> FastRCNNOutputLayers:
     soft = cfg.soft_nms is not None  # which sees all boxes
     return FastRCNNOutputLayers(
         shape,

@@ -136,22 +136,34 @@ def _check(cfg: DetectionConfig) -> None:
     bad = [
         (cfg.detector not in ("mask", "cascade"), f"task.detector is {cfg.detector!r}, allowed are mask, cascade"),
         (cfg.augment.policy not in POLICIES, f"task.augment.policy is {cfg.augment.policy!r}, allowed are {', '.join(POLICIES)}"),
-        (cfg.augment.policy == "lsj" and cfg.augment.final_crop is None,
-         "task.augment.policy is 'lsj', which needs the square that it crops to: set task.augment.final_crop, in pixels"),
-        (not 0 < cfg.augment.scale_range[0] <= cfg.augment.scale_range[1],
-         f"task.augment.scale_range is {cfg.augment.scale_range}, allowed are two factors 0 < a <= b"),
-        (cfg.heads.soft_nms is not None and not 0 <= cfg.heads.soft_nms <= 1,
-         f"task.heads.soft_nms is {cfg.heads.soft_nms}, allowed are null and an IoU from 0 to 1"),
+        (
+            cfg.augment.policy == "lsj" and cfg.augment.final_crop is None,
+            "task.augment.policy is 'lsj', which needs the square that it crops to: set task.augment.final_crop, in pixels",
+        ),
+        (
+            not 0 < cfg.augment.scale_range[0] <= cfg.augment.scale_range[1],
+            f"task.augment.scale_range is {cfg.augment.scale_range}, allowed are two factors 0 < a <= b",
+        ),
+        (
+            cfg.heads.soft_nms is not None and not 0 <= cfg.heads.soft_nms <= 1,
+            f"task.heads.soft_nms is {cfg.heads.soft_nms}, allowed are null and an IoU from 0 to 1",
+        ),
         (cfg.heads.norm not in ("", "LN"), f"task.heads.norm is {cfg.heads.norm!r}, allowed are '' and LN"),
-        (cfg.augment.final_crop is not None and cfg.augment.final_crop < 1,
-         f"task.augment.final_crop is {cfg.augment.final_crop}, allowed are null and 1 and more (pixels)"),
+        (
+            cfg.augment.final_crop is not None and cfg.augment.final_crop < 1,
+            f"task.augment.final_crop is {cfg.augment.final_crop}, allowed are null and 1 and more (pixels)",
+        ),
         (not cfg.heads.box_fc, "task.heads.box_fc is empty: the box head needs at least one linear layer"),
         (sizes not in (1, levels), f"task.heads.anchor_sizes has {sizes} entries for {levels} pyramid levels: give one, or one a level"),
-        (cfg.evaluate.speed_dtype not in DTYPES,
-         f"task.evaluate.speed_dtype is {cfg.evaluate.speed_dtype!r}, allowed are {', '.join(DTYPES)}"),
-        (min(cfg.evaluate.speed_repeats, cfg.evaluate.speed_warmup + 1) < 1,
-         f"task.evaluate: speed_repeats is {cfg.evaluate.speed_repeats}, allowed are 1 and more; speed_warmup is"
-         f" {cfg.evaluate.speed_warmup}, allowed are 0 and more"),
+        (
+            cfg.evaluate.speed_dtype not in DTYPES,
+            f"task.evaluate.speed_dtype is {cfg.evaluate.speed_dtype!r}, allowed are {', '.join(DTYPES)}",
+        ),
+        (
+            min(cfg.evaluate.speed_repeats, cfg.evaluate.speed_warmup + 1) < 1,
+            f"task.evaluate: speed_repeats is {cfg.evaluate.speed_repeats}, allowed are 1 and more; speed_warmup is"
+            f" {cfg.evaluate.speed_warmup}, allowed are 0 and more",
+        ),
         (cfg.evaluate.batch_size < 1, f"task.evaluate.batch_size is {cfg.evaluate.batch_size}, allowed are 1 and more"),
     ]
     problems = [text for wrong, text in bad if wrong]

@@ -34,7 +34,7 @@ class GatedSelector(Selector):
     budget = "dynamic"
     gated = True
     learns = True
-    heeds = "target"
+    count_role = "target"
     module = "gating module"
 
     def __init__(self, context: Context, eval_mode: str, calibration_images: int, tau: float, seed: int) -> None:

@@ -1,6 +1,5 @@
 """Random numbers of a selection that depend on seed, block and the image alone."""
 
-
 import torch
 from torch import Tensor
 
