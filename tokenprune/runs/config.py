@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tokenprune.engine.schedule import TARGET, answered
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs.help import group_help
+from tokenprune.runs.hydra_sources import register_sources
 from tokenprune.runs.run_key import MEASURES
 from tokenprune.utils.paths import config_dir
 
@@ -82,13 +83,14 @@ class RunConfig:
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, and two resolvers known to Hydra.
+    """Make `schema`, the first entry of conf/config.yaml, two resolvers and the sources of configurations known to Hydra.
 
     `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${group_help:}` is the list of groups that --help shows.
     """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     OmegaConf.register_new_resolver("group_help", group_help, replace=True)
     ConfigStore.instance().store(name="schema", node=_schema())
+    register_sources()
 
 
 def _schema() -> DictConfig:
