@@ -75,7 +75,7 @@ class PrunedRCNN(GeneralizedRCNN):
         return self.backbone.dense.pruned
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Return losses by name in training, with the encoder's as `loss_<name>`; else one {"instances": ...} an image, as Detectron2 does."""
+        """Return losses by name in training, with the encoder's as `loss_<name>`, else one {"instances": ...} an image, as Detectron2."""
         with _event_storage():
             result = super().forward(batched_inputs)
         if self.training:
