@@ -114,7 +114,7 @@ def _require_files(file: Path, folder: Path, images: list[dict[str, Any]]) -> No
 
 
 def _by_image(annotations: list[dict[str, Any]], images: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """Return the annotations of the chosen images as COCOeval needs them: with an `area`, and without id 0, which means 'unmatched' there."""
+    """Return the annotations of the chosen images as COCOeval needs them: with an `area`, and no id 0, which means 'unmatched' there."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     spare = max((a["id"] for a in annotations), default=0) + 1
     result: dict[int, list[dict[str, Any]]] = defaultdict(list)
