@@ -1,4 +1,4 @@
-"""`python -m tokenprune.bench`: measure the goals."""
+"""Measures the goals: `python -m tokenprune.bench`."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ QUICK = Setup(rounds=3, batches=(1, 8))
 
 
 def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> int:
-    """Run the chosen benchmarks; return 0, also if a goal is missed: a benchmark measures, a test judges."""
+    """Run the chosen benchmarks; return 0, also if a goal is missed, because a benchmark measures and a test judges."""
     options = _parser().parse_args(arguments)
     chosen = [b for b in BENCHMARKS if b.name in (options.what or [b.name])]
     if options.list:

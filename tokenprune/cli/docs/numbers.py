@@ -1,4 +1,4 @@
-"""What experiments/NAME/measured holds, as the tables of docs/experiments.md: a few columns of the rows that are committed."""
+"""Turns the content of experiments/NAME/measured into the tables of docs/experiments.md: a few columns of the committed rows."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _SHOWN = (*_FACTS, *_SCORES, *_COSTS, *(f"paper {title}" for title in _SCORES)) 
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Return {experiment: its measured rows as Markdown tables}, one for each data set, scale, device and execution.
+    """Return {experiment: its measured rows as Markdown tables}, one table for each data set, scale, device and execution.
 
     Args:
         folder: experiments/ of the checkout.
