@@ -21,7 +21,7 @@ from tokenprune.utils import console
 if TYPE_CHECKING:
     from tokenprune.engine.model import PrunedViT
 
-TOLERANCE = 1e-4  # largest difference of a logit to the model itself
+TOLERANCE = 1e-4  # largest allowed difference of a logit from that of the model itself
 BATCHES = (1, 3)  # batch sizes of the comparison; neither is the one that is traced
 Run = Callable[[Tensor], Tensor]
 

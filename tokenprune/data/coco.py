@@ -54,7 +54,11 @@ class CocoDetection:
         return len(self._images)
 
     def __getitem__(self, i: int) -> Sample:
-        """Image i by ascending id; boxes as annotated but clipped to the image. Raises DatasetError for an unreadable image."""
+        """Return image i by ascending id, with boxes as annotated but clipped to the image.
+
+        Raises:
+            DatasetError: The image cannot be read.
+        """
         record = self._images[i]
         height, width = record["height"], record["width"]
         image = _load(self._folder / record["file_name"], height, width)

@@ -21,7 +21,7 @@ LABELS = (".png", ".tif", ".tiff", ".bmp")  # lossless ones
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 _VALUES = 1 << 16
 _UNKNOWN = -2  # label of a value that is neither a class nor ignored
-_LAYOUT = "a root holds images/SPLIT/NAME.jpg and labels/SPLIT/NAME.png, or what data.images and data.labels say"
+_LAYOUT = "a root holds images/SPLIT/NAME.jpg and labels/SPLIT/NAME.png, or the folders that data.images and data.labels name"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def attention_of(model: nn.Module) -> Iterator[list[Attended]]:
     if pruned is None:
         raise TokenPruneError(f"attention: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune")
     if not pruned.prefix_tokens:
-        raise TokenPruneError("attention: the model has no class token, whose attention this is; use a backbone with class_token=true")
+        raise TokenPruneError("attention: the model has no class token, whose attention is recorded; use a backbone with class_token=true")
     images: list[Attended] = []
     rows: list[Tensor] = []
 

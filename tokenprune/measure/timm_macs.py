@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-_PRODUCTS = ("bmm", "baddbmm")  # of two activations; layers with weights are addmm, mm and convolutions
+_PRODUCTS = ("bmm", "baddbmm")  # products of two activations; layers with weights are addmm, mm and convolutions
 NOTE = "counted by torch over the whole model, head included; total = linear (layers with weights) + attention (products of activations)"
 
 

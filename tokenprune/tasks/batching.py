@@ -52,7 +52,10 @@ class BatchPlan:
 
 
 class _Batches(Dataset):
-    """Item i is this process's share of the batch of iteration `start + i`: all of it, or an equal slice under several processes."""
+    """Holds this process's share of each batch.
+
+    Item i belongs to the batch of iteration `start + i`: all of it, or an equal slice under several processes.
+    """
 
     def __init__(self, plan: BatchPlan, make: Callable[[int, int], Any], collate: Callable[[list[Any]], Any], start: int) -> None:
         self.plan, self.make, self.collate, self.start = plan, make, collate, start

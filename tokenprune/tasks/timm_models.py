@@ -70,7 +70,7 @@ def build_timm(cfg: TimmConfig | Mapping[str, Any], num_classes: int = 1000) -> 
     options = {**cfg.options, "num_classes": num_classes}
     try:
         return timm.create_model(cfg.model, pretrained=False, img_size=cfg.img_size, **options)
-    except TypeError:  # a network without a size of its own
+    except TypeError:  # the network takes no img_size
         try:
             return timm.create_model(cfg.model, pretrained=False, **options)
         except TypeError as error:
@@ -119,7 +119,10 @@ class TimmTask(ClassificationTask):
             (selector != "none", f"selector is {selector!r}; allowed: none. To prune a ViT: task=classification backbone=timm"),
             (iterations != 0, f"training.iterations is {iterations}; allowed: 0, the model is not trained"),
             (init in ("dense", "pretrained"), f"init is {init!r}; allowed: scratch (random weights), or a file of timm's weights"),
-            (side not in (None, size), f"data.side is {side}, backbone.img_size {size}; allowed: the same, a model as it is has one size"),
+            (
+                side not in (None, size),
+                f"data.side is {side}, backbone.img_size {size}; allowed: the same, since an unmodified model has one",
+            ),
         ]
         problems = [f"task=timm takes a model as timm has it: {text}" for wrong, text in bad if wrong]
         if problems:

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 _UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
 _ADDED = ("selectors.", "fusion.")  # modules that pruning adds: their weights are new, those of the others are trained
 _TAIL = 0.2  # share of the run in which linear_tail falls to 0
-_AFTER_BLOCKS = ("norm", "fc_norm", "head", "head_dist", "attn_pool")  # of a timm model; modules outside these and the blocks make tokens
+_AFTER_BLOCKS = (
+    "norm",
+    "fc_norm",
+    "head",
+    "head_dist",
+    "attn_pool",
+)  # of a timm model; others than these and the blocks make tokens
 
 
 def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:

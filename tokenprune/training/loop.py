@@ -236,6 +236,6 @@ def _set_rng_state(saved: dict[str, Any]) -> None:
 
 def _recipe(cfg: TrainingConfig) -> dict[str, Any]:
     values = asdict(cfg)
-    for name in ("checkpoint_every", "workers"):  # neither changes what is computed
+    for name in ("checkpoint_every", "workers"):  # neither changes the result
         values.pop(name)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

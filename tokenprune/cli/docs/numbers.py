@@ -12,7 +12,7 @@ from tokenprune.report.tables.table import SCORES
 _FACTS = ("Method", "Treatment", "size", "CLS", "keep_rate", "seeds", "seed")
 _COSTS = ("GMAC encoder", "kept share", "encoder speed-up", "speed-up in batches", "status")
 _SCORES = tuple(title for _, title in SCORES)
-_SHOWN = (*_FACTS, *_SCORES, *_COSTS, *(f"paper {title}" for title in _SCORES))  # the files have the others
+_SHOWN = (*_FACTS, *_SCORES, *_COSTS, *(f"paper {title}" for title in _SCORES))  # the files hold further columns
 
 
 def tables(folder: Path) -> dict[str, str]:

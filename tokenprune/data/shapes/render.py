@@ -9,10 +9,10 @@ from tokenprune.data.shapes.geometry import SHAPES_CLASSES, draw_clutter, silhou
 
 _STREAMS = {"train": 0, "val": 1}  # separate random streams: no seed makes a train image reappear in val
 _MODES = {"detection": 0, "classification": 1}
-_RADII = {"small": (0.065, 0.1), "medium": (0.12, 0.185), "large": (0.21, 0.305)}  # of the side
+_RADII = {"small": (0.065, 0.1), "medium": (0.12, 0.185), "large": (0.21, 0.305)}  # shares of the side
 _SIZE_SHARES = (0.24, 0.36, 0.40)
 _MIN_VISIBLE = 0.35  # an instance less visible than this is not painted at all, so no unlabelled remnant confuses training
-_MIN_AREA = 0.0012  # of the image area
+_MIN_AREA = 0.0012  # share of the image's area
 _CONTRAST, _CONTRAST_PEERS = 85, 60  # levels of one channel: against the background under an object, and between objects
 
 

@@ -119,7 +119,7 @@ class CroprRouter(Selector):
 def _check(dim: int, queries: int, heads: int, select: str) -> None:
     bad = [
         (not isinstance(queries, int) or queries < 1, f"cropr: queries is {queries!r}; allowed: >= 1, or {PATCHES}"),
-        (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or what divides the {dim} channels"),
+        (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or a divisor of the {dim} channels"),
         (select not in SELECTIONS, f"cropr: select is {select!r}; allowed: {', '.join(SELECTIONS)}"),
     ]
     problems = [text for wrong, text in bad if wrong]

@@ -79,7 +79,7 @@ def cluster(tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, va
     live = torch.ones_like(weights, dtype=torch.bool) if live is None else live
     apart = distances(tokens, live)
     weights = weights.detach().to(apart.dtype).masked_fill(~live, 0.0)
-    pull = apart * weights.unsqueeze(1)  # [i,j]: what member j adds to the cost of candidate i
+    pull = apart * weights.unsqueeze(1)  # [i,j]: the part of the cost of candidate i that member j adds
     overall = weights * apart.masked_fill(~live.unsqueeze(1), 0.0).sum(-1)
     number = torch.arange(count, device=live.device)
     dead, worst = ~live.unsqueeze(-1), torch.finfo(apart.dtype).max

@@ -48,7 +48,7 @@ class BipartiteMatching(Selector):
         stays = edges[:, merged:].sort(1).values if P else edges[:, merged:]
         target = place.scatter(1, source, b.gather(1, partner.gather(1, edges[:, :merged])))
         keep = seen.live.scatter(1, source, False)
-        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
+        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of the slots that are left
         # From the first decision on, slots lie in that order. Only if dead slots stay among them must the order be remembered.
         traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if state.in_grid_order or not state.complete else {}
         score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)

@@ -51,7 +51,7 @@ class EvoVsSvit(FigureReport):
         numbers = overlaps(seen)
         console.say(words(numbers))
         title = "Tokens that each block uses, their share below; the others are painted white\n" + "; ".join(map(name_of, rows))
-        return save(draw(seen, title), sweep.folder, "evo_vs_svit", numbers, dpi=100)  # many small pictures: megabytes at more
+        return save(draw(seen, title), sweep.folder, "evo_vs_svit", numbers, dpi=100)  # more dots would make a file of megabytes
 
 
 def overlaps(seen: Seen) -> "pd.DataFrame":

@@ -184,7 +184,7 @@ def _shares(axis: "Axes", table: "pd.DataFrame") -> None:
         bottom = bottom + height
     open_axis(axis).set(xticks=list(table["block"]), xlim=(-0.7, len(table) - 0.3), ylim=(0, 1.1), xlabel="block")
     axis.set_ylabel("share of all tokens", fontsize=NORMAL)
-    axis.set_title("of all tokens (a whole bar is what the block prunes)", fontsize=NORMAL)
+    axis.set_title("of all tokens (a whole bar: all tokens that the block prunes)", fontsize=NORMAL)
 
 
 def _legend(figure: "Figure") -> None:

@@ -57,7 +57,7 @@ def parted(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], 
         else:
             free.append(row)
     named = ", ".join(f"{label} (selector {name})" for label, name in learners.items())
-    return free, f"Left out, because what they select by has to be trained first: {named}." if named else ""
+    return free, f"Left out, because their selectors need training: {named}." if named else ""
 
 
 def pivot(points: "pd.DataFrame") -> str:

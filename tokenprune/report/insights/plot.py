@@ -98,5 +98,5 @@ def _handles() -> list[Line2D | Patch]:
         Line2D([], [], linewidth=3.5, label="thick: ± standard error over seeds", **grey),
         Line2D([], [], linewidth=1, label="thin: 95 % interval (Student's t, paired by seed)", **grey),
         Line2D([], [], linewidth=0, marker="D", markerfacecolor="white", label="the paper's difference (COCO)", **grey),
-        Patch(color=_SPREAD, label="± spread over seeds, what `as good as` allows"),
+        Patch(color=_SPREAD, label="± spread over seeds, which `as good as` allows"),
     ]

@@ -22,7 +22,7 @@ class TableReport:
         table = build(sweep.rows, expected_of(sweep.name))
         wrote = publish(table, sweep.folder, "table", sweep.name)
         means = sweep.folder / "table_seeds.csv"
-        means.unlink(missing_ok=True)  # of an earlier table with other seeds
+        means.unlink(missing_ok=True)  # the file may belong to an earlier table with other seeds
         if table.seeds is not None:
             table.seeds.to_csv(means, index=False)
         return wrote + [means.name] * means.is_file()

@@ -32,7 +32,7 @@ _ABOUT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
     "reason", "size", "configuration", "rest", "notes",
 )  # fmt: skip
-NOTES = " | "  # between the notes of a row
+NOTES = " | "  # separates the notes of a row
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
         " with the pruned one on each image; masked execution is never timed."
     )
     if "kept_share_uncalibrated" in data and data["kept_share_uncalibrated"].notna().any():
-        text += " Uncalibrated share: what gates keep at p > 0.5, before their thresholds are set to meet the target."
+        text += " Uncalibrated share: the share that gates keep at p > 0.5, before their thresholds are set to meet the target."
     if "images_per_second" in data and data["images_per_second"].notna().any():
         sizes = sorted({int(size) for size in data["images_per_second_batch"].dropna()})
         text += f" Images/s: of the whole model at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
@@ -209,7 +209,7 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
         as_it_is = data[data["gmac_note"].notna()]
         text += f" GMAC of {', '.join(dict.fromkeys(as_it_is['label']))}: {as_it_is['gmac_note'].iloc[0]}; timed alone."
     if _has_backbone(data):
-        text += " FPS: one over the seconds an image; backbone: the encoder with what makes feature maps of it."
+        text += " FPS: one over the seconds an image; backbone: the encoder with the modules that make feature maps of its tokens."
     if data["device"].nunique() > 1:
         text += "\n\nThese rows are of several devices: do not compare their seconds."
     return text

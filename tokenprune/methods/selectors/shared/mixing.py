@@ -37,7 +37,7 @@ class MixingSelector(Selector):
             raise InvalidSchedule(
                 f"{self.name}: the weights at block {built.block} make {self.count} tokens of {built.live}, and {budget.keep} of"
                 f" {budget.live} are asked for; allowed: the size of images and the counts of the schedule that the model was built for, or"
-                " build another with prune(..., positions=N), N positions being what these images have"
+                " build another with prune(..., positions=N), where N is the number of positions of these images"
             )
         mix, values = self.mixtures(seen.tokens, seen.live)
         return Decision(torch.zeros_like(seen.live), mix=mix, values=values)

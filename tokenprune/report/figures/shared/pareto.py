@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-COSTS = {  # column -> its name for people, and whether less of it is better
+COSTS = {  # column -> (its name for people, whether less of it is better)
     "gmac_total": ("encoder GMAC", True),
     "speedup_encoder": ("encoder speed-up over dense, batch 1", False),
     "speedup_batch": ("speed-up over dense in batches", False),
