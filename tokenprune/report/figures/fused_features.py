@@ -175,7 +175,7 @@ def embedded(features: "np.ndarray", perplexity: float, seed: int) -> "np.ndarra
 
 
 def draw(table: "pd.DataFrame", purity: dict[str, float], title: str) -> "Figure":
-    """Return the figure: both embeddings, one colour a class. Tokens that left in the first half of the blocks are small."""
+    """Return the figure: both embeddings, one colour a class. Tokens that left earlier than the median are small."""
     from tokenprune.report.figures.shared.panels import NORMAL, SMALL, framed, looks, new_figure, wheel
 
     figure = new_figure(11.5, 5.6, title)

@@ -63,7 +63,7 @@ def _front(axis: Axes, rows: pd.DataFrame, column: str, score: str) -> None:
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the legend's text of each row.
 
-    Class token and size appear only if rows of one name differ in them; marks are hollow from the second such row on.
+    Class token and size appear only if rows of one name differ in them; the marks of every value but the first are hollow.
     """
     name = rows["label"].where(rows["treatment"] == "none", rows["label"] + ", " + rows["treatment"])
     full, hollow = name, pd.Series(False, index=rows.index)
