@@ -1,28 +1,74 @@
-"""Where Hydra looks for the configurations of plugins: the folder `conf` of each package with an entry point `tokenprune.plugins`."""
+"""Where Hydra finds configurations of tokenprune: folders `conf` of plugin packages, and those that are no files of their own."""
 
 import sys
-from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+SCHEME = "tokenprune"
 
 
 class PluginConfigs(SearchPathPlugin):
-    """Appends them, so that tokenprune's own configurations come first."""
+    """Appends the folders of plugins and the rows, rules and plugins of each folder, so that files of tokenprune come first."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folders that exist; packages are found, not imported, so that a broken one does no harm here."""
         if "tokenprune" not in sys.modules:  # a program of somebody else, who has Hydra look for plugins too
             return
-        from tokenprune.registry import ENTRY_POINT_GROUP
+        from tokenprune.runs.sources import folders, plugin_folders
         from tokenprune.utils.paths import config_dir
 
         if not any(str(place.path).removeprefix("file://") == str(config_dir()) for place in search_path.get_path()):
             return
-        for point in entry_points(group=ENTRY_POINT_GROUP):
-            spec = find_spec(point.module.partition(".")[0])
-            for folder in (spec.submodule_search_locations or ()) if spec else ():
-                if (Path(folder) / "conf").is_dir():
-                    search_path.append(point.name, f"file://{Path(folder) / 'conf'}")
+        for name, folder in plugin_folders():
+            search_path.append(name, f"file://{folder}")
+        for folder in folders():
+            search_path.append(SCHEME, f"{SCHEME}://{folder}")
+
+
+class DataConfigs(ConfigSource):
+    """Serves `tokenprune.runs.nodes` of one folder. It holds no data itself, because Hydra copies every source for every composition."""
+
+    @staticmethod
+    def scheme() -> str:
+        """Return the scheme of the paths of this source."""
+        return SCHEME
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the configuration of GROUP/OPTION."""
+        from tokenprune.runs.nodes import package_of
+
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        config = OmegaConf.create(self._nodes()[group][name])
+        return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": package_of(group)})
+
+    def available(self) -> bool:
+        """Return True: the folder was there when the search path was made."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """Tell whether there are options below a path."""
+        path = config_path.rstrip("/")
+        return any(f"{group}/".startswith(f"{path}/") for group in self._nodes())
+
+    def is_config(self, config_path: str) -> bool:
+        """Tell whether GROUP/OPTION exists."""
+        group, _, name = config_path.rstrip("/").removesuffix(".yaml").rpartition("/")
+        return name in self._nodes().get(group, {})
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Return the groups or the options below a path, sorted."""
+        path = config_path.strip("/")
+        start = f"{path}/" if path else ""
+        groups = {group.removeprefix(start).split("/")[0] for group in self._nodes() if group.startswith(start)}
+        options = set(self._nodes().get(path, {}))
+        chosen = {ObjectType.GROUP: groups, ObjectType.CONFIG: options}
+        return sorted(groups | options if results_filter is None else chosen.get(results_filter, set()))
+
+    def _nodes(self) -> dict[str, dict[str, dict]]:
+        from tokenprune.runs.nodes import nodes
+
+        return nodes(self.path)
