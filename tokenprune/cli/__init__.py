@@ -1,4 +1,4 @@
-"""The command `tokenprune`: one sub-command for each thing that people do."""
+"""Runs the command `tokenprune`: one sub-command for each task."""
 
 import importlib
 import sys
@@ -23,15 +23,15 @@ USAGE = 2  # exit status of a command line that cannot be understood
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the sub-command that the command line names; the arguments behind it are its own.
+    """Run the sub-command that the command line names; the arguments behind it belong to the sub-command.
 
     Args:
-        arguments: the words behind `tokenprune`; None takes those of the process.
+        arguments: The words behind `tokenprune`; None takes those of the process.
 
     Returns:
-        The exit status of the sub-command, 2 for an unknown one.
+        The exit status of the sub-command; 2 for an unknown one.
     """
-    words = [*(sys.argv[1:] if arguments is None else arguments)]  # not list(): cli.list is a module of that name
+    words = [*(sys.argv[1:] if arguments is None else arguments)]  # not list(), because cli.list is a module of that name
     if not words or words[0] in ("-h", "--help"):
         console.say(_help())
         return 0 if words else USAGE

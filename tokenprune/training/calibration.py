@@ -1,4 +1,4 @@
-"""Thresholds of dynamic gates, set after training so that usage meets its target (SViT constrains the mean probability only)."""
+"""Sets the thresholds of dynamic gates after training, so that usage meets its target (SViT constrains the mean probability only)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,11 +15,11 @@ from tokenprune.measure.usage import record
 
 
 class _Seen(Exception):
-    """Ends a forward pass once the selector in question has been asked."""
+    """Ends a forward pass once the selector to calibrate has been called."""
 
 
 def images_wanted(pruned: PrunedViT) -> int:
-    """Return how many training images the selectors want for calibration; 0: none."""
+    """Return how many training images the selectors want for calibration; 0 for none."""
     return max((selector.calibration_images for selector in pruned.selectors.values()), default=0)
 
 
@@ -37,9 +37,9 @@ def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence
     """Calibrate the selectors block by block: each one sees the tokens that the calibrated ones before it leave.
 
     Args:
-        pruned: the encoder, anywhere inside the model; its mode is put back afterwards.
-        encode: one forward pass of a batch up to the encoder's last block, heads are not needed.
-        batches: training images, as `encode` takes them.
+        pruned: The encoder, anywhere inside the model. Its mode is restored afterwards.
+        encode: Runs one forward pass of a batch up to the encoder's last block; heads are not needed.
+        batches: Training images, in the form that `encode` takes.
     """
     with _evaluating(pruned):
         for selector in pruned.selectors.values():
@@ -64,7 +64,7 @@ def _evaluating(pruned: PrunedViT) -> Iterator[None]:
 
 @contextmanager
 def _listening(selector: Selector, scores: list[tuple[Tensor, float]]) -> Iterator[None]:
-    """Note each batch's candidate scores and how many tokens should stay in it, and end the pass there; fused tokens do not count."""
+    """Note each batch's candidate scores and how many tokens should stay in it, and end the pass there. Fused tokens do not count."""
     original = selector.score
 
     def listen(seen: Observation, budget: Any) -> Decision:
