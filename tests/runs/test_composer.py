@@ -6,7 +6,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tests.fakes import TINY, cli, fake  # noqa: F401
+from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.runs.composer import composer
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.rows import rows_of

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.loss import LossInputs
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
