@@ -11,8 +11,10 @@ from tokenprune.engine.blocks.base import BlockMacs
 from tokenprune.engine.fusion import Fusion
 from tokenprune.engine.state import TokenState
 from tokenprune.methods.layers import EPS, start
+from tokenprune.registry import register
 
 
+@register("fusion", "cross_attention")
 class CrossAttention(Fusion):
     """Applies one pre-norm cross-attention block with an MLP of 4 C: x = Q + A(LN(Q), LN(tokens)), x + MLP(LN(x)), then a projection.
 
