@@ -32,8 +32,7 @@ class CroprRouter(Selector):
         queries: Number of queries Nq: 1 for a whole image, or `patches` for one a position (N), which learn labels of patches.
         heads: With 1, plain products. With more, a cross-attention that has a norm on the tokens and projects queries, keys, values and
             result (Table 4a). Scores are summed over heads, too, so that inference pays for the norm and the projection of keys.
-        select: `topk`, or `sampling` without replacement from softmax(a C^-0.5) by Gumbel noise (Table 4b). At test time the noise depends
-            on the seed, the block and the image alone.
+        select: `topk`, or `sampling` without replacement from softmax(a C^-0.5) by Gumbel noise (Table 4b), see `seed`.
         mlp: Whether the aggregator has an MLP (Table 4c).
         stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
         salient: False drops the tokens of highest score (Table 1, Non-salient).
