@@ -10,6 +10,7 @@ from tokenprune.utils import console
 COMMANDS = {
     "run": ("tokenprune.run", "run one row or a sweep: tokenprune run +experiment=table2_preserve"),
     "list": ("tokenprune.cli.list", "print all plugins, methods and experiments"),
+    "explain": ("tokenprune.cli.explain", "print the files and rules that made a run: tokenprune explain method=svit scale=paper"),
     "validate": ("tokenprune.cli.validate", "check every row of every experiment without data or weights"),
     "smoke": ("tokenprune.cli.smoke", "run every experiment in seconds a row"),
     "report": ("tokenprune.report.__main__", "write one page of a results folder"),

@@ -1,6 +1,6 @@
 """The rows of experiments without running them: what a sweep expands to, and each row composed as the command line does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 
@@ -23,14 +23,29 @@ class Composer:
             HydraException: no such experiment, or an axis of the sweep that cannot be read.
         """
         chosen = f"+experiment={experiment}"
-        config = compose("config", overrides=[chosen, f"scale={scale}"], return_hydra_config=True)
-        params = OmegaConf.to_container(OmegaConf.create({"scale": scale, "params": config.hydra.sweeper.params or {}}), resolve=True)
-        given = [f"{key}={value}" for key, value in params["params"].items()]  # type: ignore[index,call-overload]
+        return [[word for word in row if word != f"scale={scale}"] for row in self.expand([chosen, f"scale={scale}"])]
+
+    def expand(self, overrides: Sequence[str]) -> list[list[str]]:
+        """Return the overrides of each run that a command line stands for: those given, and a value of each axis of its sweep.
+
+        Raises:
+            HydraException: choices that cannot be composed, or an axis of the sweep that cannot be read.
+        """
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        given = parser.parse_overrides(list(overrides))
+        single = [word for word, axis in zip(overrides, given, strict=True) if not axis.is_sweep_override()]
+        config = compose("config", overrides=single, return_hydra_config=True)
+        params = OmegaConf.to_container(
+            OmegaConf.create({"scale": config.scale, "params": config.hydra.sweeper.params or {}}), resolve=True
+        )
+        words = {key: f"{key}={value}" for key, value in params["params"].items()}  # type: ignore[index,call-overload]
+        words |= {axis.get_key_element(): word for word, axis in zip(overrides, given, strict=True) if axis.is_sweep_override()}
+        fixed = {axis.get_key_element() for axis in given if not axis.is_sweep_override()}
         axes = []
-        for axis in OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(given):
+        for axis in parser.parse_overrides([word for key, word in words.items() if key not in fixed]):
             values = list(axis.sweep_string_iterator()) if axis.is_sweep_override() else [axis.get_value_element_as_str()]
             axes.append([f"{axis.get_key_element()}={value}" for value in values])
-        return [[chosen, *row] for row in product(*axes)]
+        return [[*single, *row] for row in product(*axes)]
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the composed configuration of a row.

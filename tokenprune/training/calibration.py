@@ -12,6 +12,7 @@ from tokenprune.engine.observation import Observation
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import Decision
 from tokenprune.measure.usage import record
+from tokenprune.utils.modes import evaluating
 
 
 class _Seen(Exception):
@@ -26,7 +27,7 @@ def images_wanted(pruned: PrunedViT) -> int:
 @torch.no_grad()
 def mean_usage(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence[Any]) -> float:
     """Return the mean share of positions that a block's attention uses, over blocks and images, in evaluation mode."""
-    with _evaluating(pruned), record(pruned) as seen:
+    with evaluating(pruned), record(pruned) as seen:
         for batch in batches:
             encode(batch)
     return float(torch.stack([image.blocks.float().mean() for image in seen.images]).mean())
@@ -41,7 +42,7 @@ def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence
         encode: Runs one forward pass of a batch up to the encoder's last block; heads are not needed.
         batches: Training images, in the form that `encode` takes.
     """
-    with _evaluating(pruned):
+    with evaluating(pruned):
         for selector in pruned.selectors.values():
             if selector.calibration_images:
                 scores: list[tuple[Tensor, float]] = []
@@ -50,16 +51,6 @@ def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence
                         with suppress(_Seen):
                             encode(batch)
                 selector.calibrate(torch.cat([values for values, _ in scores]), keep=sum(share for _, share in scores))
-
-
-@contextmanager
-def _evaluating(pruned: PrunedViT) -> Iterator[None]:
-    training = pruned.training
-    pruned.eval()
-    try:
-        yield
-    finally:
-        pruned.train(training)
 
 
 @contextmanager

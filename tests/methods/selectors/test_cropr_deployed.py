@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
-from tests.routers import LLF, PER_BLOCK, VARIANTS, observed, router
+from tests.helpers.pairings import images, pruned, tiny_vit
+from tests.helpers.routers import LLF, PER_BLOCK, VARIANTS, observed, router
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context

@@ -8,6 +8,7 @@ from torch import Tensor
 from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
+from tokenprune.utils.modes import evaluating
 
 
 @register("loss", "reinforce")
@@ -58,10 +59,8 @@ class ReinforceLoss(Loss):
     @torch.no_grad()
     def greedy(self, facts: LossInputs) -> Tensor:
         """Return the reward of the choice that the model makes without drawing, (B,)."""
-        model = facts.model
-        model.eval()
-        outputs = model.encode(facts.images)
-        logits = model.logits(outputs)
-        model.train()
+        with evaluating(facts.model):
+            outputs = facts.model.encode(facts.images)
+            logits = facts.model.logits(outputs)
         policies = [payload for name, _, payload in outputs.aux if name == "policy"]
         return self.reward(logits, facts.targets, policies)

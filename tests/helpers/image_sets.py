@@ -13,7 +13,7 @@ CLASSES = ("beta", "Alpha", "n10", "n2")  # sorted by their characters: Alpha, b
 
 def real(name: str) -> Path:
     """Return where the data set `name` is or would be: in the folder TOKENPRUNE_DATA, or in shared/data beside the checkout."""
-    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     return Path(os.environ.get("TOKENPRUNE_DATA", beside)) / name
 
 

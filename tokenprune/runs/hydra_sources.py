@@ -1,14 +1,34 @@
-"""Where Hydra finds configurations of tokenprune: folders `conf` of plugin packages, and those that are no files of their own."""
+"""Where Hydra finds configurations: folders `conf` of plugin packages, and rows, rules and plugins, which are no files of their own."""
 
-import sys
+import importlib
+import inspect
+from contextlib import suppress
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from tokenprune.runs.nodes import nodes, package_of
+from tokenprune.runs.sources import folders, plugin_folders
+from tokenprune.utils.paths import config_dir
+
 SCHEME = "tokenprune"
+LAUNCHERS = "hydra_plugins.tokenprune_launchers"
+
+
+def register_sources() -> None:
+    """Make the two classes below and the project's launchers known to Hydra, which does not find them in an editable install by itself."""
+    known = Plugins.instance()
+    known.register(PluginConfigs)
+    known.register(DataConfigs)
+    with suppress(ImportError):  # the extra `sweeps` is not installed
+        for _, launcher in inspect.getmembers(importlib.import_module(LAUNCHERS), inspect.isclass):
+            if issubclass(launcher, Launcher) and launcher.__module__ == LAUNCHERS and not inspect.isabstract(launcher):
+                known.register(launcher)
 
 
 class PluginConfigs(SearchPathPlugin):
@@ -16,13 +36,8 @@ class PluginConfigs(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folders that exist; packages are found, not imported, so that a broken one does no harm here."""
-        if "tokenprune" not in sys.modules:  # a program of somebody else, who has Hydra look for plugins too
-            return
-        from tokenprune.runs.sources import folders, plugin_folders
-        from tokenprune.utils.paths import config_dir
-
         if not any(str(place.path).removeprefix("file://") == str(config_dir()) for place in search_path.get_path()):
-            return
+            return  # another program in this process
         for name, folder in plugin_folders():
             search_path.append(name, f"file://{folder}")
         for folder in folders():
@@ -39,8 +54,6 @@ class DataConfigs(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Return the configuration of GROUP/OPTION."""
-        from tokenprune.runs.nodes import package_of
-
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         config = OmegaConf.create(self._nodes()[group][name])
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": package_of(group)})
@@ -69,6 +82,4 @@ class DataConfigs(ConfigSource):
         return sorted(groups | options if results_filter is None else chosen.get(results_filter, set()))
 
     def _nodes(self) -> dict[str, dict[str, dict]]:
-        from tokenprune.runs.nodes import nodes
-
         return nodes(self.path)

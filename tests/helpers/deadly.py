@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from tests.fakes import TINY, Cli, FakeTask
+from tests.helpers.fakes import TINY, Cli, FakeTask
 from tokenprune import registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ class DeadlyCli(Cli):
         site = folder / "site" / "deadly-1.0.dist-info"
         site.mkdir(parents=True)
         (site / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
-        (site / "entry_points.txt").write_text("[tokenprune.plugins]\ndeadly = tests.faults.deadly:plug_in\n")
+        (site / "entry_points.txt").write_text("[tokenprune.plugins]\ndeadly = tests.helpers.deadly:plug_in\n")
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(site.parent)]))
         monkeypatch.syspath_prepend(site.parent)  # joblib hands its workers sys.path
         monkeypatch.setenv("TOKENPRUNE_DEADLY", "1")

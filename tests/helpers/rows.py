@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.registry import get
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.results import row_folder, write_result

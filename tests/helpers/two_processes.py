@@ -1,4 +1,7 @@
-"""What each of two processes does for tests/test_distributed.py: torchrun --nproc_per_node=2 -m tests.two_processes FOLDER."""
+"""Work of each of two processes for tests/utils/test_distributed.py.
+
+Run as `torchrun --nproc_per_node=2 -m tests.helpers.two_processes FOLDER`.
+"""
 
 import sys
 from contextlib import suppress
@@ -7,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tests.fakes import TINY, FakeTask, Killed, kill_at
+from tests.helpers.fakes import TINY, FakeTask, Killed, kill_at
 from tokenprune import registry
 from tokenprune.methods.losses.ratio import RatioLoss
 from tokenprune.registry import get
