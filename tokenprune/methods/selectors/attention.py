@@ -18,21 +18,12 @@ TRAIT = "attention_before"
 
 
 def known(name: str, score: str) -> str:
-    """Return `score` if it is one of SCORES.
-
-    Raises:
-        InvalidConfig: It is not.
-    """
+    """Return `score` if it is one of SCORES; otherwise raise InvalidConfig."""
     return one_of(name, "score", score, SCORES)
 
 
 def attention(seen: Observation, source: str) -> Tensor:
-    """Return how much attention each slot receives in the observed block, averaged over heads, (B,M).
-
-    Args:
-        seen: The observed block.
-        source: One of SCORES.
-    """
+    """Return how much attention each slot receives in the observed block by `source`, one of SCORES, averaged over heads, (B,M)."""
     return {"cls": seen.cls_row, "mean_query": seen.mean_query, "column_mean": seen.column_mean}[source]().mean(1)
 
 
@@ -44,9 +35,6 @@ class AttentionTopK(Selector):
         context: see `Context`.
         score: `cls` takes the class token's row. `mean_query` takes the mean query's row; it needs no class token and costs O(N).
             `column_mean` takes the mean over all queries, which costs about as much as the attention itself.
-
-    Raises:
-        InvalidConfig: The score is unknown.
     """
 
     site = "inside"
@@ -76,11 +64,8 @@ class AttentionBefore(Selector):
     """Acts between two blocks and reads how much attention each token received in the first of them.
 
     Args:
-        context: see `Context`.
+        context: see `Context`; a decision at block 0 is an InvalidSchedule, because no block is before it.
         source: One of SCORES.
-
-    Raises:
-        InvalidSchedule: The decision is at block 0, which has no block before it.
     """
 
     reads_previous_block = True
@@ -114,10 +99,6 @@ class AttentionTopKBefore(AttentionBefore):
     Args:
         context: see `Context`.
         score: `cls` takes the class token's row, `mean_query` the mean query's row, `column_mean` the mean over all queries.
-
-    Raises:
-        InvalidConfig: The score is unknown.
-        InvalidSchedule: The decision is at block 0.
     """
 
     reads_cls = True
