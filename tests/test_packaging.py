@@ -11,7 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "layers", "docs", "clean")
@@ -156,6 +158,42 @@ def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, targe
     lines = (env_with_torch.parent / "log").read_text().splitlines()
     expected = ["-m tokenprune.install_detectron2", *command.split("\n")]
     assert lines[-len(expected) :] == expected
+
+
+@pytest.fixture(scope="module")
+def jobs() -> list[dict[str, str]]:
+    """Return the cells of the workflow's matrix, expanded as GitHub does: later entries of `include` win."""
+    matrix = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())["jobs"]["checks"]["strategy"]["matrix"]
+    cells = [{"python": python, "versions": versions} for python in matrix["python"] for versions in matrix["versions"]]
+    for cell in cells:
+        own = dict(cell)
+        for extra in matrix["include"]:
+            if all(own[key] == extra[key] for key in own.keys() & extra.keys()):
+                cell.update(extra)
+    return cells
+
+
+def test_the_workflow_runs_the_oldest_and_the_newest_versions_that_are_allowed(cfg, jobs):
+    allowed = requirements(cfg["options"]["install_requires"])
+    assert {cell["python"] for cell in jobs} == {"3.10", "3.11", "3.12", "3.13"} and len(jobs) == 8
+    for cell in jobs:
+        pins = requirements(cell["pins"].replace(" ", "\n"))
+        assert set(pins) == {"torch", "torchvision", "timm"}
+        if cell["versions"] == "newest":
+            assert "2.13.0" not in pins["torch"].specifier and not any(s.operator == "==" for p in pins.values() for s in p.specifier)
+            continue
+        versions = {name: str(pin.specifier).removeprefix("==") for name, pin in pins.items()}
+        assert all(version in allowed[name].specifier for name, version in versions.items())
+        floors = {name: next(s.version for s in allowed[name].specifier if s.operator == ">=") for name in versions}
+        new = {"torch", "torchvision"} if cell["python"] == "3.13" else set()  # the floors have no files for Python 3.13
+        assert [n for n in versions if Version(versions[n]) != Version(floors[n]) and n not in new] == []
+
+
+def test_the_workflow_and_the_hooks_run_what_is_there():
+    assert "run: .ci/run" in (ROOT / ".github/workflows/checks.yml").read_text()
+    (hooks,) = [repo["hooks"] for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]]
+    assert {hook["language"] for hook in hooks} == {"system"}  # nothing is downloaded
+    assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format", "layers"]
 
 
 def test_continuous_integration_checks_every_row_and_runs_the_tests():

@@ -42,6 +42,6 @@ def test_the_rows_are_those_of_the_sweep(cli, fake):  # noqa: F811
 
 def test_what_cannot_be_composed_says_so():
     with composer() as together:
-        for wrong in ("method=evitt", "schedule.keep_rte=0.5", "seed=x"):
+        for wrong in ("method=evitt", "seeed=1", "seed=x"):
             with pytest.raises((HydraException, OmegaConfBaseException)):
                 together.compose(["+experiment=table2_preserve", "+rows/table2_preserve=03_evit_remove", wrong])

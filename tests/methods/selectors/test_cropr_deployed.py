@@ -140,7 +140,7 @@ def test_who_cannot_learn_says_so():
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"queries": 0}, "queries is 0; allowed: >= 1"), ({"heads": 5}, "heads is 5; allowed: 1, or what divides the 24"),
+    [({"queries": 0}, "queries is 0; allowed: >= 1"), ({"heads": 5}, "heads is 5; allowed: 1, or a divisor of the 24"),
      ({"heads": 0}, "heads is 0"), ({"select": "top"}, "select is 'top'; allowed: topk, sampling")],
 )  # fmt: skip
 def test_wrong_options_are_refused(options, text):

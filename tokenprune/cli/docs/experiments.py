@@ -1,4 +1,4 @@
-"""docs/experiments.md: every experiment of conf/experiment, from what its file opens with and what experiments/NAME/ holds."""
+"""Makes docs/experiments.md: every experiment of conf/experiment, from the opening of its file and the content of experiments/NAME/."""
 
 from pathlib import Path
 
@@ -23,7 +23,11 @@ unless a table's first line says the same: compare rows with rows."""
 
 
 def page(root: Path) -> str:
-    """Return the page. root: of the checkout, whose experiments/ is linked to."""
+    """Return the page.
+
+    Args:
+        root: Root of the checkout, whose experiments/ is linked to.
+    """
     found = [experiment(name) for name in sorted((path.stem for path in files("experiment")), key=natural)]
     lines = [f"| [`{e.name}`](#{e.name}) | {_cell(e.gist)} | {_measured(e, root) or '—'} |" for e in found]
     table = "\n".join(["| experiment | what it shows | measured |", "|---|---|---|", *lines])

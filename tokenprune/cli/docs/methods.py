@@ -1,4 +1,4 @@
-"""docs/methods.md: every registered plugin, from its class; hand-written equations are the fragments docs/methods/NAME.md."""
+"""Makes docs/methods.md: every registered plugin, from its class. Hand-written equations are the fragments docs/methods/NAME.md."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ threshold, [condition] 1 or 0."""
 
 
 def own(kind: str) -> list[str]:
-    """Return the registered names of a kind that are of this package, not of an installed plugin."""
+    """Return the registered names of a kind that belong to this package, not to an installed plugin."""
     return [name for name in registry.names(kind) if registry.get(kind, name).__module__.startswith("tokenprune.")]
 
 
@@ -34,7 +34,7 @@ def kinds() -> list[str]:
 
 
 def fragment(root: Path, name: str) -> str:
-    """Return the hand-written equations and choices of a selector, "" where there are none."""
+    """Return the hand-written equations and choices of a selector; "" if there are none."""
     path = root / "docs" / "methods" / f"{name}.md"
     return path.read_text().strip("\n") if path.is_file() else ""
 
@@ -46,7 +46,11 @@ def without_equation(root: Path) -> list[str]:
 
 
 def page(root: Path) -> str:
-    """Return the page. root: of the checkout, whose fragments are taken in."""
+    """Return the page.
+
+    Args:
+        root: Root of the checkout, whose fragments are included.
+    """
     parts = [_HEAD, "\n".join(f"- [{_plural(kind)}](#{_plural(kind).lower()}): {_links(kind)}" for kind in kinds()), _legality()]
     for kind in kinds():
         parts.append(f"## {_plural(kind)}")
