@@ -35,7 +35,7 @@ TABLE_ROWS = [(name, row) for name in TABLES for row in rows_of(name)]
 
 @pytest.fixture(scope="module")
 def of_tables():
-    """Return the configurations of the detection tables' rows by (experiment, row, scale); tests/runs/test_composer.py compares composers."""
+    """Return the configurations of the rows of the detection tables, by experiment, row and scale."""
     with composer() as fast:
         return {
             (name, row, scale): resolve(fast.compose([f"+experiment={name}", f"+rows/{name}={row}", f"scale={scale}"]))
@@ -146,9 +146,9 @@ def test_paper_scale_has_the_papers_size_counts_and_recipe():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_validates_for_classification(method):
-    """Shapes and image folders, each at one of the small scales; the paper's data are image folders."""
-    for scale, data, positions_ in (("smoke", "imagefolder", 64), ("demo", "shapes", 256), ("paper", "imagefolder", 196)):
-        config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification", f"data={data}"]))
+    """Image folders and shapes, each at one of the small scales; the paper's own data at the last."""
+    for scale, data, positions_ in (("smoke", ["data=imagefolder"], 64), ("demo", [], 256), ("paper", [], 196)):
+        config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification", *data]))
         assert validate(config, files=False).startswith("dense" if method == "dense" else f"{positions_} positions")
 
 
