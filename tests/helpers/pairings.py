@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 import tokenprune
 from tokenprune.engine.legality import check_pairing
 from tokenprune.errors import IncompatiblePairing
+from tokenprune.registry import get
 
 DEPTH, SIDE, PATCH = 6, 32, 4  # 64 positions
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -51,6 +52,25 @@ def verdict(selector: dict[str, Any], treatment: str) -> str | None:
 def pairings(legal: bool = True) -> list[tuple[dict[str, Any], str]]:
     """Return all pairings of one verdict."""
     return [(s, t) for s in selectors() for t in treatments() if (verdict(s, t) is None) == legal]
+
+
+def representatives() -> list[tuple[dict[str, Any], str]]:
+    """Return the first legal pairing of each treatment with selectors of equal site and facts, for laws that read the engine's own records.
+
+    tests/properties/test_pairings.py holds the engine to all pairings; a measure that reads its records needs each path through it once.
+    """
+    found: dict[tuple, tuple[dict[str, Any], str]] = {}
+    for selector, treatment in pairings():
+        kind = get("selector", selector["name"])
+        facts = (kind.budget, kind.merging, kind.mixing, kind.saves_computation, kind.reads_previous_block)
+        found.setdefault((treatment, kind.site, *facts), (selector, treatment))
+    return list(found.values())
+
+
+def each_selector_once() -> list[tuple[dict[str, Any], str]]:
+    """Return every selector with the treatment `remove`, which takes them all, and the representatives."""
+    removed = [(selector, "remove") for selector in selectors()]
+    return removed + [pairing for pairing in representatives() if pairing not in removed]
 
 
 def label(value: Any) -> str | None:
