@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 import tokenprune
-from tests.fakes import own_registry  # noqa: F401
-from tests.pairings import images, tiny_vit
+from tests.helpers.fakes import own_registry  # noqa: F401
+from tests.helpers.pairings import images, tiny_vit
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from tests.fakes import own_registry  # noqa: F401
+from tests.helpers.fakes import own_registry  # noqa: F401
 from tokenprune import registry
 from tokenprune.engine.selector import Selector
 from tokenprune.errors import InvalidConfig, UnknownPlugin

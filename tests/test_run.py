@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.fakes import TINY, cli, fake  # noqa: F401
+from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.errors import is_out_of_memory
 from tokenprune.runs.row import name_of, treatment_of
 from tokenprune.utils.checkpoints import read_metadata, read_weights

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.runs import launchers
-from tokenprune.runs.config import REPORTS, register_schema, resolve
+from tokenprune.runs.config import REPORTS, implied_method, register_schema, resolve
 from tokenprune.utils import console, distributed
 from tokenprune.utils.paths import config_dir
 
@@ -65,6 +65,9 @@ def explain(error: Exception) -> str:
 
 def _entry(cfg: DictConfig) -> None:
     job = HydraConfig.get()
+    implied = implied_method(job.runtime.choices)
+    if implied:
+        cfg = hydra.compose("config", overrides=[*job.overrides.task, implied])
     if OmegaConf.is_missing(job.job, "num"):
         try:
             _single(cfg)

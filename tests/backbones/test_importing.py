@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from tests.engine.blocks.models import EVERY, awake, images, small
+from tests.helpers.models import EVERY, awake, images, small
 from tokenprune import prune
 from tokenprune.backbones.vit import build_vit
 from tokenprune.backbones.weights import load_backbone, load_timm, load_vit

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.engine.blocks.models import images, small
+from tests.helpers.models import images, small
 from tokenprune import prune
 from tokenprune.backbones.vit import build_vit
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.adapters import PLAN, adapter, images, plain_vit
+from tests.helpers.adapters import PLAN, adapter, images, plain_vit
 from tokenprune import prune
 from tokenprune.backbones.spatial_prior import to_maps
 from tokenprune.backbones.vit_adapter import AdapterConfig, AdapterPyramid, ConvFFN, ViTAdapter

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from tokenprune.backbones.vit import build_vit
 from tokenprune.engine.legality import check_pairing
 from tokenprune.registry import get, names
-from tokenprune.runs import presets
 from tokenprune.runs.composer import composer
 from tokenprune.runs.config import compose, dense_of, resolve
+from tokenprune.runs.plugin_options import KINDS, defaults, published_method
 from tokenprune.runs.presets import choices, files, read
 from tokenprune.runs.rows import rows_of
 from tokenprune.runs.run_key import run_key
@@ -257,19 +257,35 @@ def test_shipped_weights_serve_only_the_model_and_data_they_were_made_of():
         assert compose(["task=classification", *other]).init_weights is None
 
 
-@pytest.mark.parametrize("kind", ("selector", "treatment", "schedule"))
-def test_every_plugin_has_a_yaml_with_its_defaults(kind):
-    """An option that changes its default in the code changes in the YAML too, or is documented there as a choice."""
-    import inspect
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_plugins_have_options_that_exist(kind):
+    for path in files(kind):
+        name = read(path)["name"]
+        assert name == "none" or set(read(path)) - {"name"} <= set(defaults(kind, name)), path
 
-    own = set(names(kind)) | {"none"}
-    named = {path.stem: read(path)["name"] for path in files(kind)}  # a file of another name is a preset of a plugin
-    assert {stem for stem, name in named.items() if stem == name} == own >= set(named.values())
-    for name in own - {"none"}:
-        known = inspect.signature(get(kind, name)).parameters
-        given = OmegaConf.to_container(OmegaConf.load(config_dir() / kind / f"{name}.yaml"))
-        assert given.pop("name") == name
-        assert set(given) <= set(known)
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_of_a_plugin_is_set_without_a_plus(kind):
+    with composer() as compose_:
+        for name in names(kind):
+            options = defaults(kind, name)
+            config = compose_.compose([f"{kind}={name}", *(f"{kind}.{option}=7" for option in options)])
+            assert dict(config[kind]) == {"name": name, **dict.fromkeys(options, 7)}
+
+
+def test_a_plugin_without_files_is_a_choice_with_its_defaults():
+    assert dict(compose(["selector=cropr"]).selector) == {"name": "cropr", **defaults("selector", "cropr")}
+    assert published_method("dpc_knn") == {
+        "defaults": [{"override /selector": "dpc_knn"}, {"override /treatment": "merge"}, {"override /schedule": "stages"}, "_self_"],
+        "method": "dpc_knn", "label": "dpc_knn", "treatment": {"proportional": False},
+    }  # fmt: skip
+
+
+def test_an_option_that_equals_its_default_changes_no_run_key():
+    usual = resolve(compose(["method=cropr", "scale=smoke"]))
+    bare = {**usual, "selector": {"name": "cropr"}, "treatment": {"name": usual["treatment"]["name"]}}
+    other = {**usual, "selector": {**usual["selector"], "heads": 2}}
+    assert run_key(usual) == run_key(bare) != run_key(other)
 
 
 @pytest.mark.parametrize("selector", sorted(set(names("selector"))))
@@ -286,12 +302,8 @@ def test_a_selector_alone_keeps_what_was_given():
     assert (config["treatment"]["name"], config["schedule"]["keep_rate"], config["schedule"]["of"]) == ("preserve", 0.5, "current")
 
 
-def test_a_published_treatment_may_have_options(monkeypatch):
-    """With the preset of the name or, as for a plugin of another package, without."""
-    merged = {"name": "merge", "proportional": False}
-    assert resolve(compose(["selector=dpc_knn"]))["treatment"] == merged
-    monkeypatch.setattr(presets, "config_dir", lambda: Path("nowhere"))
-    assert resolve(compose(["selector=dpc_knn"]))["treatment"] == merged
+def test_a_published_treatment_may_have_options():
+    assert dict(compose(["selector=dpc_knn"]).treatment) == {"name": "merge", "proportional": False}
 
 
 @pytest.mark.parametrize("path", files("experiment"), ids=lambda p: p.stem)

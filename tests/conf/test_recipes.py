@@ -99,7 +99,7 @@ def test_recipes_from_scratch_are_deits_with_a_schedule_that_changes(method):
         assert [schedule[k] * 300 for k in ("shrink_start", "shrink_end")] == pytest.approx([10, 110])
 
 
-@pytest.mark.parametrize("path", files("when/recipe") + files("recipe"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", files("recipe"), ids=lambda p: p.stem)
 def test_every_recipe_says_where_it_is_from(path):
     first = path.read_text().splitlines()
     assert first[0] == "# @package _global_" and first[1].startswith("# ") and len(first[1]) > 40

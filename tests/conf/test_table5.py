@@ -84,7 +84,6 @@ def test_rows_of_figure_3b_differ_in_how_tokens_are_chosen():
 
 
 @pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
-def test_dtop_and_token_concat_by_name(scale):
+def test_dtop_by_name(scale):
     dtop = resolve(compose(["task=segmentation", "method=dtop", f"scale={scale}"]))
     assert "GMAC" in validate(dtop, files=False) and dtop["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
-    assert resolve(compose(["method=cropr", "treatment=token_concat"]))["treatment"] == {"name": "preserve"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.image_sets import CLASSES, both_splits, pack, real, write_folder
+from tests.helpers.image_sets import CLASSES, both_splits, pack, real, write_folder
 from tokenprune.data import build_classification, require_same_classes
 from tokenprune.data.imagefolder import ImageFolder, _in_turn
 from tokenprune.data.readers import Entry

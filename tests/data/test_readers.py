@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.image_sets import pack, write_folder
+from tests.helpers.image_sets import pack, write_folder
 from tokenprune.data.readers import open_source
 
 

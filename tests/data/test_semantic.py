@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.image_sets import real
+from tests.helpers.image_sets import real
 from tokenprune.data import build_segmentation
 from tokenprune.data.semantic import Labelling
 from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesDetection

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.model import PrunedViT
 from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, UnknownPlugin, UnsupportedBackbone
 from tokenprune.methods.schedules.stages import Stages

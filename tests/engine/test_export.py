@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.pairings import pruned, selectors, tiny_vit
+from tests.helpers.pairings import pruned, selectors, tiny_vit
 from tokenprune.cli import export as exporting
 from tokenprune.errors import CheckpointMismatch, ExportRefused, InvalidConfig, MissingDependency
 from tokenprune.registry import get

@@ -6,8 +6,8 @@ import sys
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from tests.fakes import cli  # noqa: F401
-from tests.faults.deadly import DeadlyCli, deadly  # noqa: F401
+from tests.helpers.deadly import DeadlyCli, deadly  # noqa: F401
+from tests.helpers.fakes import cli  # noqa: F401
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs import launchers
 from tokenprune.runs.config import compose, resolve

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fakes import TINY, cli, fake  # noqa: F401
+from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.runs import row as experiment
 from tokenprune.runs.sweep import read_notes
 
@@ -97,7 +97,7 @@ def test_a_row_whose_process_died_is_a_failed_row(cli, fake, monkeypatch):  # no
 def test_a_killed_run_goes_on_from_its_checkpoint(cli, fake):  # noqa: F811
     """SIGKILL in the middle of training: the next run resumes and ends with a row."""
     script = (
-        "import sys; from tests.fakes import FakeTask; from tokenprune import registry; registry.names('task');"
+        "import sys; from tests.helpers.fakes import FakeTask; from tokenprune import registry; registry.names('task');"
         "registry._plugins['task']['fake'] = FakeTask; from tokenprune.run import main; sys.argv[0] = 'run'; main()"
     )
     settings = [*TINY[:-1], "dense.training.iterations=60", "dense.training.checkpoint_every=1", f"results_dir={cli.folder}/results"]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.runs.results import collect, finished, read_result, row_folder, write_result
 from tokenprune.utils.locks import locked
 

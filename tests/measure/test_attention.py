@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairings import images, label, pairings, pruned, tiny_vit
+from tests.helpers.pairings import images, label, pairings, pruned, tiny_vit
 from tokenprune import prune
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.attention import attention_of, coverage

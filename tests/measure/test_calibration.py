@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pairings import images, pruned
+from tests.helpers.pairings import images, pruned
 from tokenprune.backbones.maps import DenseMap
 from tokenprune.methods.selectors.shared.gates import cut
 from tokenprune.training.calibration import calibrate, images_wanted, mean_usage

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import tokenprune
-from tests.pairings import images, label, pairings, pruned
+from tests.helpers.pairings import images, label, pairings, pruned
 from tokenprune.backbones.vit import build_vit
 from tokenprune.measure.macs import encoder_macs, planned_macs
 from tokenprune.registry import get

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.pairings import DEPTH, SIDE, images, label, pairings, pruned
+from tests.helpers.pairings import DEPTH, SIDE, images, label, pairings, pruned
 from tokenprune.backbones.maps import DenseMap
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.macs import encoder_macs

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.adapters import EVERYTHING, adapter, images
-from tests.pairings import OPTIONS, label, pairings
+from tests.helpers.adapters import EVERYTHING, adapter, images
+from tests.helpers.pairings import OPTIONS, label, pairings
 from tokenprune.registry import get
 
 # Gates with uneven counts, a score inside the block, kept rows only, memory between blocks, merging, a plain score before the block,

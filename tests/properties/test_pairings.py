@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.pairings import SCHEDULES, images, label, pairings, pruned, tiny_vit, treatments, verdict
+from tests.helpers.pairings import SCHEDULES, images, label, pairings, pruned, tiny_vit, treatments, verdict
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.registry import get
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import TINY, cli, fake, row  # noqa: F401
+from tests.helpers.fakes import TINY, cli, fake, row  # noqa: F401
 from tokenprune import registry
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.runs.config import compose, resolve

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.errors import ResultSchemaError, TokenPruneError
 from tokenprune.registry import build
 from tokenprune.report.figures.batch_sizes import draw, table_of, words

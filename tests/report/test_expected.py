@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.errors import DatasetError
 from tokenprune.report.tables.expected import Expected, size_of
 from tokenprune.report.tables.formats import to_text

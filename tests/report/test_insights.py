@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes import cli, row  # noqa: F401
+from tests.helpers.fakes import cli, row  # noqa: F401
 from tokenprune.report.insights.claims import CLAIMS, METRICS, compare, verdict_of_claims
 from tokenprune.report.insights.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDED, interval, judge, t_quantile, together
 from tokenprune.report.tables.seeds import Difference

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tests.report.rows import made
+from tests.helpers.rows import made
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import build
 from tokenprune.runs.reports import Sweep

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.report.rows import made
+from tests.helpers.rows import made
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.measure.attention import attention_of
 from tokenprune.registry import build

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.fakes import FakeTask, row
-from tests.report.rows import made
+from tests.helpers.fakes import FakeTask, row
+from tests.helpers.rows import made
 from tokenprune.engine.model import pruned_of
 from tokenprune.errors import CheckpointMismatch, TokenPruneError
 from tokenprune.measure.usage import record

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.report.__main__ import main
 from tokenprune.report.page.gather import SINGLE, gather, natural
 from tokenprune.report.page.sections import apart

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.report.rows import made
+from tests.helpers.rows import made
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import build
 from tokenprune.report.figures.fused_features import captured, same_class

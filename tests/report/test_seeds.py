@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.report.tables.formats import to_text
 from tokenprune.report.tables.seeds import configuration, paired
 from tokenprune.report.tables.table import build

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.report.tables.formats import to_latex, to_markdown, to_text
 from tokenprune.report.tables.table import build
 from tokenprune.runs.reports import Sweep, make_reports

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.fakes import cli  # noqa: F401
+from tests.helpers.fakes import cli  # noqa: F401
 from tokenprune.methods.treatments.plain import Remove
 from tokenprune.registry import get
 from tokenprune.report.tables.formats import to_text

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tests.fakes import row
+from tests.helpers.fakes import row
 from tokenprune.registry import build
 from tokenprune.report.figures.training_free import claim, parted
 from tokenprune.runs.reports import Sweep

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.fakes import row
-from tests.report.rows import made
+from tests.helpers.fakes import row
+from tests.helpers.rows import made
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import build
 from tokenprune.report.figures.usage import in_words, over_blocks

@@ -6,7 +6,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tests.fakes import TINY, cli, fake  # noqa: F401
+from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.runs.composer import composer
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.rows import rows_of
@@ -42,6 +42,6 @@ def test_the_rows_are_those_of_the_sweep(cli, fake):  # noqa: F811
 
 def test_what_cannot_be_composed_says_so():
     with composer() as together:
-        for wrong in ("method=evitt", "schedule.keep_rte=0.5", "seed=x"):
+        for wrong in ("method=evitt", "seeed=1", "seed=x"):
             with pytest.raises((HydraException, OmegaConfBaseException)):
                 together.compose(["+experiment=table2_preserve", "+rows/table2_preserve=03_evit_remove", wrong])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes import row
-from tests.image_sets import both_splits, pack
+from tests.helpers.fakes import row
+from tests.helpers.image_sets import both_splits, pack
 from tokenprune.errors import ResultSchemaError
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.results import check, collect, finished, read_result, row_folder, write_result

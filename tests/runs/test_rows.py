@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs import rows as table_rows
 from tokenprune.runs.config import compose
@@ -13,7 +14,7 @@ from tokenprune.utils.paths import config_dir
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     (tmp_path / "rows").mkdir()
-    monkeypatch.setattr(table_rows, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr(table_rows, "folders", lambda: [tmp_path])
     return tmp_path / "rows"
 
 
@@ -44,8 +45,15 @@ def test_a_file_of_another_form_is_refused(folder, text, message):
 
 
 def test_an_unknown_table_is_refused_with_those_that_exist():
-    with pytest.raises(InvalidConfig, match="no table of rows 'tabel2'; allowed: .*table2_preserve"):
+    with pytest.raises(InvalidConfig, match="no table of rows 'tabel2'.* Allowed: .*table2_preserve"):
         rows_of("tabel2")
+
+
+def test_a_file_of_rows_in_a_folder_of_ones_own_is_an_experiment(cli, fake, tmp_path):  # noqa: F811
+    (tmp_path / "mine" / "rows").mkdir(parents=True)
+    (tmp_path / "mine" / "rows" / "my_table.yaml").write_text("half: {method: evit, schedule.keep_rate: 0.5}\nall: {method: dense}\n")
+    code, out, err = cli("--config-dir", str(tmp_path / "mine"), *TINY, "+experiment=my_table", "validate_only=true")
+    assert code == 0 and "my_table: 2 of 2 rows are valid" in out, err
 
 
 def test_every_table_is_named_as_its_experiment():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.conf.test_configs import METHODS
-from tests.fakes import cli  # noqa: F401
-from tests.image_sets import both_splits, pack, real, write_folder
+from tests.helpers.fakes import cli  # noqa: F401
+from tests.helpers.image_sets import both_splits, pack, real, write_folder
 from tokenprune.backbones.vit import build_vit
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import get

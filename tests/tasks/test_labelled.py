@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.image_sets import both_splits, write_folder
+from tests.helpers.image_sets import both_splits, write_folder
 from tokenprune.errors import DatasetError
 from tokenprune.tasks.classification.images import LabelledImages
 

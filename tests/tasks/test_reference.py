@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 
-from tests.fakes import cli  # noqa: F401
-from tests.image_sets import write_folder
+from tests.helpers.fakes import cli  # noqa: F401
+from tests.helpers.image_sets import write_folder
 from tokenprune import prune
 from tokenprune.backbones.vit import build_vit
 from tokenprune.errors import CheckpointMismatch, InvalidConfig

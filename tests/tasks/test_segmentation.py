@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.data.test_semantic import write
-from tests.fakes import cli  # noqa: F401
-from tests.image_sets import real
+from tests.helpers.fakes import cli  # noqa: F401
+from tests.helpers.image_sets import real
 from tests.measure.test_miou import by_loop
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import get

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairings import images, tiny_vit
+from tests.helpers.pairings import images, tiny_vit
 from tokenprune import prune
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget

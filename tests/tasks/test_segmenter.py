@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import tokenprune
-from tests.pairings import images, tiny_vit
+from tests.helpers.pairings import images, tiny_vit
 from tokenprune.engine.loss import IGNORED
 from tokenprune.tasks.segmentation.model import Segmenter, patch_classes, pixel_loss
 

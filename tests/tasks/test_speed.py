@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pairings import images, tiny_vit
+from tests.helpers.pairings import images, tiny_vit
 from tokenprune import prune
 from tokenprune.measure import speed
 from tokenprune.measure.speed import SpeedPlan, seconds_per_image

@@ -6,7 +6,7 @@ from statistics import stdev
 import pytest
 import torch
 
-from tests.pairings import images, tiny_vit
+from tests.helpers.pairings import images, tiny_vit
 from tests.tasks.test_classification import CONFIG, PRUNED
 from tokenprune import prune
 from tokenprune.errors import InvalidConfig

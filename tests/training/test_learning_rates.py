@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune import prune
 from tokenprune.errors import InvalidConfig
 from tokenprune.training.learning_rates import learning_rate, lr_factor, parameter_groups

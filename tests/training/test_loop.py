@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from timm.layers import DropPath
 from torch import nn
 
-from tests.fakes import Killed, kill_at
+from tests.helpers.fakes import Killed, kill_at
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
 from tokenprune.training.learning_rates import lr_factor, parameter_groups
 from tokenprune.training.loop import fit

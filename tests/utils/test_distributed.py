@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import two_processes as two
-from tests.fakes import cli  # noqa: F401
+from tests.helpers import two_processes as two
+from tests.helpers.fakes import cli  # noqa: F401
 from tokenprune.errors import InvalidConfig, PeerFailed
 from tokenprune.methods.losses.ratio import RatioLoss
 from tokenprune.tasks import batching
@@ -44,7 +44,7 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     with pytest.raises(two.Killed):
         fit(two.Net(), two.batches, two.fit_loss, two.LONGER, folder / "begun", before_step=two.kill_at(3))
-    ended = torchrun("-m", "tests.two_processes", folder)
+    ended = torchrun("-m", "tests.helpers.two_processes", folder)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return *(torch.load(folder / f"process{i}.pt") for i in (0, 1)), folder
 

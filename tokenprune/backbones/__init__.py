@@ -1,1 +1,1 @@
-"""Backbones: how a plain ViT is built, and everything that turns its tokens into feature maps."""
+"""Builds plain ViTs, and the modules that turn their tokens into feature maps."""

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Zhu et al., "Deformable DETR", 2021, section 4.1) in plain PyTorch: no kernel to compile."""
+"""Computes multi-scale deformable attention (Zhu et al., "Deformable DETR", 2021, section 4.1) in plain PyTorch: no kernel to compile."""
 
 import math
 from collections.abc import Sequence
@@ -13,17 +13,23 @@ Shapes = Sequence[tuple[int, int]]
 
 
 class DeformableAttention(nn.Module):
-    """Each query reads a few learned points around its own place on every level of a feature pyramid (Eq. 2).
+    """Reads, for each query, a few learned points around its own place on every level of a feature pyramid (Eq. 2).
 
-    heads, levels, points: a query reads heads * levels * points values. ratio: width of the values over `dim`.
+    A query reads heads * levels * points values.
+
+    Args:
+        dim: Channels C of the queries.
+        heads: Number of heads.
+        levels: Number of levels of the pyramid.
+        points: Points that a head reads on a level.
+        ratio: Width of the values over `dim`.
+
+    Raises:
+        InvalidConfig: The number of heads does not divide the values' width.
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ratio: float = 1.0) -> None:
-        """Start as the paper's appendix says: points on a ring around the query, one direction a head; all weighted alike.
-
-        Raises:
-            InvalidConfig: heads that do not divide the values' width.
-        """
+        """Start as the paper's appendix says: points on a ring around the query, one direction a head, all with equal weight."""
         super().__init__()
         width = value_width(dim, ratio)
         if width % heads:
@@ -47,12 +53,12 @@ class DeformableAttention(nn.Module):
             self.offsets.bias.copy_(ring(self.heads, self.levels, self.points).flatten())
 
     def forward(self, queries: Tensor, reference: Tensor, features: Tensor, shapes: Shapes) -> Tensor:
-        """Return what each query reads, (B,Q,C).
+        """Return the values that each query reads, (B,Q,C).
 
         Args:
-            queries: (B,Q,C).
-            reference: (B,Q,2), the place of each query as x, y in [0,1].
-            features: (B,S,C), the levels one after the other, each in raster order.
+            queries: Queries, (B,Q,C).
+            reference: The place of each query as x, y in [0,1], (B,Q,2).
+            features: The levels one after the other, each in raster order, (B,S,C).
             shapes: (H,W) of each level; their products sum to S.
         """
         B, Q = queries.shape[:2]
@@ -70,7 +76,7 @@ def value_width(dim: int, ratio: float) -> int:
 
 
 def ring(heads: int, levels: int, points: int) -> Tensor:
-    """Return the first offsets (heads, levels, points, 2) in cells: head h looks in its own direction, point p at distance p + 1."""
+    """Return the first offsets (heads, levels, points, 2) in cells: head h looks in its own direction, and point p is p + 1 cells away."""
     angle = torch.arange(heads) * (2 * math.pi / heads)
     direction = torch.stack([angle.cos(), angle.sin()], -1)
     direction = direction / direction.abs().amax(-1, keepdim=True)  # the ring is a square: whole cells away
@@ -79,12 +85,13 @@ def ring(heads: int, levels: int, points: int) -> Tensor:
 
 
 def sample(values: Tensor, shapes: Shapes, places: Tensor, weights: Tensor) -> Tensor:
-    """Return weighted sums of bilinear samples, (B,Q,h*d); outside a map there are zeros.
+    """Return weighted sums of bilinear samples, (B,Q,h*d). Outside a map the values are zero.
 
     Args:
-        values: (B,S,h,d). shapes: (H,W) of each of the L levels in it.
-        places: (B,Q,h,L,P,2), x and y in [0,1] over a whole level, so that cell (i,j) has its centre at ((j+.5)/W, (i+.5)/H).
-        weights: (B,Q,h,L,P).
+        values: Values of all levels, (B,S,h,d).
+        shapes: (H,W) of each of the L levels in `values`.
+        places: x and y in [0,1] over a whole level, (B,Q,h,L,P,2); cell (i,j) has its centre at ((j+.5)/W, (i+.5)/H).
+        weights: Weights of the samples, (B,Q,h,L,P).
     """
     B = values.shape[0]
     grids, total = 2 * places - 1, None

@@ -1,4 +1,4 @@
-"""What stands between images and the heads of a dense task: maps around a pruned encoder, then their levels."""
+"""Builds the modules between images and the heads of a dense task: maps around a pruned encoder, then their levels."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,15 @@ def build_features(
     """Return the two modules whose composition takes images (B,3,H,W) to {"p2": (B,channels,H/4,W/4), ...}, fine to coarse.
 
     Args:
-        pruned: the encoder; the first module owns it.
-        backbone: the `backbone` group. With an adapter: ViT-Adapter and a feature pyramid network; without: the encoder's map and
-            ViTDet's simple feature pyramid.
-        scales: of {4, 2, 1, 0.5}; level = patch size / scale. top_level: one more level, the coarsest one subsampled by 2.
+        pruned: The encoder; the first module owns it.
+        backbone: The `backbone` group. With an adapter the modules are a ViT-Adapter and a feature pyramid network; without one they are
+            the encoder's map and ViTDet's simple feature pyramid.
+        scales: Some of {4, 2, 1, 0.5}; the stride of a level is patch size / scale.
+        channels: Channels of every level.
+        top_level: Whether to add one more level: the coarsest one subsampled by 2.
 
     Raises:
-        InvalidConfig: scales, patch size or depth that do not allow it.
+        InvalidConfig: The scales, the patch size or the depth do not allow it.
     """
     cfg = read_backbone(backbone)
     dim, patch = pruned.embed_dim, pruned.patch_size

@@ -1,4 +1,4 @@
-"""The simple feature pyramid of ViTDet (Li et al., 2022, section 3): several scales made from one map of a plain ViT."""
+"""Builds the simple feature pyramid of ViTDet (Li et al., 2022, section 3): several scales made from one map of a plain ViT."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,11 @@ SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of a map (B,C,H,W), at each cell by itself; eps as in ViTDet."""
+    """Applies LayerNorm over the channels of a map (B,C,H,W), at each cell by itself; eps as in ViTDet.
+
+    Args:
+        channels: Channels C.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -21,23 +25,29 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,C,H,W) -> (B,C,H,W), also for B = 0."""
+        """Normalise a map: (B,C,H,W) -> (B,C,H,W), also for B = 0."""
         return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
 
 
 class FeaturePyramid(nn.Module):
-    """Map (B,C,h,w) of stride p -> {"p2": stride 4, "p3": stride 8, ...}, each (B,channels,h*scale,w*scale).
+    """Maps (B,C,h,w) of stride p to {"p2": stride 4, "p3": stride 8, ...}, each (B,channels,h*scale,w*scale).
 
-    Scale 4 is two stride-2 transposed convolutions, 2 is one, 1 nothing, 0.5 a max pooling; each is followed by a 1x1 and a 3x3
-    convolution without bias and with channel norms. `top_level` adds one more level, the coarsest one subsampled by 2 (ViTDet's p6).
+    Scale 4 is two stride-2 transposed convolutions, 2 is one, 1 is nothing, and 0.5 is a max pooling. Each is followed by a 1x1 and a 3x3
+    convolution without bias and with channel norms.
+
+    Args:
+        dim: Channels C of the map.
+        patch_size: Stride p of the map in pixels.
+        scales: Some of {4, 2, 1, 0.5}, each once.
+        channels: Channels of every level.
+        top_level: Whether to add one more level: the coarsest one subsampled by 2 (ViTDet's p6).
+
+    Raises:
+        InvalidConfig: A scale is none of these or is given twice, or a stride is no power of two.
     """
 
     def __init__(self, dim: int, patch_size: int, scales: Sequence[float] = SCALES, channels: int = 256, top_level: bool = True) -> None:
-        """dim: channels of the map; patch_size: its stride in pixels; scales: of {4, 2, 1, 0.5}, each once.
-
-        Raises:
-            InvalidConfig: a scale that is not one of these, one given twice, or a stride that is no power of two.
-        """
+        """Build the levels."""
         super().__init__()
         self.strides = level_strides(patch_size, scales, top_level)
         ordered = sorted(scales, reverse=True)
@@ -45,7 +55,7 @@ class FeaturePyramid(nn.Module):
         self.channels, self.top = channels, list(self.strides)[-1] if top_level else None
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Levels from fine to coarse."""
+        """Return the levels from fine to coarse."""
         maps = {name: level(features) for name, level in self.levels.items()}
         if self.top:
             maps[self.top] = list(maps.values())[-1][:, :, ::2, ::2]
@@ -53,7 +63,7 @@ class FeaturePyramid(nn.Module):
 
 
 def level_name(stride: float) -> str:
-    """The usual name of a level: p2 has stride 4, p3 stride 8, and so on."""
+    """Return the usual name of a level: p2 has stride 4, p3 stride 8, and so on."""
     return f"p{round(math.log2(stride))}"
 
 
@@ -61,7 +71,7 @@ def level_strides(patch_size: int, scales: Sequence[float], top_level: bool = Fa
     """Return {name: stride} of the levels, fine to coarse, the extra one last.
 
     Raises:
-        InvalidConfig: a scale that is not of {4, 2, 1, 0.5}, one given twice, or a stride that is no power of two.
+        InvalidConfig: A scale is not of {4, 2, 1, 0.5} or is given twice, or a stride is no power of two.
     """
     _check(patch_size, scales)
     strides = sorted(round(patch_size / s) for s in scales)
@@ -94,7 +104,7 @@ def _level(dim: int, scale: float, channels: int) -> nn.Sequential:
 
 
 def _resize(dim: int, scale: float) -> tuple[list[nn.Module], int]:
-    """Layers that scale a map, and the channels that come out."""
+    """Return the layers that scale a map, and the channels that come out."""
     if scale == 4:
         first = [nn.ConvTranspose2d(dim, dim // 2, 2, 2), ChannelNorm(dim // 2), nn.GELU()]
         return [*first, nn.ConvTranspose2d(dim // 2, dim // 4, 2, 2)], dim // 4

@@ -1,20 +1,26 @@
-"""The spatial prior of ViT-Adapter (Chen et al., ICLR 2023, section 3.2): a small convolutional pyramid beside a plain ViT."""
+"""Builds the spatial prior of ViT-Adapter (Chen et al., ICLR 2023, section 3.2): a small convolutional pyramid beside a plain ViT."""
 
 import torch
 from torch import Tensor, nn
 
-LEVELS = 3  # of the pyramid that meets the ViT: half, one and two patches
+LEVELS = 3  # levels of the pyramid that exchange with the ViT: strides of half a patch, one patch and two patches
 
 
 class SpatialPrior(nn.Module):
-    """Images (B,3,H,W) -> maps of strides p/4, p/2, p and 2p for patches of p pixels, all with the ViT's channels.
+    """Maps images (B,3,H,W) to maps of strides p/4, p/2, p and 2p for patches of p pixels, all with the ViT's channels.
 
-    Three 3x3 convolutions, the first with stride 2, a max pooling where p/4 is 4, then three convolutions of stride 2; each with
-    BatchNorm and ReLU; 1x1 convolutions bring every map to `dim` channels, and the three coarser ones get a learned vector a level.
+    It has three 3x3 convolutions, the first with stride 2, a max pooling if p/4 is 4, then three convolutions of stride 2; each convolution
+    has BatchNorm and ReLU. 1x1 convolutions bring every map to `dim` channels. The three coarser maps get a learned vector a level.
+
+    Args:
+        dim: Channels of the ViT.
+        patch_size: Patch size p in pixels.
+        width: Channels of the first convolutions.
+        finest: Whether the map of stride p/4 is wanted.
     """
 
     def __init__(self, dim: int, patch_size: int, width: int = 64, finest: bool = True) -> None:
-        """width: channels of the first convolutions. finest: whether the map of stride p/4 is wanted."""
+        """Build the convolutions."""
         super().__init__()
         pool = [nn.MaxPool2d(3, 2, 1)] if patch_size == 16 else []
         self.stem = nn.Sequential(*_conv(3, width, 2), *_conv(width, width, 1), *_conv(width, width, 1), *pool)
@@ -30,7 +36,11 @@ class SpatialPrior(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor | None, Tensor, list[tuple[int, int]]]:
-        """Return c1 (B,C,4H/p,4W/p) or None; c2, c3, c4 as one sequence (B,S,C), finest first, raster order; their shapes (h,w)."""
+        """Return the maps.
+
+        Returns:
+            c1 (B,C,4H/p,4W/p) or None; c2, c3, c4 as one sequence (B,S,C), finest first, in raster order; their shapes (h,w).
+        """
         x = self.stem(images)
         first = None if self.finest is None else self.finest(x)
         tokens, shapes = [], []

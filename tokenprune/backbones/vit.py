@@ -1,4 +1,4 @@
-"""Plain timm ViTs from a configuration, and the pruned encoder around one. Nothing is ever fetched from the network."""
+"""Builds plain timm ViTs from a configuration. Nothing is ever fetched from the network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,22 +19,35 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.utils.settings import read_settings
 
 SIZES = ("tiny", "small", "base", "large", "huge")
-_INIT_SCALE = 0.3  # sin-cos codes have an rms of .7; at full size they drown the patches of a narrow model at the start
+_INIT_SCALE = 0.3  # sin-cos codes have an rms of .7, which at full size would hide the patches of a narrow model at the start
 
 
 @dataclass(frozen=True)
 class VitConfig:
-    """A ViT by its timm name (`model`) or by its sizes. Sizes in pixels, widths in channels.
+    """Describes a ViT by its timm name (`model`) or by its sizes: pixels for sizes, channels for widths.
 
-    name: what the configuration group is called (for people). size: one of `SIZES`, the rows of a paper that the model stands for.
-    drop_path: stochastic depth of the last block, linear from 0. pos_init: "normal" (timm's) or "sincos" (2-D sin-cos codes as a start,
-    trained on). pretrained: a local file of weights, see `importing`. adapter: of a ViT-Adapter around the model, which has no final norm
-    then; None: the plain ViT. pool: what a classification head reads, the class token (`token`) or the mean of the patch tokens (`avg`,
-    with timm's norm behind the mean); None: the class token where there is one, of a `model` what timm has. pool_includes_prefix: whether
-    that mean counts the class token too, as Cropr's does; None: no (timm). A pruned Eva follows it; timm's own forward of an Eva does not.
-    repatch: whether a `model` is built with `patch_size` in the place of its own; files of weights are resampled. class_token: of a `model`
-    False builds an Eva without one. windows: inside which its blocks attend, for square images of img_size or less, padded to it; such a
-    model has no final norm unless it has a head. None: every block sees all tokens.
+    Args:
+        name: Name of the configuration group, for people.
+        size: One of `SIZES`: the rows of a paper that the model stands for.
+        model: Name of a timm model; None builds a VisionTransformer of the sizes below.
+        img_size: Side of the images in pixels.
+        patch_size: Side of a patch in pixels.
+        embed_dim: Channels C.
+        depth: Number of blocks L.
+        num_heads: Number of attention heads.
+        mlp_ratio: Hidden width of the MLPs over C.
+        class_token: Whether there is a class token. For a `model`, False builds an Eva without one.
+        drop_path: Stochastic depth of the last block; it rises linearly from 0.
+        pos_init: `normal` (timm's), or `sincos` for 2-D sin-cos codes as a start, which are trained on.
+        pretrained: A local file of weights, see `weights`.
+        adapter: Settings of a ViT-Adapter around the model, which then has no final norm; None for the plain ViT.
+        pool: Input of the classification head: the class token (`token`) or the mean of the patch tokens (`avg`, with timm's norm behind
+            the mean). None takes the class token if there is one, and for a `model` timm's own choice.
+        pool_includes_prefix: Whether that mean counts the class token, too, as Cropr's does; None does not (timm). A pruned Eva follows it;
+            timm's own forward of an Eva does not.
+        repatch: Whether a `model` is built with `patch_size` in place of its own. Files of weights are then resampled.
+        windows: Windows inside which the blocks attend, for square images of img_size or less, which are padded to it. Such a model has no
+            final norm unless it has a head. None: every block sees all tokens.
     """
 
     name: str = ""
@@ -58,7 +71,11 @@ class VitConfig:
 
 
 def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
-    """Read the `backbone` group of the configuration; raises InvalidConfig."""
+    """Read the `backbone` group of the configuration.
+
+    Raises:
+        InvalidConfig: A key or value is wrong.
+    """
     return cfg if isinstance(cfg, VitConfig) else read_settings(VitConfig, cfg, "backbone")
 
 
@@ -66,11 +83,12 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
     """Build a timm VisionTransformer, or by name an Eva, that takes any image size its patches divide (`dynamic_img_size`).
 
     Args:
-        cfg: the `backbone` group of the configuration.
-        num_classes: outputs of the classification head, 0 for none.
+        cfg: The `backbone` group of the configuration.
+        num_classes: Outputs of the classification head; 0 for no head.
 
     Raises:
-        InvalidConfig: a size that does not fit, an unknown timm model. UnsupportedBackbone: one that has no adapter.
+        InvalidConfig: A size does not fit, or the timm model is unknown.
+        UnsupportedBackbone: The model has no adapter.
         CheckpointMismatch: `pretrained` is of another model.
     """
     cfg = read_backbone(cfg)
@@ -90,10 +108,11 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
 
 
 def depth(cfg: VitConfig | Mapping[str, Any]) -> int:
-    """Return L, the number of blocks: of a timm model by name its own, whatever `depth` says.
+    """Return L, the number of blocks. A timm model by name has its own number, whatever `depth` says.
 
     Raises:
-        InvalidConfig, UnsupportedBackbone: see `build_vit`.
+        InvalidConfig: See `build_vit`.
+        UnsupportedBackbone: See `build_vit`.
     """
     cfg = read_backbone(cfg)
     return _blocks_of(replace(cfg, pretrained=None)) if cfg.model else cfg.depth
@@ -125,14 +144,14 @@ def _check(cfg: VitConfig) -> None:
         problems.append("backbone.windows and backbone.adapter are both set; allowed: one of them")
     if cfg.size not in ("", *SIZES):
         problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(SIZES)} and ''")
-    if cfg.adapter is not None and not cfg.model:  # the sizes of a timm model are known once it is built
+    if cfg.adapter is not None and not cfg.model:  # a timm model's sizes are only known once it is built
         problems += [f"backbone: {p}" for p in adapter_problems(cfg.adapter, cfg.patch_size, cfg.embed_dim, cfg.depth)]
     if problems:
         raise InvalidConfig(problems)
 
 
 def _named(cfg: VitConfig, num_classes: int) -> nn.Module:
-    """A model of timm: a VisionTransformer or an Eva; what is no ViT with one patch embedding is refused by name."""
+    """Return a model of timm: a VisionTransformer or an Eva. Any model that is no ViT with one patch embedding is refused by name."""
     options = {"img_size": cfg.img_size, "num_classes": num_classes, "dynamic_img_size": True, "drop_path_rate": cfg.drop_path}
     pooling = {} if cfg.pool is None else {"global_pool": cfg.pool}
     options.update({"patch_size": cfg.patch_size} if cfg.repatch else {})
@@ -140,7 +159,7 @@ def _named(cfg: VitConfig, num_classes: int) -> nn.Module:
     try:
         vit = timm.create_model(cfg.model, pretrained=False, **options, **pooling)
     except TypeError as error:
-        adapt(timm.create_model(cfg.model, pretrained=False))  # a model without adapter says what stands in the way
+        adapt(timm.create_model(cfg.model, pretrained=False))  # for a model without adapter this raises the reason
         raise InvalidConfig(f"backbone.model {cfg.model!r} cannot be built for any image size: {error}; allowed: ViT, DeiT, EVA") from error
     patch = adapt(vit).patch
     if patch != cfg.patch_size:
@@ -154,7 +173,7 @@ def _named(cfg: VitConfig, num_classes: int) -> nn.Module:
 def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
     names = {f.name for f in fields(cfg)} & {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "class_token"}
     sizes = {name: getattr(cfg, name) for name in names}
-    # Without a class token timm would move the norm behind the pooling; a dense map wants it on every token.
+    # Without a class token timm would move the norm behind the pooling, but a dense map needs it on every token.
     pooling = {"global_pool": "token"} if cfg.class_token else {"global_pool": "avg", "fc_norm": False}
     if cfg.pool is not None and num_classes:  # without a head nothing is pooled
         pooling = {"global_pool": cfg.pool}
@@ -166,7 +185,7 @@ def _pool_prefix(vit: nn.Module, included: bool) -> None:
         raise InvalidConfig(
             f"backbone.pool_includes_prefix is true, and {type(vit).__name__} pools by {vit.global_pool!r}; give backbone.pool=avg with it"
         )
-    vit.pool_include_prefix = included  # timm's Eva has no such choice: `Family.classify` makes it
+    vit.pool_include_prefix = included  # timm's Eva ignores this setting; `Family.classify` applies it
 
 
 def _set_windows(vit: nn.Module, windows: Windows, num_classes: int) -> None:
@@ -179,7 +198,7 @@ def _set_windows(vit: nn.Module, windows: Windows, num_classes: int) -> None:
 
 
 def _sincos_start(vit: nn.Module) -> None:
-    """Start the position embedding from fixed 2-D codes: neighbours look alike from the first iteration on."""
+    """Start the position embedding from fixed 2-D codes, so that neighbours are alike from the first iteration on."""
     if vit.pos_embed is None:
         raise InvalidConfig("backbone.pos_init is 'sincos', but the model has no learned position codes to start from it: use normal")
     codes = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)

@@ -1,15 +1,16 @@
-"""ViT-Adapter (Chen et al., ICLR 2023) around a pruned ViT, as SViT uses it for detection (its section 4.1).
+"""Builds ViT-Adapter (Chen et al., ICLR 2023) around a pruned ViT, as SViT uses it for detection (its section 4.1).
 
-A plain ViT keeps one stride and pruning takes tokens away from it; the adapter keeps a full convolutional pyramid beside it. Before each
-of four groups of blocks an injector lets tokens read the pyramid, after each group an extractor lets the pyramid read the tokens' map.
-Tokens are dropped by the blocks alone. What the papers leave open is decided here:
+A plain ViT keeps one stride, and pruning takes tokens away from it; the adapter keeps a full convolutional pyramid beside it. Before each
+of four groups of blocks an injector lets tokens read the pyramid. After each group an extractor lets the pyramid read the tokens' map.
+Tokens are dropped by the blocks alone. The papers leave some points open, which are decided here:
 
-- Dropped tokens that are remembered (preserve, reactivate, ...) stay on the map: every injector writes all N positions, every extractor
-  reads them. So a preserved token is constant inside a group of blocks, but not from group to group (SViT's released code does the same).
-- Dropped tokens that are forgotten (remove, fuse) are gone: an injector writes only the tokens of the sequence, each at its own place,
-  extractors (before their norm, whose bias is learned) and the final addition read zeros where there is none. A fused token has no
+- Dropped tokens that are remembered (preserve, reactivate, ...) stay on the map: every injector writes all N positions, and every
+  extractor reads them. So a preserved token is constant inside a group of blocks, but not from group to group (SViT's released code does
+  the same).
+- Dropped tokens that are forgotten (remove, fuse) are gone: an injector writes only the tokens of the sequence, each at its own place.
+  Extractors (before their norm, whose bias is learned) and the final addition read zeros where there is no token. A fused token has no
   place and is neither written nor read.
-- A merged token speaks for all its positions: extractors read its value there, injectors write it at its own place.
+- A merged token stands for all its positions: extractors read its value there, and injectors write it at its own place.
 - Prefix tokens (CLS) bypass the adapter.
 """
 
@@ -36,18 +37,22 @@ if TYPE_CHECKING:
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.state import TokenState
 
-GROUPS = 4  # of blocks
-EXTRA_EXTRACTORS = 2  # after the last group
+GROUPS = 4  # groups of blocks
+EXTRA_EXTRACTORS = 2  # additional extractors after the last group
 PATCHES = (8, 16)
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The adapter of a ViT. Defaults are ViT-Adapter-T's and -S's; B has 12 heads and ratio 0.5.
+    """Sets the adapter of a ViT. The defaults are those of ViT-Adapter-T and -S; B has 12 heads and ratio 0.5.
 
-    conv_dim: channels of the first convolutions of the spatial prior. heads, points, ratio: of the deformable attention (`ratio`: width
-    of its values over the ViT's). ffn_ratio: hidden width of the extractors' feed-forward part over the ViT's.
+    Args:
+        conv_dim: Channels of the first convolutions of the spatial prior.
+        heads: Heads of the deformable attention.
+        points: Points that a head of the deformable attention reads on a level.
+        ratio: Width of the values of the deformable attention over the ViT's width.
+        ffn_ratio: Hidden width of the extractors' feed-forward part over the ViT's width.
     """
 
     conv_dim: int = 64
@@ -58,7 +63,7 @@ class AdapterConfig:
 
 
 def adapter_problems(cfg: AdapterConfig, patch_size: int, embed_dim: int, depth: int) -> list[str]:
-    """Return why an adapter cannot be built around such a ViT; [] if it can."""
+    """Return the reasons why an adapter cannot be built around such a ViT; [] if it can."""
     width = value_width(embed_dim, cfg.ratio)
     bad = [
         (patch_size not in PATCHES, f"a ViT-Adapter over patches of {patch_size} px is not known; allowed are patch sizes 8 and 16"),
@@ -74,7 +79,14 @@ def adapter_problems(cfg: AdapterConfig, patch_size: int, embed_dim: int, depth:
 
 
 class Injector(nn.Module):
-    """Tokens read the pyramid (ViT-Adapter Eq. 1): x + gamma * attention(norm(x), norm(c)); gamma starts at 0, the ViT unchanged."""
+    """Lets tokens read the pyramid (ViT-Adapter Eq. 1): x + gamma * attention(norm(x), norm(c)).
+
+    gamma starts at 0, so the ViT is unchanged at first.
+
+    Args:
+        dim: Channels C of the ViT.
+        cfg: The adapter's settings.
+    """
 
     def __init__(self, dim: int, cfg: AdapterConfig) -> None:
         super().__init__()
@@ -83,12 +95,25 @@ class Injector(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(dim))
 
     def forward(self, tokens: Tensor, places: Tensor, pyramid: Tensor, shapes: Shapes) -> Tensor:
-        """Tokens (B,Q,C) at places (B,Q,2); pyramid (B,S,C) of `shapes` -> (B,Q,C)."""
+        """Return the tokens, (B,Q,C), with the values that they read.
+
+        Args:
+            tokens: Tokens, (B,Q,C).
+            places: Places of the tokens, (B,Q,2).
+            pyramid: The pyramid, (B,S,C).
+            shapes: Shapes of its levels.
+        """
         return tokens + self.gamma * self.attention(self.query_norm(tokens), places, self.feature_norm(pyramid), shapes)
 
 
 class Extractor(nn.Module):
-    """The pyramid reads the tokens' map (ViT-Adapter Eq. 2 and 3): cross-attention, then a feed-forward part."""
+    """Lets the pyramid read the tokens' map (ViT-Adapter Eq. 2 and 3): cross-attention, then a feed-forward part.
+
+    Args:
+        dim: Channels C of the ViT.
+        cfg: The adapter's settings.
+        drop_path: Stochastic depth of the feed-forward part.
+    """
 
     def __init__(self, dim: int, cfg: AdapterConfig, drop_path: float) -> None:
         super().__init__()
@@ -98,13 +123,26 @@ class Extractor(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, pyramid: Tensor, places: Tensor, map_: Tensor, grid: tuple[int, int], shapes: Shapes) -> Tensor:
-        """Pyramid (B,S,C) of `shapes` at places (B,S,2); map_ (B,N,C) of `grid`, zeros where tokens were removed -> (B,S,C)."""
+        """Return the pyramid, (B,S,C), with the values that it read.
+
+        Args:
+            pyramid: The pyramid, (B,S,C).
+            places: Places of its cells, (B,S,2).
+            map_: The tokens' map, (B,N,C), zeros where tokens were removed.
+            grid: The grid (H,W) of the map.
+            shapes: Shapes of the pyramid's levels.
+        """
         pyramid = pyramid + self.attention(self.query_norm(pyramid), places, self.feature_norm(map_), [grid])
         return pyramid + self.drop_path(self.ffn(self.ffn_norm(pyramid), shapes))
 
 
 class ConvFFN(nn.Module):
-    """Linear, depthwise 3x3 convolution on each level by itself, GELU, linear."""
+    """Applies a linear layer, a depthwise 3x3 convolution on each level by itself, GELU and a linear layer.
+
+    Args:
+        dim: Channels C.
+        hidden: Channels in between.
+    """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -117,26 +155,36 @@ class ConvFFN(nn.Module):
         nn.init.zeros_(self.depthwise.bias)
 
     def forward(self, x: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-        """(B,S,C) -> (B,S,C)."""
+        """Map (B,S,C) to (B,S,C).
+
+        Args:
+            x: The pyramid, (B,S,C).
+            shapes: Shapes of its levels.
+        """
         maps = [self.depthwise(m).flatten(2).transpose(1, 2) for m in to_maps(self.fc1(x), shapes)]
         return self.fc2(F.gelu(torch.cat(maps, 1)))
 
 
 class ViTAdapter(EncoderMaps):
-    """Images (B,3,H,W) -> {"p2": (B,C,H/4,W/4), ...}: the maps of the chosen scales 4, 2, 1, 0.5 of the patch grid, fine to coarse.
+    """Maps images (B,3,H,W) to {"p2": (B,C,H/4,W/4), ...}: the maps of the chosen scales 4, 2, 1, 0.5 of the patch grid, fine to coarse.
 
-    The ViT should have no final norm: the maps are normalised here (`build_vit` builds it so), by BatchNorm over the images of a device
-    (torch.nn.SyncBatchNorm.convert_sync_batchnorm makes it one over all devices).
+    The ViT should have no final norm, and `build_vit` builds it so: the maps are normalised here, by BatchNorm over the images of a device.
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm makes it one over all devices.
+
+    Args:
+        pruned: The encoder; the module owns it.
+        cfg: The adapter's settings; None for the defaults.
+        scales: Some of {4, 2, 1, 0.5}.
+        drop_path: Stochastic depth of the extractors' feed-forward parts (the ViT's rate in the papers).
+
+    Raises:
+        InvalidConfig: An adapter cannot have this patch size, depth or width, or a scale is not of {4, 2, 1, 0.5}.
     """
 
     def __init__(
         self, pruned: "PrunedViT", cfg: AdapterConfig | None = None, scales: Sequence[float] = SCALES, drop_path: float = 0.0
     ) -> None:
-        """drop_path: stochastic depth of the extractors' feed-forward parts (the ViT's rate in the papers).
-
-        Raises:
-            InvalidConfig: a patch size, depth or width that an adapter cannot have, scales that are not of {4, 2, 1, 0.5}.
-        """
+        """Build the prior, the injectors and the extractors."""
         super().__init__(pruned)
         cfg, dim, patch = cfg or AdapterConfig(), pruned.embed_dim, pruned.patch_size
         problems = adapter_problems(cfg, patch, dim, pruned.depth)
@@ -154,20 +202,20 @@ class ViTAdapter(EncoderMaps):
 
     @property
     def divisor(self) -> int:
-        """Two patches: the coarsest level has their stride."""
+        """Return two patches, because the coarsest level has their stride."""
         return 2 * self.pruned.patch_size
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """H and W must be multiples of two patches.
+        """Return the maps. H and W must be multiples of two patches.
 
         Raises:
-            InvalidConfig: images of another size.
+            InvalidConfig: The images have another size.
         """
         first, pyramid, shapes, self.last_outputs, _ = self._interact(images)
         return self._maps(first, to_maps(pyramid, shapes), self.last_outputs)
 
     def encoder_alone(self, images: Tensor) -> Callable[[], Any]:
-        """Return a call that repeats the encoder's part of a forward on the very tokens that the injectors left."""
+        """Return a call that repeats the encoder's part of a forward pass on exactly the tokens that the injectors left."""
         *_, entered = self._interact(images)
 
         def alone() -> Outputs:
@@ -179,7 +227,11 @@ class ViTAdapter(EncoderMaps):
         return alone
 
     def _interact(self, images: Tensor) -> tuple[Tensor | None, Tensor, list[tuple[int, int]], Outputs, list[TokenState]]:
-        """Run blocks and adapter; return c1, the pyramid as a sequence and its shapes, the encoder's Outputs, what entered each group."""
+        """Run blocks and adapter.
+
+        Returns:
+            c1; the pyramid as a sequence; its shapes; the encoder's Outputs; the states that entered each group.
+        """
         self._check(images)
         first, pyramid, shapes = self.prior(images)
         state, usage, entered = self.pruned.start(images), [], []
@@ -199,12 +251,12 @@ class ViTAdapter(EncoderMaps):
         if self.pruned.treatment.remembers:
             map_, _ = self.pruned.view(state)
             return state.with_dense(injector(map_, centres.expand(len(map_), -1, -1), pyramid, shapes))
-        # under masked execution dead slots are written, too; nobody sees them
+        # Under masked execution dead slots are written, too; no token attends to them.
         written = injector(state.tokens, centres[state.index.clamp(min=0)], pyramid, shapes)
         return state.replace(tokens=written.where((state.index >= 0).unsqueeze(-1), state.tokens))
 
     def _maps(self, first: Tensor | None, maps: list[Tensor], outputs: Outputs) -> dict[str, Tensor]:
-        """Add the tokens' map, resized, to every level and normalise it."""
+        """Add the tokens' map, resized, to every level, and normalise each level."""
         tokens = outputs.map.transpose(1, 2).unflatten(2, outputs.grid)
         levels = dict(zip(SCALES[1:], maps, strict=True))
         if first is not None:
@@ -225,18 +277,25 @@ class ViTAdapter(EncoderMaps):
 
 
 class AdapterPyramid(nn.Module):
-    """The feature pyramid network over a ViTAdapter's maps: {"p2": (B,C,h,w), ...} -> the same levels with `channels`.
+    """Applies a feature pyramid network to a ViTAdapter's maps: {"p2": (B,C,h,w), ...} -> the same levels with `channels`.
 
-    `top_level` adds one more level, the coarsest one subsampled by 2. Same attributes as FeaturePyramid.
+    It has the same attributes as FeaturePyramid.
+
+    Args:
+        dim: As FeaturePyramid's.
+        patch_size: As FeaturePyramid's.
+        scales: The ViTAdapter's.
+        channels: As FeaturePyramid's.
+        top_level: Whether to add one more level: the coarsest one subsampled by 2.
     """
 
     def __init__(self, dim: int, patch_size: int, scales: Sequence[float] = SCALES, channels: int = 256, top_level: bool = True) -> None:
-        """As FeaturePyramid's; `scales` are the ViTAdapter's."""
+        """Build the network."""
         super().__init__()
         self.strides = level_strides(patch_size, scales, top_level)
         self.channels, self.top = channels, list(self.strides)[-1] if top_level else None
         self.fpn = FeaturePyramidNetwork([dim] * len(scales), channels, extra_blocks=LastLevelMaxPool() if top_level else None)
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Levels from fine to coarse."""
+        """Return the levels from fine to coarse."""
         return dict(zip(self.strides, self.fpn(OrderedDict(maps)).values(), strict=True))

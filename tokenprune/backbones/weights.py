@@ -1,7 +1,7 @@
-"""Weights of files in a model's own keys: this project's files, timm's, and those that MAE, EVA-02, DeiT, DINO and others publish.
+"""Loads weights of files in a model's own keys: this project's files, timm's, and those that MAE, EVA-02, DeiT, DINO and others publish.
 
-Renaming and the resampling of patch sizes are timm's `checkpoint_filter_fn`; what timm's does not know is here: this project's prefixes,
-decoders and heads of pre-training, position codes with another number of prefix tokens than the model's.
+timm's `checkpoint_filter_fn` does the renaming and the resampling of patch sizes. This module does the parts that timm does not know: this
+project's prefixes, decoders and heads of pre-training, and position codes with a number of prefix tokens that differs from the model's.
 """
 
 import sys
@@ -25,14 +25,15 @@ _HEADS = ("head.", "head_dist.")
 def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
     """Load encoder weights into a ViT, an Eva or a PrunedViT from a file that timm, a paper or this project wrote.
 
-    The file's head, the norm behind its pooling and its selectors are left out, the module's stay as they are; so is the final norm where
-    the module has none (with an adapter, or behind the pooling). Position codes are resampled to the module's grid, patches to its size.
+    The file's head, the norm behind its pooling and its selectors are left out; the module's own stay as they are. The file's final norm is
+    left out, too, if the module has none (with an adapter, or behind the pooling). Position codes are resampled to the module's grid, and
+    patches to its size.
 
     Returns:
         The file's metadata.
 
     Raises:
-        CheckpointMismatch: every other key that is missing, unexpected or of another shape.
+        CheckpointMismatch: Any other key is missing, unexpected or of another shape.
     """
     vit = _plain(module)
     ours = (*_HEADS, "fc_norm.")
@@ -41,13 +42,13 @@ def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
 
 
 def load_vit(module: nn.Module, path: Path | str) -> list[str]:
-    """Load weights as `load_backbone` does, and the head with them where the file has one of the module's shape.
+    """Load weights as `load_backbone` does, and the head with them if the file has one of the module's shape.
 
     Returns:
-        What is worth a note: why the head stays random, a final norm that moved. Nothing for a module without a head.
+        Notes: why the head stays random, and a final norm that moved. There are none for a module without a head.
 
     Raises:
-        CheckpointMismatch: see `load_backbone`; the norm behind the pooling has to be there too.
+        CheckpointMismatch: See `load_backbone`; the norm behind the pooling must be there, too.
     """
     vit = _plain(module)
     own, notes = vit.state_dict(), []
@@ -77,13 +78,13 @@ def load_vit(module: nn.Module, path: Path | str) -> list[str]:
 
 
 def load_timm(model: nn.Module, path: Path | str) -> dict[str, str]:
-    """Load weights into a timm model of any kind, head included, through what timm has for files of that kind.
+    """Load weights into a timm model of any kind, head included, through timm's own code for files of that kind.
 
     Returns:
         The file's metadata.
 
     Raises:
-        CheckpointMismatch: every key that is missing, unexpected or of another shape.
+        CheckpointMismatch: A key is missing, unexpected or of another shape; the message names each.
     """
     return load_weights(path, model, convert=lambda state: _renamed(state, model))
 
@@ -93,11 +94,14 @@ def _plain(module: nn.Module) -> nn.Module:
 
 
 def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[str, ...]) -> State:
-    """A file's state in a ViT's own keys: without prefixes, what only pre-training needs and tokens the model lacks; codes resampled."""
+    """Return a file's state in a ViT's own keys, with resampled position codes.
+
+    Prefixes, entries that only pre-training needs, and tokens that the model lacks are left out.
+    """
     anchor = next((k for k in state if k.endswith("patch_embed.proj.weight")), "")
     prefix = anchor.removesuffix("patch_embed.proj.weight")
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if isinstance(vit, Eva) or any(k.startswith("decoder_") for k in state):  # of other ViTs the mask token tells timm that it is DINOv2's
+    if isinstance(vit, Eva) or any(k.startswith("decoder_") for k in state):  # in files of other ViTs, timm tells DINOv2 by its mask token
         leave_out += ("mask_token", "lm_head.", "decoder_")
     leave_out += tuple(name for name in ("dist_token", "cls_token") if getattr(vit, name, None) is None)
     state = {k: v for k, v in state.items() if not k.startswith(leave_out)}
@@ -109,11 +113,11 @@ def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[
 
 
 def _renamed(state: State, model: nn.Module) -> State:
-    """A file's state as timm's filter for models of that kind gives it; as it is where timm has none."""
+    """Return a file's state in the form of timm's filter for models of that kind, or unchanged if timm has no filter."""
     change: Callable[..., State] = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if change is None:
         return state
-    layer_scale = {"adapt_layer_scale": True} if isinstance(model, VisionTransformer) else {}  # of DeiT III's own files
+    layer_scale = {"adapt_layer_scale": True} if isinstance(model, VisionTransformer) else {}  # for DeiT III's own files
     try:
         return change(dict(state), model, **layer_scale)
     except (RuntimeError, LookupError, AttributeError, ValueError) as error:
@@ -124,10 +128,13 @@ def _renamed(state: State, model: nn.Module) -> State:
 
 
 def resampled(codes: Tensor, vit: VisionTransformer | Eva) -> Tensor:
-    """Position codes (1,P'+N',C) of a file on the model's grid, with codes for as many prefix tokens as the model has; else as they are."""
+    """Return position codes (1,P'+N',C) of a file on the model's grid, with codes for as many prefix tokens as the model has.
+
+    Codes that cannot be resampled, or need not be, are returned unchanged.
+    """
     if codes.shape == vit.pos_embed.shape or codes.shape[-1] != vit.pos_embed.shape[-1]:
         return codes
-    extra = codes.shape[1] - int(codes.shape[1] ** 0.5) ** 2  # the grid of a file is a square; what is over belongs to prefix tokens
+    extra = codes.shape[1] - int(codes.shape[1] ** 0.5) ** 2  # the grid of a file is a square; further codes belong to prefix tokens
     own = 0 if vit.no_embed_class else vit.num_prefix_tokens
     if extra < own:
         return codes

@@ -1,4 +1,4 @@
-"""The command `tokenprune`: one sub-command for each thing that people do."""
+"""Runs the command `tokenprune`: one sub-command for each task."""
 
 import importlib
 import sys
@@ -10,6 +10,7 @@ from tokenprune.utils import console
 COMMANDS = {
     "run": ("tokenprune.run", "run one row or a sweep: tokenprune run +experiment=table2_preserve"),
     "list": ("tokenprune.cli.list", "print all plugins, methods and experiments"),
+    "explain": ("tokenprune.cli.explain", "print the files and rules that made a run: tokenprune explain method=svit scale=paper"),
     "validate": ("tokenprune.cli.validate", "check every row of every experiment without data or weights"),
     "smoke": ("tokenprune.cli.smoke", "run every experiment in seconds a row"),
     "report": ("tokenprune.report.__main__", "write one page of a results folder"),
@@ -22,15 +23,15 @@ USAGE = 2  # exit status of a command line that cannot be understood
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the sub-command that the command line names; the arguments behind it are its own.
+    """Run the sub-command that the command line names; the arguments behind it belong to the sub-command.
 
     Args:
-        arguments: the words behind `tokenprune`; None takes those of the process.
+        arguments: The words behind `tokenprune`; None takes those of the process.
 
     Returns:
-        The exit status of the sub-command, 2 for an unknown one.
+        The exit status of the sub-command; 2 for an unknown one.
     """
-    words = [*(sys.argv[1:] if arguments is None else arguments)]  # not list(): cli.list is a module of that name
+    words = [*(sys.argv[1:] if arguments is None else arguments)]  # not list(), because cli.list is a module of that name
     if not words or words[0] in ("-h", "--help"):
         console.say(_help())
         return 0 if words else USAGE

@@ -1,7 +1,7 @@
-"""A pruned model for deployment: `python -m tokenprune.export` writes it with torch.export (.pt2) and as ONNX, any batch size.
+"""Writes a pruned model for deployment, with torch.export (.pt2) and as ONNX, for any batch size: `python -m tokenprune.export`.
 
-Only decisions of a known count can be exported, since every image of a batch must end up with as many tokens; everything else is
-refused by name. What is written is run again and compared with the model itself.
+Only decisions of a known count can be exported, because every image of a batch must end up with as many tokens. Everything else is refused
+by name. Each written file is run again and compared with the model itself.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from tokenprune.utils import console
 if TYPE_CHECKING:
     from tokenprune.engine.model import PrunedViT
 
-TOLERANCE = 1e-4  # largest difference of a logit to the model itself
-BATCHES = (1, 3)  # what is compared; neither is the batch that is traced
+TOLERANCE = 1e-4  # largest allowed difference of a logit from that of the model itself
+BATCHES = (1, 3)  # batch sizes of the comparison; neither is the one that is traced
 Run = Callable[[Tensor], Tensor]
 
 
 def exportable(model: "PrunedViT") -> "PrunedViT":
-    """Return a copy of a model for export: evaluation mode, what only training needs left out, decisions gathered.
+    """Return a copy of a model for export: in evaluation mode, without the parts that only training needs, with gathered decisions.
 
     Raises:
-        ExportRefused: a selector keeps another number of tokens in each image, or needs masked execution.
+        ExportRefused: A selector keeps another number of tokens in each image, or needs masked execution.
     """
     model = model.deploy()
-    model.execution = "auto"  # a row may have asked for masked execution, which computes what it drops
+    model.execution = "auto"  # a row may have asked for masked execution, which computes the tokens that it drops
     for selector in model.selectors.values():
         if selector.counts_vary:
             raise ExportRefused(_why_not(selector))
@@ -48,10 +48,11 @@ def to_program(model: "PrunedViT", size: tuple[int, int]) -> torch.export.Export
 
 
 def save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a program as ONNX, input `images`, output `logits`.
+    """Write a program as ONNX, with input `images` and output `logits`.
 
     Raises:
-        MissingDependency: onnx or onnxscript is not installed. ExportRefused: an operation that ONNX does not have.
+        MissingDependency: onnx or onnxscript is not installed.
+        ExportRefused: ONNX does not have one of the operations.
     """
     from tokenprune.engine.onnx_operators import stable_sorts
 
@@ -66,18 +67,22 @@ def save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def load_pt2(path: Path) -> Run:
-    """Return what runs a .pt2 file."""
+    """Return a call that runs a .pt2 file."""
     return torch.export.load(path).module()
 
 
 def load_onnx(path: Path) -> Run:
-    """Return what runs an ONNX file; raises MissingDependency without onnxruntime."""
+    """Return a call that runs an ONNX file.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+    """
     session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
 
 
 def largest_difference(model: nn.Module, run: Run, size: tuple[int, int]) -> float:
-    """Return the largest difference of any logit between a model and what was exported, over random images in batches of `BATCHES`."""
+    """Return the largest difference of any logit between a model and its export, over random images in batches of `BATCHES`."""
     generator, worst = torch.Generator().manual_seed(0), 0.0
     with torch.no_grad():
         for count in BATCHES:
@@ -87,15 +92,16 @@ def largest_difference(model: nn.Module, run: Run, size: tuple[int, int]) -> flo
 
 
 def export(model: "PrunedViT", size: tuple[int, int], pt2: Path | None = None, onnx: Path | None = None) -> dict[Path, float]:
-    """Write a model to the files that are named; return each file's largest difference to the model itself.
+    """Write a model to the named files; return each file's largest difference from the model itself.
 
     Args:
-        model: a classifier, in any mode; it stays as it is.
-        size: (h,w) of the images in pixels.
-        pt2, onnx: where to.
+        model: A classifier, in any mode; it is not changed.
+        size: Size (h,w) of the images in pixels.
+        pt2: File for torch.export; None for none.
+        onnx: File for ONNX; None for none.
 
     Raises:
-        ExportRefused: see `exportable`, or a file whose logits differ by more than `TOLERANCE`, which is removed.
+        ExportRefused: See `exportable`; also if the logits of a file differ by more than `TOLERANCE`. That file is removed.
     """
     if onnx is not None:
         _needed("onnx", "onnxscript", "onnxruntime")
@@ -119,10 +125,12 @@ def of_row(folder: Path, overrides: Sequence[str] = ()) -> tuple["PrunedViT", tu
 
     Args:
         folder: results/rows/KEY.
-        overrides: values of the configuration to change, such as "selector.eval_mode=topk".
+        overrides: Values of the configuration to change, such as "selector.eval_mode=topk".
 
     Raises:
-        ResultSchemaError, CheckpointMismatch: no such row, no weights. ExportRefused: not a classifier.
+        ResultSchemaError: There is no such row.
+        CheckpointMismatch: There are no weights.
+        ExportRefused: The row is not a classifier.
     """
     from tokenprune.runs.results import read_result
     from tokenprune.runs.row import WEIGHTS
@@ -146,12 +154,14 @@ def of_timm(
     """Return a pruned timm model and the size of its images.
 
     Args:
-        name: of the model in timm. weights: a file of its weights (.safetensors, .pt, .pth); None: random ones.
-        classes: outputs of the head. side: of the images, in pixels; None: the model's own.
+        name: Name of the model in timm.
+        weights: A file of its weights (.safetensors, .pt, .pth); None for random ones.
+        classes: Outputs of the head.
+        side: Side of the images in pixels; None for the model's own.
         axes: `selector`, and as wanted `treatment` and `schedule`, as `tokenprune.prune` takes them.
 
     Raises:
-        InvalidConfig: timm has no such model. Whatever `prune` and `load_vit` raise.
+        InvalidConfig: timm has no such model. The errors of `prune` and `load_vit` are raised, too.
     """
     import timm
 
@@ -167,7 +177,7 @@ def of_timm(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export what the arguments name; return 0, or 1 after an error."""
+    """Export the model that the arguments name; return 0, or 1 after an error."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.row is None) == (options.model is None):
@@ -202,7 +212,11 @@ def _why_not(selector: nn.Module) -> str:
 
 
 def _needed(*names: str) -> Any:
-    """Return the last of some optional modules."""
+    """Import some optional modules and return the last of them.
+
+    Raises:
+        MissingDependency: One of them is not installed.
+    """
     try:
         return [importlib.import_module(name) for name in names][-1]
     except ImportError as error:
@@ -210,7 +224,7 @@ def _needed(*names: str) -> Any:
 
 
 def _value(text: str | None) -> Any:
-    """A name, or a YAML mapping such as {name: stages, keep_rate: 0.5}."""
+    """Return a name, or the mapping of a YAML text such as {name: stages, keep_rate: 0.5}."""
     return text if text is None or not text.startswith("{") else OmegaConf.create(text)
 
 

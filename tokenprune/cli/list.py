@@ -1,4 +1,4 @@
-"""What there is: `python -m tokenprune.list` prints plugins, methods and experiments with their declared facts."""
+"""Lists plugins, methods and experiments with their declared facts: `python -m tokenprune.list`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,22 +19,22 @@ def main() -> None:
 
 
 def plugins(kind: str) -> str:
-    """Return the plugins of a kind with the facts that their classes declare, from which legality is decided."""
+    """Return the plugins of a kind with the facts that their classes declare, by which legality is decided."""
     rows = [facts(kind, name) for name in names(kind)]
     keys = list(dict.fromkeys(k for row in rows for k in row if k not in _HIDDEN))
-    keys.sort(key=lambda k: _LATER.index(k) if k in _LATER else -1)  # prose at the end, or the columns do not line up
+    keys.sort(key=lambda k: _LATER.index(k) if k in _LATER else -1)  # prose comes last, or the columns would not line up
     return aligned(_PLURAL.get(kind, f"{kind}s"), ["name", *keys], [[row["name"], *(_word(row.get(k, "")) for k in keys)] for row in rows])
 
 
 def methods() -> str:
-    """Return the presets of conf/method with the three axes they choose."""
+    """Return the presets of conf/method with the three axes that they choose."""
     axes = ("selector", "treatment", "schedule")
     rows = [[path.stem, *(choices(read(path)).get(axis, "") for axis in axes)] for path in files("method")]
     return aligned("methods (method=NAME)", ["name", *axes], rows)
 
 
 def experiments() -> str:
-    """Return the experiments of conf/experiment with what their files open with: command, purpose, time, numbers to expect."""
+    """Return the experiments of conf/experiment with the opening comments of their files: command, purpose, time, numbers to expect."""
     parts = []
     for path in files("experiment"):
         comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]

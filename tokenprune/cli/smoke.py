@@ -1,8 +1,8 @@
-"""Every experiment at scale=smoke, one after another, a line each: does it work at all?
+"""Run every experiment at scale=smoke, one after another, and print one line for each.
 
-    python -m tokenprune.smoke [EXPERIMENT ...] [KEY=VALUE ...]        what `make smoke` runs; values go to every run
+    python -m tokenprune.smoke [EXPERIMENT ...] [KEY=VALUE ...]        `make smoke` runs this; values go to every run
 
-Exit status: 0 all is well, 2 no such experiment, 3 experiments that failed. What each wrote lies in results/smoke/logs.
+Exit status: 0 if all is well, 2 for an unknown experiment, 3 if experiments failed. Their logs lie in results/smoke/logs.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenprune.runs.sweep import BAD_ROW, experiments_asked
 from tokenprune.utils import console
 
-# Results of their own, because tables of the same names are measured at other scales; and the weights that ship stay as they are.
+# Results go to a folder of their own, because tables of the same names are measured at other scales. The shipped weights are not changed.
 SETTINGS = ("scale=smoke", "results_dir=results/smoke", "export_weights=null")
 
 
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def ran(name: str, settings: Sequence[str], logs: Path = Path("results/smoke/logs")) -> bool:
-    """Run one experiment in a process of its own, say how it ended, and with what errors; return whether it went well."""
+    """Run one experiment in a process of its own, and print its outcome with its errors; return True if it succeeded."""
     command = [sys.executable, "-m", "tokenprune.run", f"+experiment={name}", *SETTINGS, *settings]
     begun = time.monotonic()
     ended = subprocess.run(command, capture_output=True, text=True)

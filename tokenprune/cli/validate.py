@@ -1,9 +1,9 @@
-"""Every row of every experiment at every scale, composed and checked without data or weights.
+"""Compose and check every row of every experiment at every scale, without data or weights.
 
-    python -m tokenprune.validate [EXPERIMENT ...]        what `make validate` runs
+    python -m tokenprune.validate [EXPERIMENT ...]        `make validate` runs this
 
-Exit status: 0 all is well, 2 no such experiment, 3 rows that are not valid, each named. The work is shared by as many processes as there
-are cores, which are copies of this one: Hydra and torch are loaded once. 1400 rows take about two minutes of CPU.
+Exit status: 0 if all is well, 2 for an unknown experiment, 3 if rows are not valid; each of these is named. As many processes as there are
+cores share the work. They are copies of this one, so Hydra and torch are loaded once. 1400 rows take about two minutes of CPU.
 """
 
 import gc
@@ -30,14 +30,20 @@ _PART = 12  # rows that a process takes at a time
 
 
 class Checked(NamedTuple):
-    """What became of some rows: how many are valid, how many are refused as their experiment expects, and what is wrong with the others."""
+    """Holds the result of some rows.
+
+    Attributes:
+        valid: Number of valid rows.
+        refused: Number of rows that are refused as their experiment expects.
+        wrong: The problems of the other rows.
+    """
 
     valid: int = 0
     refused: int = 0
     wrong: tuple[str, ...] = ()
 
     def plus(self, other: "Checked") -> "Checked":
-        """Return both together."""
+        """Return the sum of both."""
         return Checked(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -52,10 +58,10 @@ def main() -> None:
 
 
 def checked(names: Sequence[str]) -> Iterator[tuple[str, Checked]]:
-    """Yield (experiment, what became of its rows at all scales), in the order of the names."""
+    """Yield (experiment, result of its rows at all scales), in the order of the names."""
     import torch
 
-    torch.set_num_threads(1)  # copies of a process must not find threads in the middle of something
+    torch.set_num_threads(1)  # a process must not be copied while its threads are at work
     with composer() as compose, console.progress((), "validating", 0) as bar:
         parts = [part for name in names for part in _parts(compose, name)]
         bar.reset(len(parts))
@@ -70,7 +76,7 @@ def checked(names: Sequence[str]) -> Iterator[tuple[str, Checked]]:
 
 
 def tell(name: str, found: Checked) -> tuple[str, ...]:
-    """Say how many rows of an experiment are valid; return what is wrong with the others."""
+    """Print how many rows of an experiment are valid; return the problems of the others."""
     total = found.valid + found.refused + len(found.wrong)
     refused = f", {found.refused} are pairings that it expects to be refused" if found.refused else ""
     console.say(f"{name}: {found.valid} of {total} rows are valid{refused} ({', '.join(SCALES)})")
@@ -89,7 +95,7 @@ def check(compose: Composer, overrides: Sequence[str]) -> Checked:
             validate(config, files=False)
         else:
             build_reports(config["reports"])
-    except Exception as error:  # whatever a sweep would make a status of
+    except Exception as error:  # any error that a sweep would turn into a status
         return Checked(refused=1) if _expects(config, error) else Checked(wrong=(f"{text}: {explain(error)}",))
     return Checked(valid=1)
 
@@ -106,7 +112,7 @@ def _parts(compose: Composer, name: str) -> list[tuple[str, list[list[str]]]]:
     return [(name, rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
 
 
-_composer: list[Composer] = []  # of a copy of the process
+_composer: list[Composer] = []  # holds the composer of this copy of the process
 
 
 def _begin(compose: Composer) -> None:

@@ -1,4 +1,4 @@
-"""Data sets by name: the embedded `shapes`, any COCO-format root, image folders, pictures with label maps, and such without labels."""
+"""Opens data sets by name: the embedded `shapes`, COCO roots, image folders, pictures with label maps, and pictures without labels."""
 
 import difflib
 from collections.abc import Mapping
@@ -13,9 +13,15 @@ _SPLITS = ("train", "val")
 
 
 def build_detection(cfg: Mapping[str, Any], split: str) -> DetectionData:
-    """The detection data of `cfg` (the `data` group of the configuration); split is "train" or "val".
+    """Open the detection data of `cfg`.
 
-    Raises UnknownPlugin for a name that is no data set, DatasetError for a missing field, a missing root or malformed data.
+    Args:
+        cfg: The `data` group of the configuration.
+        split: "train" or "val".
+
+    Raises:
+        UnknownPlugin: The name is no data set for this task.
+        DatasetError: A field or the root is missing, or the data are malformed.
     """
     name = _known(cfg, split, ("shapes", "coco", "unlabelled"))
     if name == "shapes":
@@ -35,11 +41,17 @@ def build_detection(cfg: Mapping[str, Any], split: str) -> DetectionData:
 
 
 def build_classification(cfg: Mapping[str, Any], split: str) -> Any:
-    """The classification data of `cfg`: item i is (image (H,W,3) uint8 RGB, label); `classes` names the labels.
+    """Open the classification data of `cfg`: item i is (image (H,W,3) uint8 RGB, label), and `classes` names the labels.
 
     Images of `shapes` have one size, those of image folders any. The first n of either are a sample of all classes.
 
-    Raises UnknownPlugin for a data set without image classes, DatasetError for a missing field, a missing root or malformed data.
+    Args:
+        cfg: The `data` group of the configuration.
+        split: "train" or "val".
+
+    Raises:
+        UnknownPlugin: The name is no data set with image classes.
+        DatasetError: A field or the root is missing, or the data are malformed.
     """
     if _known(cfg, split, ("shapes", "imagefolder")) == "shapes":
         from tokenprune.data.shapes.shapes import ShapesClassification
@@ -53,11 +65,17 @@ def build_classification(cfg: Mapping[str, Any], split: str) -> Any:
 
 
 def build_segmentation(cfg: Mapping[str, Any], split: str) -> Any:
-    """The segmentation data of `cfg`: item i is (image (H,W,3) uint8 RGB, labels (H,W) int64, -1 for none); `classes` names the labels.
+    """Open the segmentation data of `cfg`: item i is (image (H,W,3) uint8 RGB, labels (H,W) int64), and `classes` names the labels.
 
-    Pictures of `shapes` have one size, and class 0 is their background; those of folders any.
+    A label of -1 is none. Pictures of `shapes` have one size, and class 0 is their background; those of folders have any size.
 
-    Raises UnknownPlugin for a data set without labels of pixels, DatasetError for a missing field, a missing root or malformed data.
+    Args:
+        cfg: The `data` group of the configuration.
+        split: "train" or "val".
+
+    Raises:
+        UnknownPlugin: The name is no data set with labels of pixels.
+        DatasetError: A field or the root is missing, or the data are malformed.
     """
     if _known(cfg, split, ("shapes", "semantic")) == "shapes":
         from tokenprune.data.semantic import ShapesSemantic
@@ -83,7 +101,7 @@ def _known(cfg: Mapping[str, Any], split: str, names: tuple[str, ...]) -> str:
 
 
 def _get(cfg: Mapping[str, Any], field: str) -> Any:
-    """The value of a field, None where it is absent or still the '???' of a mandatory configuration value."""
+    """Return the value of a field, or None if it is absent or still the '???' of a mandatory configuration value."""
     value = cfg.get(field, None)  # OmegaConf gives the default for '???', where reading cfg[field] would raise
     return None if value == "???" else value
 

@@ -1,4 +1,4 @@
-"""What every detection data set hands over: plain numpy records, so that no framework leaks into the data."""
+"""Defines the records of every detection data set: plain numpy arrays, so that the data depend on no framework."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,18 @@ from PIL import Image
 
 from tokenprune.errors import DatasetError
 
-NO_CLASS = -1  # label of a pixel that has none, `losses.base.IGNORED`
+NO_CLASS = -1  # label of a pixel without a class, equal to `engine.loss.IGNORED`
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The annotated objects of one image; n may be 0.
+    """Holds the n annotated objects of one image; n may be 0.
 
-    boxes (n,4) float32 XYXY in absolute pixels, x2 and y2 exclusive; masks (n,H,W) bool; labels (n,) int64
-    contiguous in 0..len(classes)-1; crowd (n,) bool (a crowd region is ignored by COCO's matching, never trained on).
+    Attributes:
+        boxes: Boxes XYXY in absolute pixels, x2 and y2 exclusive, (n,4) float32.
+        masks: Masks, (n,H,W) bool.
+        labels: Labels, contiguous in 0..len(classes)-1, (n,) int64.
+        crowd: Crowd regions, (n,) bool. COCO's matching ignores them, and they are never trained on.
     """
 
     boxes: np.ndarray
@@ -31,7 +34,13 @@ class Instances:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image (H,W,3) uint8 RGB with its id in `coco_json()` and its instances."""
+    """Holds one image.
+
+    Attributes:
+        image: The image, (H,W,3) uint8 RGB.
+        image_id: Its id in `coco_json()`.
+        instances: Its objects.
+    """
 
     image: np.ndarray
     image_id: int
@@ -39,7 +48,7 @@ class Sample:
 
 
 class DetectionData(Protocol):
-    """A finite, indexable detection data set whose ground truth is also available as a COCO dictionary."""
+    """Is a finite, indexable detection data set whose ground truth is also available as a COCO dictionary."""
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -49,21 +58,21 @@ class DetectionData(Protocol):
     def __getitem__(self, i: int) -> Sample: ...
 
     def coco_json(self) -> dict[str, Any]:
-        """COCO instances dictionary of exactly these images; contiguous label l is category `category_ids[l]`."""
+        """Return the COCO instances dictionary of exactly these images; contiguous label l is category `category_ids[l]`."""
         ...
 
     def aspect_ratios(self) -> list[float] | None:
-        """Width / height of each image for grouping into batches, or None when unknown without reading them."""
+        """Return the width / height of each image, for grouping into batches, or None if it is unknown without reading the images."""
         ...
 
 
 def empty_instances(height: int, width: int) -> Instances:
-    """Instances of an image without any object: every array has length 0 and the right rank."""
+    """Return the instances of an image without any object: every array has length 0 and the right rank."""
     return make_instances(np.zeros((0, 4)), np.zeros((0, height, width), dtype=bool), [], [])
 
 
 def make_instances(boxes: Any, masks: np.ndarray, labels: Sequence[int], crowd: Sequence[bool]) -> Instances:
-    """Instances with the binding dtypes from anything array-like: boxes (n,4), masks (n,H,W), labels (n,), crowd (n,)."""
+    """Return instances with the required dtypes from anything array-like: boxes (n,4), masks (n,H,W), labels (n,), crowd (n,)."""
     return Instances(
         boxes=np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
         masks=np.asarray(masks, dtype=bool),
@@ -73,7 +82,7 @@ def make_instances(boxes: Any, masks: np.ndarray, labels: Sequence[int], crowd: 
 
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
-    """Tight boxes (n,4) float32 XYXY, x2 and y2 exclusive, of masks (n,H,W) bool; every mask must have a pixel."""
+    """Return tight boxes XYXY (n,4) float32, x2 and y2 exclusive, of masks (n,H,W) bool. Every mask must have a pixel."""
     boxes = np.zeros((len(masks), 4), dtype=np.float32)
     for row, mask in zip(boxes, masks, strict=True):
         xs, ys = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
@@ -82,7 +91,7 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
 
 
 def class_map(instances: Instances) -> np.ndarray:
-    """Semantic map (H,W) int64: 0 is background, label + 1 elsewhere; a later instance wins, crowds count as objects."""
+    """Return a semantic map (H,W) int64: 0 is background, label + 1 elsewhere. A later instance wins, and crowds count as objects."""
     result = np.zeros(instances.masks.shape[1:], dtype=np.int64)
     for mask, label in zip(instances.masks, instances.labels, strict=True):
         result[mask] = label + 1
@@ -90,10 +99,10 @@ def class_map(instances: Instances) -> np.ndarray:
 
 
 def require_same_classes(train: Any, val: Any) -> None:
-    """Hold the class names of two splits against each other: a label must mean the same in both.
+    """Check that two splits have the same class names, because a label must mean the same in both.
 
     Raises:
-        DatasetError: names what only one of them has.
+        DatasetError: They differ; the message names the classes that only one of them has.
     """
     if train.classes == val.classes:
         return
@@ -106,7 +115,7 @@ def require_same_classes(train: Any, val: Any) -> None:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Return pixels (H,W,3) uint8 RGB."""
+    """Return the pixels of an image, (H,W,3) uint8 RGB."""
     if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey at 255 instead of scaling it
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)

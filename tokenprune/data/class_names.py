@@ -1,4 +1,4 @@
-"""The names of classes, from a configuration or from a JSON file beside the images."""
+"""Reads the names of classes from a configuration or from a JSON file beside the images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,12 @@ def read_names(given: Any, root: Path) -> tuple[str, ...]:
     """Return names in the order of their numbers.
 
     Args:
-        given: the names, or the path of a JSON file in `root` with a list of names, of records with a `name`, or a mapping that holds
-            one of these under `classes` or `names`. Records with an `index` are brought into its order.
+        given: The names, or the path of a JSON file in `root`. The file holds a list of names, a list of records with a `name`, or a
+            mapping with one of these under `classes` or `names`. Records with an `index` are brought into its order.
+        root: Root folder of the data set.
 
     Raises:
-        DatasetError: no names, no such file, a file of another form, a name twice; names the file.
+        DatasetError: There are no names, the file is missing or has another form, or a name occurs twice. The message names the file.
     """
     if given is None or given == "":
         raise DatasetError("data set 'semantic': classes is not given: set data.classes to a list of names, or to a JSON file in data.root")

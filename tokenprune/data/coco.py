@@ -1,4 +1,4 @@
-"""Any data set in COCO instances format: ROOT/SPLIT/*.jpg and ROOT/annotations/instances_SPLIT.json."""
+"""Reads any data set in COCO instances format: ROOT/SPLIT/*.jpg and ROOT/annotations/instances_SPLIT.json."""
 
 import os
 from collections import defaultdict
@@ -18,19 +18,24 @@ _LAYOUT = "a COCO root holds annotations/instances_SPLIT.json and SPLIT/ with th
 
 
 class CocoDetection:
-    """The images that a COCO instances file lists; further files in the image folder are not part of the set.
+    """Reads the images that a COCO instances file lists; further files in the image folder are not part of the set.
 
     Labels are contiguous by ascending category id. Crowd regions are kept with their flag. Images without annotations stay.
+
+    Args:
+        root: The root folder.
+        split: Its image folder; "train" and "val" also find "train2017" and "val2017".
+        max_images: Take only the first images by ascending image id; None for all.
+        annotations: Another JSON file, relative to root.
+
+    Raises:
+        DatasetError: A folder, file or image is missing, or the annotations are malformed.
     """
 
     def __init__(
         self, root: str | os.PathLike[str], split: str = "val", max_images: int | None = None, annotations: str | None = None
     ) -> None:
-        """root: the folder; split: its image folder, where "train" and "val" also find "train2017" and "val2017".
-
-        max_images: only the first ones by ascending image id; annotations: another JSON file, relative to root.
-        Raises DatasetError for a missing folder, file or image and for malformed annotations.
-        """
+        """Read and check the annotations; no image is read."""
         self._folder, self._file = _locate(root, split, annotations)
         if max_images is not None and (type(max_images) is not int or max_images < 1):
             raise DatasetError(f"data set 'coco': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
@@ -49,7 +54,11 @@ class CocoDetection:
         return len(self._images)
 
     def __getitem__(self, i: int) -> Sample:
-        """Image i by ascending id; boxes as annotated but clipped to the image. Raises DatasetError for an unreadable image."""
+        """Return image i by ascending id, with boxes as annotated but clipped to the image.
+
+        Raises:
+            DatasetError: The image cannot be read.
+        """
         record = self._images[i]
         height, width = record["height"], record["width"]
         image = _load(self._folder / record["file_name"], height, width)
@@ -67,17 +76,17 @@ class CocoDetection:
         return (self[i] for i in range(len(self)))
 
     def aspect_ratios(self) -> list[float]:
-        """Width / height of each image, from the annotation file."""
+        """Return the width / height of each image, from the annotation file."""
         return [image["width"] / image["height"] for image in self._images]
 
     def coco_json(self) -> dict[str, Any]:
-        """The annotations of exactly these images: average precision over a subset needs a ground truth cut to the subset."""
+        """Return the annotations of exactly these images: average precision over a subset needs a ground truth cut to the subset."""
         annotations = [a for image in self._images for a in self._annotations[image["id"]]]
         return {**self._header, "images": self._images, "annotations": annotations, "categories": self._categories}
 
 
 def _locate(root: Any, split: str, annotations: str | None) -> tuple[Path, Path]:
-    """Image folder and annotation file; both must be there."""
+    """Return the image folder and the annotation file. The folder must exist."""
     if root is None or str(root) in ("", "???"):
         raise DatasetError(f"data set 'coco': root is not given: set data.root=DIR; {_LAYOUT}")
     folder = Path(root).expanduser()
@@ -93,7 +102,7 @@ def _locate(root: Any, split: str, annotations: str | None) -> tuple[Path, Path]
 
 
 def _require_files(file: Path, folder: Path, images: list[dict[str, Any]]) -> None:
-    """All listed images exist; one directory listing per folder instead of one look-up per image."""
+    """Check that all listed images exist, by one directory listing a folder instead of one look-up an image."""
     present: dict[Path, set[str]] = {}
     missing = []
     for image in images:
@@ -109,7 +118,7 @@ def _require_files(file: Path, folder: Path, images: list[dict[str, Any]]) -> No
 
 
 def _by_image(annotations: list[dict[str, Any]], images: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """Annotations of the chosen images, made fit for COCOeval: it needs `area`, and takes annotation id 0 for 'unmatched'."""
+    """Return the annotations of the chosen images as COCOeval needs them: with an `area`, and no id 0, which means 'unmatched' there."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     spare = max((a["id"] for a in annotations), default=0) + 1
     result: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -121,7 +130,7 @@ def _by_image(annotations: list[dict[str, Any]], images: list[dict[str, Any]]) -
 
 
 def _load(path: Path, height: int, width: int) -> np.ndarray:
-    """Image (height,width,3) uint8 RGB of whatever mode the file has; turned by its EXIF tag only if the size asks for it."""
+    """Return an image (height,width,3) uint8 RGB, whatever mode the file has. It is turned by its EXIF tag only if the size requires it."""
     try:
         with Image.open(path) as image:
             image.load()

@@ -1,4 +1,4 @@
-"""Check a COCO instances file record by record, so that a broken file is one clear message and never a bare KeyError."""
+"""Checks a COCO instances file record by record, so that a broken file gives one clear message and never a bare KeyError."""
 
 import json
 import reprlib
@@ -10,7 +10,7 @@ from tokenprune.data.coco_masks import is_number, segmentation_problem
 from tokenprune.errors import DatasetError
 from tokenprune.utils.console import warn
 
-_MAX_SIDE = 65535  # the largest that JPEG can hold
+_MAX_SIDE = 65535  # the largest side that JPEG can hold
 _EXPORT = "correct the file or export it again in COCO instances format"
 _SECTIONS = {
     "images": "the list of image records",
@@ -21,7 +21,7 @@ _SECTIONS = {
 
 @dataclass(frozen=True)
 class _Record:
-    """Where in which file we are; makes the error for one of its fields."""
+    """Names a place in a file, and makes the errors for its fields."""
 
     path: Path
     name: str
@@ -44,11 +44,13 @@ class _Record:
 
 
 def validate_coco(path: str | Path) -> dict[str, Any]:
-    """Read and check a COCO instances file: the dictionary, `iscrowd` filled in with 0 where absent.
+    """Read and check a COCO instances file, and return its dictionary, with `iscrowd` set to 0 where it is absent.
 
-    `info` and `licenses` may be absent. Annotations whose box has no area inside its image (width or height 0, as one in the
-    official COCO train file has, or wholly outside) are dropped with one counted warning; a negative width or height is an error.
-    Raises DatasetError that names file, record and field, what it is and what is allowed.
+    `info` and `licenses` may be absent. Annotations whose box has no area inside its image are dropped with one counted warning: their
+    width or height is 0, as in one of the official COCO train file, or they lie wholly outside. A negative width or height is an error.
+
+    Raises:
+        DatasetError: A record is wrong. The message names the file, the record, the field, its value and the allowed values.
     """
     path = Path(path)
     data = _read(path)
@@ -83,7 +85,7 @@ def _read(path: Path) -> Any:
 
 
 def _records(path: Path, section: str, records: list[Any]) -> Any:
-    """(where, record, id) of each record of a section, which must be objects with ids of their own."""
+    """Yield (place, record, id) of each record of a section. The records must be objects with ids of their own."""
     seen: dict[int, int] = {}
     for i, record in enumerate(records):
         where = _Record(path, f"{section}[{i}]")
@@ -98,7 +100,7 @@ def _records(path: Path, section: str, records: list[Any]) -> Any:
 
 
 def _check_images(path: Path, records: list[Any]) -> dict[int, tuple[int, int]]:
-    """Image id -> (height, width)."""
+    """Return {image id: (height, width)}."""
     sizes = {}
     for where, record, key in _records(path, "images", records):
         sizes[key] = (where.integer(record, "height", 1, _MAX_SIDE), where.integer(record, "width", 1, _MAX_SIDE))
@@ -110,7 +112,7 @@ def _check_images(path: Path, records: list[Any]) -> dict[int, tuple[int, int]]:
 
 
 def _escapes(name: str) -> bool:
-    """Whether a file name could leave the image folder, on this system or on Windows."""
+    """Tell if a file name could leave the image folder, on this system or on Windows."""
     windows = PureWindowsPath(name)
     return PurePosixPath(name).is_absolute() or bool(windows.drive or windows.root) or ".." in windows.parts
 
@@ -148,7 +150,7 @@ def _check_annotations(path: Path, records: list[Any], images: dict[int, tuple[i
 
 
 def _check_box(where: _Record, record: dict[str, Any], height: int, width: int) -> bool:
-    """Whether the box, which must be well formed, covers any of the image."""
+    """Check that a box is well formed, and tell if it covers any of the image."""
     allowed = "[x, y, width, height], four finite numbers in pixels, width and height not negative"
     box = where.get(record, "bbox", allowed)
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):

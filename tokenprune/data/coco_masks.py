@@ -1,4 +1,4 @@
-"""COCO segmentations: what is wrong with one, and its decoding to a mask. Polygons, uncompressed and compressed RLE."""
+"""Checks COCO segmentations and decodes them to masks: polygons, uncompressed and compressed RLE."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ _LIMIT = 1e9  # coordinates beyond this are no pixels; the comparison also refus
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite JSON number of a sane magnitude (true and false are none)."""
+    """Tell if `value` is a finite JSON number of a plausible magnitude. true and false are not."""
     return type(value) in (int, float) and -_LIMIT < value < _LIMIT
 
 
 def segmentation_problem(value: Any, height: int, width: int) -> tuple[str, Any, str] | None:
-    """None for a decodable segmentation, else (field below `segmentation`, what it is, what is allowed).
+    """Return None for a decodable segmentation, else (field below `segmentation`, its value, the allowed values).
 
-    Decoding runs in C code without bounds checks, so run lengths have to add up before they get there.
+    Decoding runs in C code without bounds checks, so the sum of run lengths is checked before.
     """
     if isinstance(value, list):
         return _polygon_problem(value)
@@ -58,10 +58,10 @@ def _rle_problem(rle: Mapping[str, Any], height: int, width: int) -> tuple[str, 
 
 
 def decode_counts(text: str) -> np.ndarray | None:
-    """Run lengths (n,) int64 of a compressed COCO RLE string, None where the string is no such code.
+    """Return the run lengths (n,) int64 of a compressed COCO RLE string, or None if the string is no such code.
 
-    Each character holds 5 bits, least significant group first, with bit 5 as 'more follows' and the sign in bit 4 of the
-    last group; from the fourth run on the code stores the difference from the run two places before.
+    Each character holds 5 bits, least significant group first, with bit 5 as 'more follows' and the sign in bit 4 of the last group. From
+    the fourth run on, the code stores the difference from the run two places before.
     """
     if not text or not text.isascii():
         return None
@@ -82,7 +82,7 @@ def decode_counts(text: str) -> np.ndarray | None:
 
 
 def to_rle(value: Any, height: int, width: int) -> dict[str, Any]:
-    """One compressed RLE (counts as bytes) of a segmentation that `segmentation_problem` has passed."""
+    """Return one compressed RLE (counts as bytes) of a segmentation that `segmentation_problem` has accepted."""
     from pycocotools import mask as rle_tools
 
     if isinstance(value, list):
@@ -93,14 +93,14 @@ def to_rle(value: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def to_mask(value: Any, height: int, width: int) -> np.ndarray:
-    """Mask (height,width) bool of a checked segmentation."""
+    """Return the mask (height,width) bool of a checked segmentation."""
     from pycocotools import mask as rle_tools
 
     return rle_tools.decode(to_rle(value, height, width)).astype(bool)
 
 
 def area_of(value: Any, height: int, width: int) -> float:
-    """Pixels that a checked segmentation covers."""
+    """Return the number of pixels that a checked segmentation covers."""
     from pycocotools import mask as rle_tools
 
     return float(rle_tools.area(to_rle(value, height, width)))

@@ -1,4 +1,4 @@
-"""Any labelled images: ROOT/train and ROOT/val with a folder a class, each a folder, a zip or a tar; or one archive with both."""
+"""Reads labelled images: ROOT/train and ROOT/val with one folder a class, each a folder, a zip or a tar; or one archive with both."""
 
 import os
 import zlib
@@ -17,17 +17,22 @@ _LAYOUT = "an image folder root holds train/<class>/<file> and val/<class>/<file
 
 
 class ImageFolder:
-    """The images of one split with the index of their class folder, sorted by name, as label.
+    """Reads the images of one split; the label is the index of the class folder, sorted by name.
 
-    The order is the same for a folder, a zip and a tar: class by class in turn, within a class by a checksum of the name. So the first n
-    images are a sample of all classes, their counts differing by one at most where the classes are as large.
+    The order is the same for a folder, a zip and a tar: class by class in turn, and within a class by a checksum of the name. So the first
+    n images are a sample of all classes, whose counts differ by one at most while all classes have images left.
+
+    Args:
+        root: A folder, or a zip or tar.
+        split: The folder or archive in it.
+        max_images: Take only the first images of the order above; None for all.
+
+    Raises:
+        DatasetError: A folder or archive is missing, damaged or without images, or images lie in no class folder.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None, split: str = "val", max_images: int | None = None) -> None:
-        """root: a folder, or a zip or tar; split: the folder or archive in it; max_images: only the first ones of the order above.
-
-        Raises DatasetError for a missing or damaged folder or archive, one without images and images in no class folder.
-        """
+        """List the images; none is read."""
         if max_images is not None and (type(max_images) is not int or max_images < 1):
             raise DatasetError(f"data set 'imagefolder': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
         self.source = locate(root, split)
@@ -41,9 +46,12 @@ class ImageFolder:
         return len(self._entries)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        """Image (H,W,3) uint8 RGB in its own size, as stored (EXIF turns are ignored, as timm does), and its label.
+        """Return an image (H,W,3) uint8 RGB in its own size, and its label.
 
-        Raises DatasetError, which names the file, where it is missing or no image.
+        EXIF turns are ignored, as timm does.
+
+        Raises:
+            DatasetError: The file is missing or no image; the message names it.
         """
         entry = self._entries[i]
         try:
@@ -65,10 +73,10 @@ class ImageFolder:
 
 
 def locate(root: str | os.PathLike[str] | None, split: str) -> Path:
-    """Return where a split lies: ROOT/split, ROOT/split.zip, ROOT/split.tar, the first that is there, or ROOT, where that is an archive.
+    """Return the place of a split: the first of ROOT/split, ROOT/split.zip and ROOT/split.tar that exists, or ROOT if that is an archive.
 
     Raises:
-        DatasetError: none of them is.
+        DatasetError: None of them exists.
     """
     if root is None or str(root) in ("", "???"):
         raise DatasetError(f"data set 'imagefolder': root is not given: set data.root=DIR; {_LAYOUT}")
@@ -87,7 +95,7 @@ def locate(root: str | os.PathLike[str] | None, split: str) -> Path:
 
 
 def _in_turn(entries: list[Entry]) -> list[Entry]:
-    """Every class's first image, then every class's second, ... ; which is first depends on the names alone."""
+    """Return every class's first image, then every class's second, and so on. The order within a class depends on the names alone."""
     keyed = sorted((zlib.crc32(f"{e.folder}/{e.file}".encode()), e.folder, e.file, e.number) for e in entries)
     turns: dict[str, int] = defaultdict(int)
     ranked = []

@@ -1,4 +1,4 @@
-"""Where labelled images lie: a folder, tar or zip of class folders, read through a timm reader that opens its archive once a process."""
+"""Reads labelled images from a folder, tar or zip of class folders, through a timm reader that opens its archive once a process."""
 
 import io
 import os
@@ -21,10 +21,18 @@ UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, SyntaxError, tarfile.
 
 
 class ReaderImageInZip(Reader):
-    """timm has readers of folders and tars; this is the one of zips: item i is (open file, class index), classes sorted by name."""
+    """Reads images from a zip: item i is (open file, class index), classes sorted by name. timm has readers of folders and tars only.
+
+    Args:
+        root: The zip.
+
+    Raises:
+        BadZipFile: The file is no zip.
+        OSError: The file cannot be read.
+    """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Reads the directory of the zip only. Raises BadZipFile and OSError."""
+        """Read the directory of the zip only."""
         super().__init__()
         self.root, self.process, self.zip = root, -1, None
         known = get_img_extensions(as_set=True)
@@ -46,10 +54,19 @@ class ReaderImageInZip(Reader):
 
 
 class ReaderImageInOneTar(ReaderImageInTar):
-    """timm's reader of one tar, or of a tar of tars, reopened in each worker process; its index is never cached on disk."""
+    """Reads one tar, or a tar of tars, by timm's reader; each worker process reopens it, and its index is never cached on disk.
+
+    Args:
+        root: The tar.
+
+    Raises:
+        TarError: The file is no tar.
+        OSError: The file cannot be read.
+        ValueError: It holds no image.
+    """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Scans the whole tar once, which has no directory. Raises TarError, OSError, and ValueError where it holds no image."""
+        """Scan the whole tar once, because a tar has no directory."""
         super().__init__(str(root), cache_tarinfo=False)
         self.process = -1
 
@@ -59,14 +76,20 @@ class ReaderImageInOneTar(ReaderImageInTar):
         return super().__getitem__(index)
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        """The path in the tar; of a tar in it, its name without the ending as the folder."""
+        """Return the path in the tar. For a tar inside it, the folder is the inner tar's name without the ending."""
         info, _, parent = self.samples[index]
         path = PurePosixPath(info.path if parent is None else f"{parent.path.removesuffix('.tar')}/{info.path}")
         return path.name if basename else str(path)
 
 
 class Entry(NamedTuple):
-    """One image of a source: its index in the reader, its class folder and its file name."""
+    """Describes one image of a source.
+
+    Attributes:
+        number: Its index in the reader.
+        folder: Its class folder.
+        file: Its file name.
+    """
 
     number: int
     folder: str
@@ -77,7 +100,7 @@ def open_source(path: Path) -> Reader:
     """Return the timm reader of a folder of class folders, a .tar or a .zip.
 
     Raises:
-        DatasetError: what cannot be read or holds no image.
+        DatasetError: The source cannot be read or holds no image.
     """
     kinds = {".zip": ReaderImageInZip, ".tar": ReaderImageInOneTar}
     try:
@@ -92,10 +115,10 @@ def open_source(path: Path) -> Reader:
 
 
 def entries_of(reader: Reader, path: Path, split: str) -> list[Entry]:
-    """Return the images of one split: those under `<split>/<class>/` where there are any, else those under `<class>/`.
+    """Return the images of one split: those under `<split>/<class>/` if there are any, else those under `<class>/`.
 
     Raises:
-        DatasetError: images elsewhere only, images that lie in no class folder, a class folder without images.
+        DatasetError: All images are elsewhere, images lie in no class folder, or a class folder has no images.
     """
     parts = [PurePosixPath(reader.filename(i)).parts for i in range(len(reader))]
     for leading in ((split,), ()):
@@ -133,7 +156,7 @@ def _folder(name: str) -> str:
 
 
 def _hidden(parts: tuple[str, ...]) -> bool:
-    """What systems leave beside the images, such as __MACOSX/val/._x.jpg."""
+    """Tell if a file is one that systems leave beside the images, such as __MACOSX/val/._x.jpg."""
     return parts[-1].startswith(".") or "__MACOSX" in parts
 
 

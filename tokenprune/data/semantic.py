@@ -1,4 +1,4 @@
-"""Any pictures with a class for each pixel: a folder of images, one of one-channel label images of the same names, a list of classes."""
+"""Reads pictures with a class for each pixel: a folder of images, one of one-channel label images of the same names, a list of classes."""
 
 import os
 import zlib
@@ -20,16 +20,18 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LABELS = (".png", ".tif", ".tiff", ".bmp")  # lossless ones
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 _VALUES = 1 << 16
-_UNKNOWN = -2  # what a value that is neither a class nor ignored is mapped to
-_LAYOUT = "a root holds images/SPLIT/NAME.jpg and labels/SPLIT/NAME.png, or what data.images and data.labels say"
+_UNKNOWN = -2  # label of a value that is neither a class nor ignored
+_LAYOUT = "a root holds images/SPLIT/NAME.jpg and labels/SPLIT/NAME.png, or the folders that data.images and data.labels name"
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What the values of label images mean.
+    """Gives the values of label images their meaning.
 
-    names: of the classes; value offset + i is names[i]. ignore: values without a class; a class of such a value is none. offset: the
-    value of the first class (ADE20k: 1, where 0 is void).
+    Args:
+        names: Names of the classes; value offset + i is names[i].
+        ignore: Values without a class; a class of such a value is left out.
+        offset: The value of the first class (ADE20k: 1, where 0 is void).
     """
 
     names: tuple[str, ...]
@@ -38,11 +40,11 @@ class Labelling:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that are left, in the order of their values; label i is the i-th of them."""
+        """Return the names of the classes that are left, in the order of their values; label i is the i-th of them."""
         return tuple(name for value, name in self._values() if value not in self.ignore)
 
     def table(self) -> np.ndarray:
-        """Return the label of each value of 16 bits, int64: `NO_CLASS` for those without a class, -2 for those that must not occur."""
+        """Return the label of each value of 16 bits, int64: `NO_CLASS` for values without a class, -2 for values that must not occur."""
         table = np.full(_VALUES, _UNKNOWN, dtype=np.int64)
         left = [value for value, _ in self._values() if value not in self.ignore]
         table[left] = np.arange(len(left))
@@ -54,17 +56,22 @@ class Labelling:
 
 
 class SemanticFolder:
-    """The images of one split that have a label image; item i is the image (H,W,3) uint8 RGB and its labels (H,W) int64, -1 for none.
+    """Reads the images of one split that have a label image; item i is the image (H,W,3) uint8 RGB and its labels (H,W) int64, -1 for none.
 
     The label folder says which images belong to the split. Their order is by a checksum of the name, so that the first n are a sample.
+
+    Args:
+        images: Folder of the images.
+        labels: Folder of the label images.
+        labelling: The meaning of their values.
+        max_images: Take only the first images; None for all.
+
+    Raises:
+        DatasetError: A folder is missing or empty, a label image has no image, or two images have one name.
     """
 
     def __init__(self, images: Path | str, labels: Path | str, labelling: Labelling, max_images: int | None = None) -> None:
-        """images, labels: folders; max_images: only the first ones.
-
-        Raises:
-            DatasetError: a folder that is missing or empty, a label image without its image, two images of one name.
-        """
+        """List the images; none is read."""
         if max_images is not None and (type(max_images) is not int or max_images < 1):
             raise DatasetError(f"data set 'semantic': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
         pictures, maps = _files(images, PICTURES, "data.images"), _files(labels, LABELS, "data.labels")
@@ -82,7 +89,11 @@ class SemanticFolder:
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image i and its labels. Raises DatasetError, which names the file: undecodable, of another size, a value that is no class."""
+        """Return image i and its labels.
+
+        Raises:
+            DatasetError: A file cannot be decoded, the two differ in size, or a value is no class. The message names the file.
+        """
         picture, labels = self.files[i]
         pixels, values = _read(picture, to_rgb), _read(labels, _one_channel)
         if isinstance(values, str):
@@ -109,19 +120,27 @@ class SemanticFolder:
 
 
 class ShapesSemantic:
-    """The pictures of `shapes` for detection with a class for each pixel: background, then the silhouettes; nearer ones hide others."""
+    """Draws the pictures of `shapes` for detection with a class for each pixel: background, then the silhouettes; nearer ones hide others.
+
+    Args:
+        size: see `ShapesDetection`.
+        side: see `ShapesDetection`.
+        seed: see `ShapesDetection`.
+        split: see `ShapesDetection`.
+        textured: see `ShapesDetection`.
+    """
 
     classes = ("background", *SHAPES_CLASSES)
 
     def __init__(self, size: int, side: int, seed: int, split: str, textured: bool = False) -> None:
-        """See `ShapesDetection`."""
+        """Check the settings."""
         self._pictures, self.side = ShapesDetection(size, side, seed, split, textured), side
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image i (side,side,3) uint8 RGB and its labels (side,side) int64, 0 for background."""
+        """Return image i (side,side,3) uint8 RGB and its labels (side,side) int64, 0 for background."""
         sample = self._pictures[i]
         return sample.image, class_map(sample.instances)
 
@@ -130,7 +149,11 @@ class ShapesSemantic:
 
 
 def open_folders(cfg: Mapping[str, Any], split: str) -> SemanticFolder:
-    """Open the split "train" or "val" of a `data` group of the name `semantic`; raises DatasetError."""
+    """Open the split "train" or "val" of a `data` group of the name `semantic`.
+
+    Raises:
+        DatasetError: The root is missing, the split does not fit, or every class is ignored.
+    """
     root, name = Path(cfg["root"]).expanduser(), cfg.get(f"{split}_split") or split
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder: set data.root=DIR; {_LAYOUT}")
@@ -146,7 +169,7 @@ def _numbers(value: int | Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _files(folder: Path | str, endings: Sequence[str], field: str) -> dict[str, Path]:
-    """{name without ending: file} of the images in a folder."""
+    """Return {name without ending: file} of the images in a folder."""
     folder, found = Path(folder), {}
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder: set {field}, data.train_split and data.val_split; {_LAYOUT}")

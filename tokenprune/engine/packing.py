@@ -6,9 +6,13 @@ image ends. S = P+M is the length of the padded sequence that the rows come from
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tokenprune.engine.blocks.base import Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +105,7 @@ class Spread:
 
     windows = None  # blocks that attend inside windows never run packed
 
-    def __init__(self, projection: "Projection", packing: Packing) -> None:  # noqa: F821
+    def __init__(self, projection: "Projection", packing: Packing) -> None:
         self._packed, self._packing, self.scale = projection, packing, projection.scale
 
     @cached_property

@@ -1,1 +1,1 @@
-"""Measuring: MACs, latency, token usage."""
+"""Measures MACs, latency, throughput, memory, token usage, agreement of selectors and mIoU."""

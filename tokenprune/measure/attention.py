@@ -1,7 +1,7 @@
-"""The class token's attention to every position, block by block, heads averaged (SViT's supplement, Fig. 2: "layer attention").
+"""Records the class token's attention to every position by block, averaged over heads (SViT's supplement, Fig. 2: "layer attention").
 
-Exact rows of each block's softmax over the tokens that really take part in it, as `Observation.cls_row` gives them; no attention matrix is
-ever formed. Shapes: L blocks, N = H*W positions.
+The values are exact rows of each block's softmax over the tokens that take part in it, as `Observation.cls_row` gives them. No attention
+matrix is ever formed. Shapes: L blocks, N = H*W positions.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,12 @@ from tokenprune.errors import TokenPruneError
 
 
 class Attended(NamedTuple):
-    """One image's attention: blocks (L,N) float on the CPU, NaN where a position has no token in that block; grid (H,W)."""
+    """Holds the attention of one image.
+
+    Attributes:
+        blocks: Attention by block and position, (L,N) float on the CPU; NaN where a position has no token in that block.
+        grid: The grid (H,W) of the positions.
+    """
 
     blocks: Tensor
     grid: tuple[int, int]
@@ -33,16 +38,16 @@ def attention_of(model: nn.Module) -> Iterator[list[Attended]]:
     """Collect the class attention of every image that `model` sees inside the `with` block, in order; whole passes only.
 
     Args:
-        model: a PrunedViT or any module around one; fused tokens, which have no position, are left out of the maps.
+        model: A PrunedViT or any module around one. Fused tokens have no position and are left out of the maps.
 
     Raises:
-        TokenPruneError: no PrunedViT in the model, or no class token to look through.
+        TokenPruneError: The model has no PrunedViT, or no class token whose attention could be read.
     """
     pruned = pruned_of(model)
     if pruned is None:
         raise TokenPruneError(f"attention: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune")
     if not pruned.prefix_tokens:
-        raise TokenPruneError("attention: the model has no class token, whose attention this is; use a backbone with class_token=true")
+        raise TokenPruneError("attention: the model has no class token, whose attention is recorded; use a backbone with class_token=true")
     images: list[Attended] = []
     rows: list[Tensor] = []
 
@@ -61,12 +66,17 @@ def attention_of(model: nn.Module) -> Iterator[list[Attended]]:
 
 
 def by_position(seen: Observation) -> Tensor:
-    """Return (B,N): the class token's attention to each position, mean over heads, NaN where no live token stands there."""
+    """Return the class token's attention to each position, (B,N), averaged over heads; NaN where no live token stands."""
     row = seen.cls_row().mean(1)
     nothing = torch.full_like(row[:, :1], float("nan")).expand(-1, seen.state.positions)
     return put(nothing, seen.state.index.where(seen.live, -1), row)
 
 
 def coverage(whole: Tensor, used: Tensor) -> Tensor:
-    """Return (L,): the share of the whole model's patch attention (L,N) that falls on the positions another one uses, (L,N) bool."""
+    """Return the share of the whole model's patch attention that falls on the positions that another model uses, (L,).
+
+    Args:
+        whole: Attention of the whole model, (L,N).
+        used: Positions that the other model uses, (L,N) bool.
+    """
     return (whole * used).sum(1) / whole.sum(1)

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of an encoder, from the tokens it really used, or from its schedule. Papers print these GMACs as GFLOPs."""
+"""Counts the multiply-accumulates of an encoder, from the tokens it used or from its schedule. Papers print these GMACs as GFLOPs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,18 @@ _GIGA = 1e9
 
 @dataclass(frozen=True)
 class Macs:
-    """MACs of one image (mean of a batch): weight layers, attention products, norms (5 an element), selectors.
+    """Holds the MACs of one image, as a mean over a batch.
 
-    `total` is what SViT, EViT and DynamicViT print: linear + attention + selector, without norms. Cropr prints `linear`
-    (segmentation rows add `norm`). `embedding` is the part of `linear` that the patch embedding takes; SViT's figures for
-    detection encoders leave it out. kept_per_block: mean share of the N positions in each block's attention.
+    `total` is the number that SViT, EViT and DynamicViT print: linear + attention + selector, without norms. Cropr prints `linear`; its
+    segmentation rows add `norm`.
+
+    Attributes:
+        linear: MACs of layers with weights.
+        attention: MACs of attention products.
+        norm: Cost of norms, 5 an element.
+        selector: MACs of the selectors.
+        embedding: The part of `linear` that the patch embedding takes. SViT's figures for detection encoders leave it out.
+        kept_per_block: Mean share of the N positions in each block's attention.
     """
 
     linear: float
@@ -31,19 +38,28 @@ class Macs:
 
     @property
     def total(self) -> float:
-        """Linear + attention + selector."""
+        """Return linear + attention + selector."""
         return self.linear + self.attention + self.selector
 
     @property
     def kept_share(self) -> float:
-        """Mean over blocks of kept positions / N."""
+        """Return the mean over blocks of kept positions / N."""
         return sum(self.kept_per_block) / len(self.kept_per_block)
 
 
 class _Counts(NamedTuple):
-    """Mean tokens of one block, prefix included, the mean product of keys and queries, and the slots its selector looked at.
+    """Holds the mean counts of one block; tokens include the prefix.
 
-    Where heads and sub-layers are switched off (`branch` notes), an image's tokens count with the share of them that runs.
+    If heads and sub-layers are switched off (`branch` notes), the tokens of an image count with the share of them that runs.
+
+    Attributes:
+        attended: Tokens that are keys of the attention.
+        rows: Tokens that are queries of the attention.
+        fed: Tokens that enter the MLP.
+        products: Mean product of keys and queries.
+        scored: Slots that the selector scores.
+        entering: Tokens that enter attention, whatever runs there.
+        normed: Attended tokens and rows for the norms, which do not get cheaper when heads are off.
     """
 
     attended: float
@@ -51,15 +67,21 @@ class _Counts(NamedTuple):
     fed: float
     products: float
     scored: float
-    entering: float  # of attention, whatever runs there
-    normed: tuple[float, float]  # attended and rows, of norms: heads that are off make them no cheaper
+    entering: float
+    normed: tuple[float, float]
 
 
 def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs:
-    """Return the mean MACs an image of one encoder pass: patch embedding and blocks, with the classification head if asked.
+    """Return the mean MACs an image of one encoder pass: the patch embedding and the blocks.
 
-    Counts are per image, so the quadratic term of uneven batches is the mean of squares, not the square of the mean. Heads and sub-layers
-    that a selector switched off, by its notes of the name `branch`, are not counted, though they may have been computed (see `Selector`).
+    Counts are taken per image, so the quadratic term of uneven batches is the mean of squares, not the square of the mean. Heads and
+    sub-layers that a selector switched off, by its notes named `branch`, are not counted, though they may have been computed (see
+    `Selector`).
+
+    Args:
+        model: The encoder.
+        outputs: The outputs of the pass.
+        head: Whether the classification head counts, too.
     """
     counts, before = [], float(outputs.state.positions)
     branches = {block: branch for name, block, branch in outputs.aux if name == "branch"}
@@ -76,11 +98,16 @@ def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs
 
 
 def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
-    """Return the MACs that the schedule stands for at N positions, without running anything.
+    """Return the MACs that the schedule plans at N positions, without running anything.
 
-    What that is depends on the selector's `count_role`. Exact for fixed budgets. For gates with a target it is the
-    MACs at the expected usage, rate * N tokens (E[n]^2 in the quadratic term); for a sampler the upper bound that its number of samples
-    sets; for a selector of count_role `blocks` the upper bound where it drops nothing.
+    They depend on the selector's `count_role`. For fixed budgets they are exact. For gates with a target they are the MACs at the expected
+    usage, rate * N tokens (E[n]^2 in the quadratic term). For a sampler they are the upper bound that its number of samples sets. For a
+    selector of count_role `blocks` they are the upper bound at which it drops nothing.
+
+    Args:
+        model: The encoder.
+        positions: Number of positions N.
+        head: Whether the classification head counts, too.
     """
     counts, live, P = [], float(positions), model.prefix_tokens
     budgets = model.budgets(positions)
@@ -102,7 +129,7 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
 
 
 def _scored(model: PrunedViT, number: int, entering: float, before: float, positions: int) -> float:
-    """Slots that a block's selector scores: all, those that left the block before, or those in this block's attention."""
+    """Return the number of slots that a block's selector scores: all, those left by the block before, or those in its block's attention."""
     selector = dict(model.selectors.items()).get(str(number))
     if model.treatment.may_revive and not (selector is not None and selector.reads_previous_block):
         return float(positions)
@@ -110,7 +137,7 @@ def _scored(model: PrunedViT, number: int, entering: float, before: float, posit
 
 
 def _shares(branch: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Share of each image's heads that run, whether its attention does, and its MLP, (B,) each; ones for an ordinary block."""
+    """Return the shares of each image's heads, attention and MLP that run, (B,) each; ones for an ordinary block."""
     if branch is None:
         return (torch.ones((), dtype=torch.float64),) * 3
     heads, sublayers = (gates.detach().double().cpu() for gates in branch)
@@ -122,7 +149,7 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
     embedding = model.family.embed_macs(positions)
     linear = embedding + (model.family.head_macs() if head else 0.0)
     attention = selecting = 0.0
-    deciding = model.budgets(positions)  # a schedule that changes in training has selectors that it does not always ask
+    deciding = model.budgets(positions)  # a schedule that changes in training does not use all of its selectors at all times
     norm = 5.0 * model.embed_dim * (positions + P)
     for number, (block, c) in enumerate(zip(model.family.blocks, counts, strict=True)):
         cost = block.macs(c.attended, c.rows, c.fed, c.products)
@@ -143,11 +170,13 @@ def encoder_cost(encoder: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any
     """Average the encoder's MACs and kept shares over images that pass through it one by one.
 
     Args:
-        encoder: a PrunedViT or the EncoderMaps that it works in: an adapter changes what its selectors see, its own MACs do not count.
-        batches: normalised images (1,3,H,W); one at a time, because a method's token count may depend on its image.
+        encoder: A PrunedViT or the EncoderMaps that it works in. An adapter changes what its selectors see; the adapter's own MACs do not
+            count.
+        batches: Normalised images (1,3,H,W), one at a time, because a method's token count may depend on its image.
 
     Returns:
-        gmac_linear, gmac_attention, gmac_norm, gmac_selector, gmac_total; kept_share and kept_per_block, shares in [0,1] of the
+        gmac_linear, gmac_attention, gmac_norm, gmac_selector and gmac_total; kept_share and kept_per_block, which are shares in [0,1] of
+            the
         positions that enter attention.
     """
     training, pruned, rows = encoder.training, pruned_of(encoder), []

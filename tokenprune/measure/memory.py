@@ -1,4 +1,4 @@
-"""The most memory that a call holds at a time, beyond what was there before it."""
+"""Measures the most memory that a call holds at a time, beyond the memory in use before it."""
 
 import json
 import os
@@ -12,10 +12,11 @@ import torch
 
 @torch.inference_mode()
 def peak_memory(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """Return bytes: activations and results of `call`, without weights and inputs.
+    """Return the peak in bytes: activations and results of `call`, without weights and inputs.
 
     Args:
-        call: runs on the calling thread. device: on CUDA the allocator's own statistics, on a CPU those of torch's profiler.
+        call: The call to measure; it runs on the calling thread.
+        device: On CUDA the allocator's own statistics are read, on a CPU those of torch's profiler.
     """
     device = torch.device(device)
     return _on_cuda(call, device) if device.type == "cuda" else _on_cpu(call)
@@ -31,7 +32,7 @@ def _on_cuda(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def _on_cpu(call: Callable[[], Any]) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes lines of its own to standard error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler writes lines of its own to standard error
     with tempfile.TemporaryDirectory() as folder:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             call()

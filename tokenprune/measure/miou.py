@@ -1,4 +1,4 @@
-"""Mean intersection over union and pixel accuracy of a whole split, with a standard error over its images."""
+"""Computes mean intersection over union and pixel accuracy of a whole split, with a standard error over its images."""
 
 from collections.abc import Iterable
 
@@ -7,18 +7,26 @@ from torch import Tensor
 
 
 class Confusion:
-    """What the confusion matrix of a split says of its classes, kept image by image: its diagonal, its row sums and its column sums.
+    """Keeps the diagonal, the row sums and the column sums of the confusion matrix, image by image.
 
-    Intersection over union and accuracy need no more of it, and a matrix of all classes for each image would not fit into memory.
+    Intersection over union and accuracy need no more, and a matrix of all classes for each image would not fit into memory.
+
+    Args:
+        classes: Number of classes K.
     """
 
     def __init__(self, classes: int) -> None:
-        """classes: K."""
+        """Start without images."""
         self.classes = classes
         self._images: list[Tensor] = []
 
     def add(self, truth: Tensor, predicted: Tensor) -> None:
-        """Count one image: classes of pixels (h,w), long, of the truth, negative where a pixel has none, and of the prediction."""
+        """Count one image.
+
+        Args:
+            truth: Classes of the pixels, (h,w) long; negative where a pixel has none.
+            predicted: Predicted classes, (h,w) long.
+        """
         labelled = truth >= 0
         truth, predicted = truth[labelled], predicted[labelled]
         sets = (truth[truth == predicted], truth, predicted)
@@ -26,15 +34,15 @@ class Confusion:
 
     @property
     def counts(self) -> Tensor:
-        """Return pixels (I,3,K), long: hit, in the truth and in the prediction, of each image and class."""
+        """Return the pixels of each image and class, (I,3,K) long: hits, pixels in the truth and pixels in the prediction."""
         return torch.stack(self._images) if self._images else torch.zeros(0, 3, self.classes, dtype=torch.long)
 
 
 def mean_iou(counts: Tensor) -> float:
-    """Return mIoU in points of counts (I,3,K) summed over images.
+    """Return mIoU in points, of counts (I,3,K) summed over images.
 
-    Classes that occur neither in the truth nor in the predictions have no IoU and are left out of the mean; one that is only predicted
-    counts with 0. 0 where nothing is labelled.
+    Classes that occur neither in the truth nor in the predictions have no IoU and are left out of the mean. A class that is only predicted
+    counts with 0. The result is 0 if nothing is labelled.
     """
     hit, true, predicted = counts.sum(0).double()
     union = true + predicted - hit
@@ -43,13 +51,19 @@ def mean_iou(counts: Tensor) -> float:
 
 
 def pixel_accuracy(counts: Tensor) -> float:
-    """Return the share of labelled pixels that are right, in points, of counts (I,3,K); 0 where nothing is labelled."""
+    """Return the share of labelled pixels that are right, in points, of counts (I,3,K), or 0 if nothing is labelled."""
     hit, true, _ = counts.sum((0, 2)).tolist()
     return 100 * hit / true if true else 0.0
 
 
 def miou_error(counts: Tensor, draws: int, seed: int = 0) -> float:
-    """Return the standard error of mIoU over images: its deviation over `draws` samples of as many images with repetition, seeded."""
+    """Return the standard error of mIoU over images: its deviation over seeded bootstrap samples.
+
+    Args:
+        counts: Counts of each image, (I,3,K).
+        draws: Number of samples; each draws as many images as there are, with repetition.
+        seed: Seed of the draws.
+    """
     generator = torch.Generator().manual_seed(seed)
     samples: Iterable[Tensor] = (torch.randint(len(counts), (len(counts),), generator=generator) for _ in range(draws))
     return float(torch.tensor([mean_iou(counts[sample]) for sample in samples], dtype=torch.float64).std())

@@ -1,4 +1,4 @@
-"""Seconds an image of the encoder, of the backbone and of the whole model, and the encoder's gain over the dense one, side by side."""
+"""Times the encoder, the backbone and the whole model in seconds an image, and the encoder's gain over the dense one, side by side."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +23,12 @@ _MEBI = 2**20
 
 @dataclass(frozen=True)
 class SpeedPlan:
-    """How often and in which precision speed is measured.
+    """Sets how often and in which precision speed is measured.
 
     Args:
-        warmup: passes over the first image that do not count.
-        repeats: passes over each image that do.
-        dtype: of `DTYPES`; other than float32 by autocast.
+        warmup: Passes over the first image that do not count.
+        repeats: Passes over each image that count.
+        dtype: One of `DTYPES`; all but float32 run by autocast.
     """
 
     warmup: int = 1
@@ -46,20 +46,23 @@ def seconds_per_image(
     plan: SpeedPlan | None = None,
     alone: Callable[[Any], Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
-    """Time encoder, dense encoder, backbone and whole model on each input in turn, so that a slow moment of the machine hits all alike.
+    """Time encoder, dense encoder, backbone and whole model on each input in turn, so that a slow moment of the machine affects all alike.
 
     Args:
-        pruned: the encoder, in eval mode; the dense one is its own backbone with nothing dropped, through the same engine.
-        whole: the whole model. inputs: per image what encoder and backbone take, and what the whole model takes.
-        backbone: the encoder with what makes feature maps of it, for dense tasks. plan: None is one pass an image after one to warm up.
-        alone: of an image, the call that is the encoder's part of the backbone (an adapter changes the tokens on the way, and so how many
-            are kept); None: the encoder on the image.
+        pruned: The encoder, in eval mode. The dense one is its own backbone with nothing dropped, through the same engine.
+        whole: The whole model.
+        inputs: For each image, the input of the encoder and backbone, and the input of the whole model.
+        device: The device that runs everything.
+        backbone: For dense tasks, the encoder with the modules that make feature maps of its tokens.
+        plan: None takes one pass an image after one to warm up.
+        alone: Given an image, returns the call that is the encoder's part of the backbone: an adapter changes the tokens between blocks,
+            and so how many are kept. None runs the encoder on the image.
 
     Returns:
-        seconds_encoder, seconds_backbone (None without one), seconds_total (medians over all passes, batch 1), speedup_encoder (median of
-        the passes' own ratios of dense to pruned), first and third quartile of three of them (`*_quartiles`), memory_encoder_mib (the most
-        that the encoder holds at a time on the first image, without weights) and seconds_note, which says how they were taken. All times
-        None under masked execution, which computes what it drops, and for a selector that switches parts off without skipping them.
+        seconds_encoder, seconds_backbone (None without one) and seconds_total: medians over all passes, batch 1. speedup_encoder: median of
+        the passes' own ratios of dense to pruned. `*_quartiles`: first and third quartile of three of these. memory_encoder_mib: the most
+        that the encoder holds at a time on the first image, without weights. seconds_note: how they were taken. All times are None under
+        masked execution, which computes the tokens that it drops, and for a selector that switches parts off without skipping them.
     """
     reason = untimed(pruned)
     if reason:
@@ -87,7 +90,11 @@ def seconds_per_image(
 
 @torch.inference_mode()
 def seconds_alone(whole: Step, inputs: Sequence[Any], device: torch.device, plan: SpeedPlan | None = None) -> dict[str, Any]:
-    """Time a model that has no dense counterpart on each input: seconds_total (median, batch 1) and seconds_note."""
+    """Time a model that has no dense counterpart on each input.
+
+    Returns:
+        seconds_total (median, batch 1) and seconds_note.
+    """
     plan, timer = plan or SpeedPlan(), timed_by(device)
     with one_thread(device), precision(device, plan.dtype):
         for _ in range(plan.warmup):
@@ -97,7 +104,7 @@ def seconds_alone(whole: Step, inputs: Sequence[Any], device: torch.device, plan
 
 
 def untimed(pruned: PrunedViT) -> str:
-    """Return why no speed is measured of a model, "" where it is."""
+    """Return why the speed of a model is not measured, or "" if it is."""
     if pruned.execution == "masked":
         return "masked execution is not timed"
     drops = all(selector.saves_computation for selector in pruned.selectors.values())
@@ -105,7 +112,7 @@ def untimed(pruned: PrunedViT) -> str:
 
 
 def attention_kernel(pruned: PrunedViT) -> str:
-    """Return which attention the blocks of a model run: torch's fused one, timm's explicit one, or `mixed`."""
+    """Return the name of the attention that the blocks of a model run: torch's fused one, timm's explicit one, or `mixed`."""
     fused = {getattr(block.block.attn, "fused_attn", True) for block in pruned.family.blocks}
     return "mixed attention" if len(fused) > 1 else "fused attention" if fused == {True} else "explicit attention"
 
@@ -123,12 +130,12 @@ def _note(device: torch.device, images: int, plan: SpeedPlan, kernel: str = "") 
 
 
 def timed_by(device: torch.device) -> Callable[[Callable[[], Any]], float]:
-    """Return what times a call on a device, in seconds: CUDA events, or the CPU time of this thread."""
+    """Return the function that times a call on a device, in seconds: by CUDA events, or by the CPU time of this thread."""
     return _cuda_seconds if device.type == "cuda" else _thread_seconds
 
 
 def _thread_seconds(call: Callable[[], Any]) -> float:
-    """CPU seconds of this thread: wall clocks swing with whatever else the machine does."""
+    """Return the CPU seconds of this thread. A wall clock would depend on other work of the machine."""
     begin = time.thread_time()
     call()
     return time.thread_time() - begin
@@ -151,7 +158,7 @@ def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Thread time only counts the calling thread, so all work must stay on it."""
+    """Keep all work on the calling thread, because thread time counts only that one."""
     threads = torch.get_num_threads()
     if device.type != "cuda":
         torch.set_num_threads(1)

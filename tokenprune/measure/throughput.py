@@ -1,4 +1,4 @@
-"""Images a second of a whole model over batch sizes, pruned model and dense backbone run in turn (SViT Fig. 8, Table 6)."""
+"""Measures images a second of a whole model over batch sizes; pruned model and dense backbone run in turn (SViT Fig. 8, Table 6)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,25 @@ from tokenprune.measure.speed import DTYPES, attention_kernel, one_thread, preci
 
 FIELDS = ("throughput_mean", "throughput_sd", "throughput_speedup")
 Images = Callable[[int, int], Tensor]  # (size, number) -> batch `number` of that size, normalised and on the device
-_CAPTURE_PASSES = 3  # that PyTorch wants before a capture
+_CAPTURE_PASSES = 3  # warm-up passes that PyTorch wants before a capture
 
 
 @dataclass(frozen=True)
 class ThroughputPlan:
-    """What is measured, the `task.throughput` section.
+    """Sets which batches are measured: the `task.throughput` section.
 
     Args:
-        batch_sizes: images a batch, ascending. largest: the last of them alone.
-        batches: batches a size; mean and standard deviation are over them (the paper: 30).
-        passes: over each batch, whose mean is the batch's speed (the paper: 50).
-        warmup: passes over the first batch of each size that do not count.
-        dtype: of `speed.DTYPES`; other than float32 by autocast.
-        best_from: one size more, so many images or the half, the quarter, ... of them: the first that fits into memory; 0 for none.
-        graphs: on CUDA, replay a CUDA graph of each model that can be captured (one whose token counts are known beforehand).
+        batch_sizes: Images a batch, ascending.
+        batches: Batches of each size; mean and standard deviation are over them (the paper: 30).
+        passes: Passes over each batch; their mean is the batch's speed (the paper: 50).
+        warmup: Passes over the first batch of each size that do not count.
+        dtype: One of `speed.DTYPES`; all but float32 run by autocast.
+        graphs: On CUDA, replay a CUDA graph of each model that can be captured, which is one whose token counts are known beforehand.
+        largest: Measure the last of the batch sizes alone.
+        best_from: Add one size: the first of this number of images, its half, its quarter, ... that fits into memory; 0 for none.
 
     Raises:
-        InvalidConfig: a size, a number or a type that is out of range.
+        InvalidConfig: A size, a number or a type is out of range.
     """
 
     batch_sizes: tuple[int, ...] = (1, 8)
@@ -65,17 +66,21 @@ def throughput(
 ) -> dict[str, Any]:
     """Return images a second of `pruned` at each batch size, and its gain over its own backbone with nothing dropped.
 
-    Both go through the same engine, attention kernel and precision, pass by pass in turn, so that a slow moment of the machine hits both.
+    Both go through the same engine, attention kernel and precision, pass by pass in turn, so that a slow moment of the machine affects
+    both.
 
     Args:
-        pruned: the encoder with its head, in eval mode.
-        images: gives the batches; called once a batch, before it is timed.
-        around: makes the whole model of an encoder; None: it is that already, a classifier.
+        pruned: The encoder with its head, in eval mode.
+        images: Gives the batches; called once a batch, before it is timed.
+        plan: The batches to measure.
+        device: The device that runs everything.
+        around: Makes the whole model of an encoder. None: the encoder is the whole model, a classifier.
 
     Returns:
-        Lists with one entry a batch size: throughput_batch; throughput_mean and throughput_sd (images/s, over batches); and
-        throughput_speedup (median over batches of dense / pruned seconds). Entries are None from the size on at which memory ran out. All
-        are None where no speed can be claimed: under masked execution, and for selectors that drop nothing. throughput_note says how.
+        Lists with one entry a batch size: throughput_batch; throughput_mean and throughput_sd (images/s, over batches); throughput_speedup
+        (median over batches of dense / pruned seconds). Entries are None from the size on at which memory ran out. All entries are None if
+        no speed can be claimed: under masked execution, and for selectors that skip no computation. throughput_note says how they were
+            taken.
     """
     reason = untimed(pruned)
     if reason:
@@ -87,7 +92,7 @@ def throughput(
 
 @torch.inference_mode()
 def over_batches(models: Sequence[nn.Module], images: Images, plan: ThroughputPlan, device: torch.device) -> dict[str, Any]:
-    """Return what `throughput` does for the first of one or two classifiers; without a second there is no speed-up, only None."""
+    """Return the result of `throughput` for the first of one or two classifiers. Without a second one the speed-ups are None."""
     points, graphed, sizes, full, more = [], False, list(plan.batch_sizes), False, ""
     with one_thread(device), precision(device, plan.dtype):
         for size in sizes:
@@ -106,7 +111,7 @@ def over_batches(models: Sequence[nn.Module], images: Images, plan: ThroughputPl
 
 
 def _halved(models: Sequence[nn.Module], images: Images, plan: ThroughputPlan, device: torch.device) -> tuple[int, Any]:
-    """The first of best_from, its half, its quarter, ... images that fits into memory, and what `_speeds` says of it; None at 1."""
+    """Return the first batch size that fits into memory, of best_from, its half, its quarter, ..., and its `_speeds`; None if 1 fails."""
     size = plan.best_from
     while True:
         speeds, _ = _speeds(models, images, size, plan, device)
@@ -124,7 +129,10 @@ def _halvings(wanted: int, size: int, failed: bool) -> str:
 def _speeds(
     models: Sequence[nn.Module], images: Images, size: int, plan: ThroughputPlan, device: torch.device
 ) -> tuple[list[tuple[float, ...]] | None, bool]:
-    """Seconds a batch of each model, a tuple a batch, None if memory ran out; and whether a CUDA graph was replayed."""
+    """Return the seconds a batch of each model, and whether a CUDA graph was replayed.
+
+    The seconds are one tuple a batch, or None if memory ran out.
+    """
     try:
         first = images(size, 0)
         runs = [_runner(model, first, plan, device) for model in models]
@@ -154,7 +162,7 @@ def _summary(times: list[tuple[float, ...]], size: int) -> tuple[float, float, f
 
 
 def _runner(model: nn.Module, batch: Tensor, plan: ThroughputPlan, device: torch.device) -> Callable[[Tensor], Any]:
-    """The model, or a CUDA graph of it where that is asked for and can be captured."""
+    """Return the model, or a CUDA graph of it if that is asked for and can be captured."""
     pruned = pruned_of(model)
     varies = pruned is not None and any(s.counts_vary for s in pruned.selectors.values())
     if device.type != "cuda" or not plan.graphs or varies:
@@ -163,9 +171,9 @@ def _runner(model: nn.Module, batch: Tensor, plan: ThroughputPlan, device: torch
 
 
 def captured(model: nn.Module, batch: Tensor) -> Callable[[Tensor], Any] | None:
-    """Return a call that copies a batch into a CUDA graph of `model` and replays it; None where the model cannot be captured.
+    """Return a call that copies a batch into a CUDA graph of `model` and replays it, or None if the model cannot be captured.
 
-    A pass that asks the device for a number cannot be; then the model runs as it is, which the note says.
+    A pass that asks the device for a number cannot be captured. Then the model runs as it is, and the note says so.
     """
     inputs, graph, side = batch.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

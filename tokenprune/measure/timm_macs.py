@@ -1,4 +1,4 @@
-"""MACs of a model of any kind, as torch counts them while it runs on the meta device, where nothing is computed."""
+"""Counts the MACs of a model of any kind, as torch counts them while the model runs on the meta device, where nothing is computed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,19 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-_PRODUCTS = ("bmm", "baddbmm")  # of two activations; layers with weights are addmm, mm and convolutions
+_PRODUCTS = ("bmm", "baddbmm")  # products of two activations; layers with weights are addmm, mm and convolutions
 NOTE = "counted by torch over the whole model, head included; total = linear (layers with weights) + attention (products of activations)"
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What one image costs: MACs of layers with weights and of products of activations (attention); and the model's parameters."""
+    """Holds the cost of one image and the size of the model.
+
+    Attributes:
+        linear: MACs of layers with weights.
+        attention: MACs of products of two activations.
+        parameters: Number of parameters of the model.
+    """
 
     linear: float
     attention: float
@@ -22,14 +28,15 @@ class Counted:
 
     @property
     def total(self) -> float:
-        """Linear + attention."""
+        """Return linear + attention."""
         return self.linear + self.attention
 
 
 def counted(build: Callable[[], nn.Module], side: int) -> Counted:
     """Count the model that `build` makes, on one image (1,3,side,side); two of torch's flops are one MAC.
 
-    Attention runs under the MATH kernel, because torch does not count fused ones everywhere. Norms, activations and additions do not count.
+    Attention runs under the MATH kernel, because torch does not count fused kernels everywhere. Norms, activations and additions do not
+    count.
     """
     with torch.device("meta"):
         model = build().eval()

@@ -1,6 +1,6 @@
-"""Which tokens each block used, recorded while a model runs, and the statistics of SViT's Figures 4, 5, 6 and 11 on such records.
+"""Records which tokens each block uses while a model runs, and computes the statistics of SViT's Figures 4, 5, 6 and 11 on such records.
 
-A position is *used* by a block if its token, itself and not a merged or fused stand-in, enters the block's attention. Shapes: I images,
+A position is *used* by a block if its own token, and not a merged or fused stand-in, enters the block's attention. Shapes: I images,
 L blocks, N = H*W positions.
 """
 
@@ -20,14 +20,23 @@ from tokenprune.errors import TokenPruneError
 
 
 class Used(NamedTuple):
-    """One image's usage: blocks (L,N) bool on the CPU, grid (H,W) of its N positions in raster order."""
+    """Holds the usage of one image.
+
+    Attributes:
+        blocks: Positions used by each block, (L,N) bool on the CPU.
+        grid: The grid (H,W) of the N positions, in raster order.
+    """
 
     blocks: Tensor
     grid: tuple[int, int]
 
 
 class Recorder:
-    """What `record` fills: `images`, one `Used` an image in the order in which they ran."""
+    """Collects the usage that `record` observes: `images` holds one `Used` an image, in the order in which they ran.
+
+    Args:
+        depth: Number of blocks L.
+    """
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -35,10 +44,10 @@ class Recorder:
         self._pass: list[Tensor] = []  # (B,N) of each block so far
 
     def see(self, block: int, state: TokenState) -> None:
-        """Note what enters a block's attention (the engine's watcher).
+        """Note the positions that enter a block's attention. The engine calls this as its watcher.
 
         Raises:
-            TokenPruneError: a block was left out, so that the usage of these images would be incomplete.
+            TokenPruneError: A block was left out, so the usage of these images would be incomplete.
         """
         if block != len(self._pass):
             self.close()
@@ -52,7 +61,7 @@ class Recorder:
         """End the recording.
 
         Raises:
-            TokenPruneError: the last pass did not reach the last block.
+            TokenPruneError: The last pass did not reach the last block.
         """
         ran, self._pass = len(self._pass), []
         if ran:
@@ -64,10 +73,10 @@ def record(model: nn.Module) -> Iterator[Recorder]:
     """Record the positions used by each block of every image that `model` sees inside the `with` block.
 
     Args:
-        model: a PrunedViT or any module around one (a dense map, a detector); batches, image sizes and executions may vary.
+        model: A PrunedViT or any module around one (a dense map, a detector). Batches, image sizes and executions may vary.
 
     Raises:
-        TokenPruneError: no PrunedViT in the model, or a pass that did not run every block, in order.
+        TokenPruneError: The model has no PrunedViT, or a pass did not run every block in order.
 
     Example:
         with record(detector) as seen:
@@ -93,21 +102,27 @@ def record(model: nn.Module) -> Iterator[Recorder]:
 
 
 def positions_used(state: TokenState) -> Tensor:
-    """Return (B,N) bool: positions of live slots. Fused tokens have no position, and a merged token's position is not its owner's."""
+    """Return the positions of live slots, (B,N) bool.
+
+    Fused tokens have no position, and a merged token's position is not that of the token it went into.
+    """
     unused = torch.zeros(state.live.shape[0], state.positions, dtype=torch.bool, device=state.live.device)
     return put(unused, state.index.where(state.live, -1), state.live)
 
 
 def layers_per_token(usage: Tensor) -> Tensor:
-    """Return how many blocks use each token, 0..L: usage (...,L,N) bool -> (...,N) long (SViT Fig. 4)."""
+    """Return the number of blocks that use each token, 0..L: usage (...,L,N) bool -> (...,N) long (SViT Fig. 4)."""
     return usage.sum(-2)
 
 
 @dataclass(frozen=True)
 class Reactivation:
-    """Token counts (I,L), long, of each image and block (SViT Fig. 5a).
+    """Holds token counts (I,L), long, of each image and block (SViT Fig. 5a).
 
-    pruned: not used by the block. again: of these, used by one later block at least. following: of these, used by the very next one.
+    Attributes:
+        pruned: Tokens that the block does not use.
+        again: Of these, the tokens that at least one later block uses.
+        following: Of these, the tokens that the very next block uses.
     """
 
     pruned: Tensor
@@ -116,17 +131,20 @@ class Reactivation:
 
     @property
     def share(self) -> Tensor:
-        """Return again / pruned, (I,L) float: the paper's reactivation ratio; NaN where nothing is pruned, else 0 at the last block."""
+        """Return again / pruned, (I,L) float: the paper's reactivation ratio.
+
+        It is NaN where nothing is pruned, and otherwise 0 at the last block.
+        """
         return _ratio(self.again, self.pruned)
 
     @property
     def share_following(self) -> Tensor:
-        """Return following / again, (I,L) float: how much of what comes back does so at once; NaN where nothing comes back."""
+        """Return following / again, (I,L) float: the share of returning tokens that return at once. It is NaN where nothing returns."""
         return _ratio(self.following, self.again)
 
 
 def reactivation(usage: Tensor) -> Reactivation:
-    """Return how many pruned tokens come back, usage (I,L,N) bool. No token comes back after the last block."""
+    """Count the pruned tokens that come back, for usage (I,L,N) bool. No token comes back after the last block."""
     none = torch.zeros_like(usage[:, :1])
     following = torch.cat([usage[:, 1:], none], 1)
     later = torch.cat([usage[:, 1:].flip(1).cummax(1).values.flip(1), none], 1) if usage.shape[1] > 1 else none
@@ -138,18 +156,19 @@ def mean_map(usage: Tensor, grid: tuple[int, int], size: tuple[int, int] | None 
     """Return the mean number of blocks that use each position (SViT Fig. 6).
 
     Args:
-        usage: (I,L,N) bool of images with one grid.
-        grid: their (H,W).
-        size: (h,w) to resize to, bilinear; None keeps the grid. Resizing is linear, so maps of several grids may be averaged after it.
+        usage: Usage of images with one grid, (I,L,N) bool.
+        grid: The grid (H,W) of these images.
+        size: The size (h,w) to resize to, bilinear; None keeps the grid. Resizing is linear, so maps of several grids may be averaged
+            afterwards.
 
     Returns:
-        (h,w) float in 0..L.
+        A map (h,w) float with values in 0..L.
     """
     return resized(layers_per_token(usage).float().mean(0), grid, size)
 
 
 def resized(values: Tensor, grid: tuple[int, int], size: tuple[int, int] | None) -> Tensor:
-    """Return values (N,) of a grid (H,W) as a map (h,w) of another size, bilinear; None keeps the grid."""
+    """Return values (N,) of a grid (H,W) as a map (h,w) of another size, bilinear. A size of None keeps the grid."""
     map_ = values.view(1, 1, *grid)
     return (map_ if size is None else F.interpolate(map_, size=size, mode="bilinear", align_corners=False))[0, 0]
 
@@ -158,10 +177,11 @@ def by_foreground(usage: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     """Return the share of foreground and of background tokens that each block uses (SViT Fig. 11).
 
     Args:
-        usage: (I,L,N) bool. foreground: (I,N) bool.
+        usage: Usage, (I,L,N) bool.
+        foreground: Positions on the foreground, (I,N) bool.
 
     Returns:
-        Two of (I,L) float in [0,1]; NaN for images without such tokens.
+        Two tensors (I,L), float in [0,1]; NaN for images without such tokens.
     """
     shares = []
     for where in (foreground, ~foreground):

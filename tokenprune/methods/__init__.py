@@ -1,1 +1,1 @@
-"""The methods: selectors, treatments, schedules and losses, a file each."""
+"""Holds the methods: one file for each selector, treatment, schedule, loss and fusion."""

@@ -1,20 +1,24 @@
-"""What Cropr's router learns from, in training alone: an aggregator over all tokens and an auxiliary head (section 3.1)."""
+"""Builds the layers that teach Cropr's router, in training only: an aggregator over all tokens and an auxiliary head (section 3.1)."""
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-EPS = 1e-6  # of the norms of the cross-attention and of the MLP; the head's has torch's 1e-5, as released
+EPS = 1e-6  # eps of the LayerNorms of the cross-attention and the MLP; the head's LayerNorm has torch's 1e-5, as released
 
 
 class AuxiliaryHead(nn.Module):
-    """Predicts from what the queries attend to: X' = softmax(A d^-0.5) V, Y = X' + MLP(LN(X')) (Eq. 5), then LN and a linear layer.
+    """Predicts from the tokens that the queries attend to: X' = softmax(A d^-0.5) V, Y = X' + MLP(LN(X')) (Eq. 5), then LN and Linear.
 
-    With one head V are the tokens themselves and d is C; with h heads V is projected, d = C/h and X' goes through one more projection.
+    With one head, V is the tokens themselves and d is C. With h heads, V is a projection of the tokens, d is C/h, and X' goes through one
+    more projection.
 
     Args:
-        dim: C. classes: K outputs. heads: h. mlp: False leaves Y = X' (Table 4c).
+        dim: Channels C.
+        classes: Number of outputs K.
+        heads: Number of attention heads h.
+        mlp: Whether the MLP is there; without it Y = X' (Table 4c).
     """
 
     def __init__(self, dim: int, classes: int, heads: int = 1, mlp: bool = True) -> None:
@@ -27,10 +31,13 @@ class AuxiliaryHead(nn.Module):
         self.apply(start)
 
     def forward(self, query: Tensor, keys: Tensor, tokens: Tensor, live: Tensor | None = None) -> Tensor:
-        """Return logits (B,K) of one query, (B,Nq,K) of several.
+        """Return the logits: (B,K) for one query, (B,Nq,K) for several.
 
         Args:
-            query: (Nq,C). keys, tokens: (B,T,C), equal with one head. live: (B,T) which of them count, None for all.
+            query: Queries, (Nq,C).
+            keys: Keys, (B,T,C); equal to `tokens` with one head.
+            tokens: Tokens, (B,T,C).
+            live: Which tokens count, (B,T); None for all.
         """
         query = query.expand(len(tokens), -1, -1)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, keys, self.value(tokens)))
@@ -42,7 +49,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def start(module: nn.Module) -> None:
-    """Give a linear layer its first weights, truncated normal of std 0.02 and no bias, as those of the released classifiers end up."""
+    """Initialise a linear layer: truncated normal weights of std 0.02 and zero bias, as the released classifiers end up."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -50,6 +57,6 @@ def start(module: nn.Module) -> None:
 
 
 def first_queries(queries: int, dim: int) -> nn.Parameter:
-    """Return Q (Nq,C), normal of std C^-0.5 cut off at two of them."""
+    """Return the initial queries Q (Nq,C): normal of std C^-0.5, truncated at two standard deviations."""
     std = dim**-0.5
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(queries, dim), std=std, a=-2 * std, b=2 * std))

@@ -1,1 +1,1 @@
-"""Tables, figures, insights and the page: what people read of rows."""
+"""Makes tables, figures, insights and the page out of result rows."""

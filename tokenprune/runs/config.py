@@ -1,6 +1,7 @@
 """Configurations: where the YAML lives, the top-level schema, composing one outside the command line, and deriving one from another."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,15 +9,16 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tokenprune.engine.schedule import TARGET, answered
 from tokenprune.errors import InvalidConfig
-from tokenprune.runs.presets import complete
-from tokenprune.runs.rows import register_rows
+from tokenprune.runs.help import group_help
+from tokenprune.runs.hydra_sources import register_sources
 from tokenprune.runs.run_key import MEASURES
 from tokenprune.utils.paths import config_dir
 
+FREE = ("selector", "treatment", "schedule", "losses", "backbone", "task", "data", "training", "reports")  # mappings of plugins
 REPORTS = ("table", "plot")  # what every sweep ends with; they say nothing more about one row than its result does
 
 
@@ -26,7 +28,7 @@ class DenseConfig:
 
     init: str | None = "scratch"  # scratch | pretrained | a file of backbone weights; null: has to be given
     seed: int = 0  # one dense model serves all seeds of its rows
-    training: Any = MISSING
+    training: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -34,8 +36,8 @@ class PretrainedConfig:
     """The classification run that `init: pretrained` stands for: the same backbone, on embedded images."""
 
     data: dict[str, Any] = field(default_factory=lambda: {"name": "shapes", "side": 128, "train_size": 20000, "val_size": 300, "seed": 0})
-    task: Any = MISSING
-    training: Any = MISSING
+    task: dict[Any, Any] = field(default_factory=dict)
+    training: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,16 +59,16 @@ class RunConfig:
     treatment_labels: dict[str, str] = field(default_factory=dict)
     scale: str = "demo"
     experiment: str | None = None
-    selector: Any = MISSING
-    treatment: Any = MISSING
-    schedule: Any = MISSING
+    selector: dict[Any, Any] = field(default_factory=dict)
+    treatment: dict[Any, Any] = field(default_factory=dict)
+    schedule: dict[Any, Any] = field(default_factory=dict)
     losses: dict[str, Any] = field(default_factory=dict)
     cls: str = "learned"
     execution: str = "auto"
-    backbone: Any = MISSING
-    task: Any = MISSING
-    data: Any = MISSING
-    training: Any = MISSING
+    backbone: dict[Any, Any] = field(default_factory=dict)
+    task: dict[Any, Any] = field(default_factory=dict)
+    data: dict[Any, Any] = field(default_factory=dict)
+    training: dict[Any, Any] = field(default_factory=dict)
     init: str = "dense"
     init_weights: str | None = None
     dense: DenseConfig = field(default_factory=DenseConfig)
@@ -81,10 +83,22 @@ class RunConfig:
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, known to Hydra, and what `${at_scale:${scale},SMOKE,DEMO,PAPER}` is."""
+    """Make `schema`, the first entry of conf/config.yaml, two resolvers and the sources of configurations known to Hydra.
+
+    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${group_help:}` is the list of groups that --help shows.
+    """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
-    ConfigStore.instance().store(name="schema", node=RunConfig)
-    register_rows()
+    OmegaConf.register_new_resolver("group_help", group_help, replace=True)
+    ConfigStore.instance().store(name="schema", node=_schema())
+    register_sources()
+
+
+def _schema() -> DictConfig:
+    """Return the schema; its free mappings take any option without a plus, because their plugins check the options themselves."""
+    schema = OmegaConf.structured(RunConfig)
+    for mapping in (*(schema[name] for name in FREE), schema.dense.training, schema.pretrained.task, schema.pretrained.training):
+        OmegaConf.set_struct(mapping, False)
+    return schema
 
 
 def _at_scale(scale: str, smoke: Any, demo: Any, paper: Any) -> Any:
@@ -99,19 +113,37 @@ def compose(overrides: list[str]) -> DictConfig:
     register_schema()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra_compose("config", overrides=overrides)
+        return composed(overrides)
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """Compose a run where Hydra is set up already (see `compose`); `implied_method` completes the choices."""
+    config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
+    implied = implied_method(config.hydra.runtime.choices)
+    if implied:
+        config = hydra_compose("config", overrides=[*overrides, implied])
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
+
+
+def implied_method(choices: Mapping[str, str]) -> str | None:
+    """Return the override `method=NAME` for a selector that was chosen without a method, which takes the preset of its name; else None.
+
+    Args:
+        choices: {group: option} of a composed run, as Hydra reports it in `hydra.runtime.choices`.
+    """
+    alone = choices["method"] == "dense" and choices["selector"] != "none"
+    return f"method={choices['selector']}" if alone else None
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """Return a plain, resolved copy; values that are not set stay '???'.
 
-    A dense row at a scale without shipped weights is the dense model itself: it is not trained any further. A selector that was
-    chosen without a method takes the rest of the preset of its name.
+    A dense row at a scale without shipped weights is the dense model itself: it is not trained any further.
     """
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     is_dense = plain["selector"].get("name") == "none"
-    if not is_dense and plain["schedule"].get("name") == "none":
-        plain = complete(plain)
     plain["backbone"].pop("by_scale", None)  # what its other values were chosen from
     plain["losses"] = {name: options for name, options in plain["losses"].items() if options is not None}
     if plain["schedule"].get(TARGET) is None:

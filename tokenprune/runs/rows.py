@@ -2,70 +2,82 @@
 
 A row is a mapping whose keys are those of the command line: groups (`method: evit`) and values (`schedule.total: 0.9`). Hydra gets each as
 an option of the group `rows/NAME`, numbered in the order of the file, so that `+rows/NAME=glob(*)` sweeps over all of them in that order.
+A file of rows without a file conf/experiment/NAME.yaml is an experiment by itself, which runs all of its rows.
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from tokenprune.errors import InvalidConfig
-from tokenprune.utils.paths import config_dir
+from tokenprune.errors import InvalidConfig, hint
+from tokenprune.runs.sources import folders, read_data, shown
 
 GROUP = "rows"
 
 
-@cache
-def register_rows() -> None:
-    """Make the rows of every table known to Hydra; the files are read once a process.
+def row_nodes(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return {"rows/NAME": {numbered name: row as Hydra's configurations are}} of FOLDER/rows/NAME.yaml, and an experiment for each.
 
     Raises:
         InvalidConfig: a file that does not map names of rows to their choices.
     """
-    store = ConfigStore.instance()
-    for path in sorted((config_dir() / GROUP).glob("*.yaml")):
-        for name, row in rows_of(path.stem).items():
-            store.store(group=f"{GROUP}/{path.stem}", name=name, node=_node(row), package="_global_")
+    found: dict[str, dict[str, dict[str, Any]]] = {"experiment": {}}
+    for path in sorted((folder / GROUP).glob("*.yaml")):
+        found[f"{GROUP}/{path.stem}"] = {name: _node(row) for name, row in rows_in(path).items()}
+        sweep = {"mode": "MULTIRUN", "sweeper": {"params": {f"+{GROUP}/{path.stem}": "glob(*)"}}}
+        found["experiment"][path.stem] = {"experiment": path.stem, "hydra": sweep}
+    return found
+
+
+def tables() -> dict[str, Path]:
+    """Return {name: file} of all tables; the project's own come first and keep their names."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in sorted((folder / GROUP).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
 
 
 def rows_of(table: str) -> dict[str, dict[str, Any]]:
-    """Return {numbered name: {key of the command line: value}} of conf/rows/TABLE.yaml, in the order of the file.
+    """Return {numbered name: {key of the command line: value}} of the table's file, in its order.
 
     Raises:
         InvalidConfig: no such file, or one that does not map names of rows to their choices.
     """
-    path = config_dir() / GROUP / f"{table}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise InvalidConfig(f"there is no table of rows {table!r}; allowed: {known}")
-    try:
-        rows = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise InvalidConfig(f"{_shown(path)} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    known = tables()
+    if table not in known:
+        raise InvalidConfig(f"there is no table of rows {table!r}.{hint(table, list(known))} Allowed: {', '.join(sorted(known))}")
+    return rows_in(known[table])
+
+
+def rows_in(path: Path) -> dict[str, dict[str, Any]]:
+    """Return {numbered name: {key of the command line: value}} of a file of rows.
+
+    Raises:
+        InvalidConfig: the file does not map names of rows to their choices.
+    """
+    rows = read_data(path)
     wanted = "a mapping from names of rows to their choices, e.g. `evit_remove: {method: evit, treatment: remove}`"
     if not isinstance(rows, dict) or not rows:
-        raise InvalidConfig(f"{_shown(path)} holds no rows; allowed: {wanted}")
+        raise InvalidConfig(f"{shown(path)} holds no rows; allowed: {wanted}")
     wrong = [str(name) for name, row in rows.items() if not isinstance(row, dict)]
     if wrong:
-        raise InvalidConfig(f"{_shown(path)}: no choices in row {', '.join(wrong)}; allowed: {wanted}")
+        raise InvalidConfig(f"{shown(path)}: no choices in row {', '.join(wrong)}; allowed: {wanted}")
     width = max(2, len(str(len(rows) - 1)))
     return {f"{number:0{width}d}_{name}": row for number, (name, row) in enumerate(rows.items())}
 
 
-def _shown(path: Path) -> str:
-    return "/".join(path.parts[-3:])
-
-
 def _node(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row as Hydra's configurations are: choices of groups as its defaults list, values as they are nested."""
-    groups = {key: value for key, value in row.items() if (config_dir() / key).is_dir() and isinstance(value, str)}
+    groups = {key: value for key, value in row.items() if isinstance(value, str) and _is_group(key)}
     values = OmegaConf.create()
     for key, value in row.items():
         if key not in groups:
             OmegaConf.update(values, key, value, force_add=True)
     defaults = [{f"override /{group}": name} for group, name in groups.items()]
-    return {"defaults": [*defaults, "_self_"], **OmegaConf.to_container(values, resolve=False)}
+    return {"defaults": [*defaults, "_self_"], **OmegaConf.to_container(values, resolve=False)}  # type: ignore[dict-item]
+
+
+def _is_group(key: str) -> bool:
+    return key in ("selector", "treatment") or any((folder / key).is_dir() for folder in folders())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.engine.schedule import ANSWERS, TARGET
+from tokenprune.runs.plugin_options import KINDS, without_defaults
 from tokenprune.utils.paths import weights_path
 
 SCHEMA = 1  # of result.json; part of the key, so that a new schema never reads old rows
@@ -25,10 +26,11 @@ def run_key(config: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of the sha256 of a resolved configuration without what does not change its numbers.
 
     Files count by content (see `fingerprint`) and not by path. What the row does not depend on is left out: with `init: scratch` the
-    dense model's recipe, with `init_weights` everything that would make those weights.
+    dense model's recipe, with `init_weights` everything that would make those weights, and options that equal their plugin's default.
     """
     relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
     relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k not in ("name", "size")}
+    relevant |= {kind: without_defaults(kind, relevant.get(kind, {})) for kind in KINDS}
     _start(relevant)
     if sorted(relevant.get("measure", ())) == sorted(MEASURES):
         relevant.pop("measure")  # the key of a row from before there was a choice

@@ -1,1 +1,1 @@
-"""What a pruned encoder is trained and judged on: one task a module, detection in its own folder."""
+"""Defines the tasks that a pruned encoder is trained and evaluated on, each in its own folder."""

@@ -1,4 +1,4 @@
-"""What a task is: a model around the encoder, batches, losses, a metric and the cost of a forward."""
+"""Defines the contract of a task: a model around the encoder, batches, losses, a metric and the cost of a forward pass."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,56 +13,67 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """One task of one run. `cfg` is the resolved configuration with its groups selector, backbone, task, data, training, ..."""
+    """Does one task of one run.
+
+    `cfg` is always the resolved configuration with its groups selector, backbone, task, data, training, ...
+
+    Attributes:
+        name: Name of the task in the registry.
+        gives: Fields of `engine.loss.LossInputs` that its training knows beside the encoder's outputs.
+    """
 
     name: str
-    gives: tuple[str, ...]  # fields of losses.base.LossInputs that its training knows beside the encoder's outputs
+    gives: tuple[str, ...]
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
-        """The whole model, encoder and head, on the CPU with random weights."""
+        """Build the whole model, encoder and head, on the CPU with random weights."""
         ...
 
     def begin(self, model: nn.Module) -> None:
-        """Take note of a model as it starts training, its first weights loaded (a teacher is a copy of it)."""
+        """Take note of a model that starts training, with its first weights loaded (a teacher is a copy of it)."""
         ...
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Any]:
-        """Endless batches from iteration `start` on; batch i depends on the seed and on i alone."""
+        """Yield batches without end from iteration `start` on; batch i depends on the seed and on i alone."""
         ...
 
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Weighted scalar losses by name."""
+        """Return weighted scalar losses by name."""
         ...
 
     def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Any], Any], list[Any]]:
-        """One pass of the encoder, and batches for it of `count` training images as the test sees images, without augmentation."""
+        """Return one pass of the encoder, and batches for it of `count` training images without augmentation, as in a test."""
         ...
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics on the validation data: AP, top-1 and mIoU in points 0..100, with their standard errors (`*_se`)."""
+        """Return metrics on the validation data: AP, top-1 and mIoU in points 0..100, with their standard errors (`*_se`)."""
         ...
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """GMACs (means over validation images), kept shares and seconds an image, as in the result schema's `cost`."""
+        """Return GMACs (means over validation images), kept shares and seconds an image, as in the result schema's `cost`."""
         ...
 
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
     ) -> "Iterator[Picture]":
-        """Validation pictures as `model`, in eval mode, saw them one by one: what figures show.
+        """Yield validation pictures, for figures, as `model` in eval mode sees them one by one.
 
-        numbers: indices in the split, those beyond its end left out; None is all. predict: with the model's predictions, if it makes any.
+        Args:
+            model: The model, in eval mode.
+            cfg: The run.
+            numbers: Indices in the split; those beyond its end are left out. None is all.
+            predict: Whether to add the model's predictions, if it makes any.
         """
         ...
 
 
 def chosen(numbers: Sequence[int] | None, size: int) -> list[int]:
-    """The indices of `numbers` that a split of `size` has; None is all of them."""
+    """Return the indices of `numbers` that a split of `size` has. None is all of them."""
     return list(range(size)) if numbers is None else [n for n in numbers if 0 <= n < size]
 
 
 def parameters_of(model: nn.Module) -> int:
-    """Number of parameters of a task's whole model as it is deployed: selectors without what only training needs."""
+    """Return the number of parameters of a task's whole model as it is deployed: selectors without the parts that only training needs."""
     pruned = pruned_of(model)
     selectors = [] if pruned is None else list(pruned.selectors.values())
     shed = sum(_size(selector) - _size(selector.deploy()) for selector in selectors)
@@ -74,5 +85,5 @@ def _size(module: nn.Module) -> int:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model lives."""
+    """Return the device of a model."""
     return next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""Which samples batch i holds: a function of the seed and of i alone, so that a resumed run sees what the first would have."""
+"""Plans which samples batch i holds: a function of the seed and of i alone, so that a resumed run sees the batches of an unbroken one."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -13,21 +13,29 @@ from tokenprune.utils.distributed import rank, world
 
 
 class BatchPlan:
-    """Shuffled epochs cut into batches; an epoch's last incomplete batch is dropped, a set smaller than a batch repeats.
+    """Cuts shuffled epochs into batches.
 
-    With aspect `ratios` (width / height) portrait and landscape images do not share a batch, but for one, which saves padding.
-    With `repeats` a batch holds each of its images so many times, and an epoch, which stays as long, so many times fewer images.
+    An epoch's last incomplete batch is dropped, and a set smaller than a batch repeats. With aspect `ratios`, portrait and landscape images
+    share at most one batch an epoch, which saves padding. With `repeats`, a batch holds each of its images that many times; an epoch stays
+    as long and has that many times fewer images.
+
+    Args:
+        size: Samples in the set.
+        batch: Samples in a batch.
+        seed: Seed of the order.
+        ratios: Aspect ratios (width / height) of the samples.
+        repeats: Copies of an image in a batch.
     """
 
     def __init__(self, size: int, batch: int, seed: int, ratios: Sequence[float] | None = None, repeats: int = 1) -> None:
-        """size: samples in the set; batch: samples a batch."""
+        """Start without an epoch."""
         self.size, self.batch, self.seed, self.repeats = size, batch, seed, repeats
         self.wide = None if ratios is None else np.asarray(ratios) > 1
         self.per_epoch = max(1, size // batch)
         self._epoch, self._batches = -1, np.empty((0, batch), dtype=np.int64)
 
     def __getitem__(self, iteration: int) -> list[int]:
-        """Sample indices of a 0-based iteration."""
+        """Return the sample indices of a 0-based iteration."""
         epoch, step = divmod(iteration, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self._plan(epoch)
@@ -36,7 +44,7 @@ class BatchPlan:
     def _plan(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(self.size)
-        if self.wide is None:  # copies lie far apart, so that several processes, which take slices, get different ones
+        if self.wide is None:  # copies lie far apart, so that processes, which take slices, get different images
             different = np.resize(order, (self.per_epoch, -(-self.batch // self.repeats)))
             return np.tile(different, self.repeats)[:, : self.batch]
         grouped = np.resize(order[np.argsort(self.wide[order], kind="stable")], (self.per_epoch, self.batch))
@@ -44,15 +52,18 @@ class BatchPlan:
 
 
 class _Batches(Dataset):
-    """Item i is this process's share of the batch of iteration `start + i`: all of it, or an equal slice where there are several."""
+    """Holds this process's share of each batch.
+
+    Item i belongs to the batch of iteration `start + i`: all of it, or an equal slice under several processes.
+    """
 
     def __init__(self, plan: BatchPlan, make: Callable[[int, int], Any], collate: Callable[[list[Any]], Any], start: int) -> None:
         self.plan, self.make, self.collate, self.start = plan, make, collate, start
-        share = plan.batch // world()  # TrainingConfig refuses what does not divide
+        share = plan.batch // world()  # TrainingConfig refuses a batch that does not divide
         self.mine = slice(rank() * share, (rank() + 1) * share)
 
     def __len__(self) -> int:
-        return 2**31  # endless for every purpose; a training loop stops by itself
+        return 2**31  # in practice endless; a training loop stops by itself
 
     def __getitem__(self, i: int) -> Any:
         iteration = self.start + i
@@ -64,11 +75,14 @@ class _Batches(Dataset):
 def batches_from(
     plan: BatchPlan, make: Callable[[int, int], Any], collate: Callable[[list[Any]], Any], start: int, workers: int = 0
 ) -> Iterator[Any]:
-    """Batches from iteration `start` on, without end; of several processes each gets its slice of every batch.
+    """Yield batches from iteration `start` on, without end; of several processes each gets its slice of every batch.
 
     Args:
-        make: (sample index, place in the whole run) -> one prepared sample; random choices in it are seeded by the place.
-        workers: processes that prepare batches ahead; 0 prepares them here. The batches are the same.
+        plan: The samples of each batch.
+        make: (sample index, place in the whole run) -> one prepared sample. The place seeds its random choices.
+        collate: Makes a batch of a list of samples.
+        start: First iteration.
+        workers: Processes that prepare batches ahead; 0 prepares them in this process. The batches are the same.
     """
     source = _Batches(plan, make, collate, start)
     if workers == 0:
@@ -77,7 +91,7 @@ def batches_from(
 
 
 def in_order(count: int, make: Callable[[int], Any], collate: Callable[[list[Any]], Any], batch: int, workers: int = 0) -> Iterator[Any]:
-    """Batches of the first `count` samples, the last one as short as it comes; no generator of this process is touched."""
+    """Yield batches of the first `count` samples; the last one may be smaller. No generator of this process is touched."""
     samples = _Samples(count, make)
     return iter(DataLoader(samples, batch, collate_fn=collate, num_workers=min(workers, count // batch), generator=torch.Generator()))
 
@@ -95,9 +109,10 @@ class _Samples(Dataset):
 
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Let Python's, numpy's and torch's CPU generator draw in the body what `entropy` alone decides, and go on after it as if unused.
+    """Seed Python's, numpy's and torch's CPU generators by `entropy` inside the body, and restore their states after it.
 
-    Libraries that draw from these have their noise tied so to (seed, place in the run), wherever and in what order samples are prepared.
+    This ties the noise of libraries that draw from these generators to (seed, place in the run), wherever and in whatever order samples are
+    prepared.
     """
     words = np.random.SeedSequence(entropy).generate_state(4)
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
@@ -113,5 +128,5 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 def _as_it_is(batch: Any) -> Any:
-    """Instead of torch's conversion, which would turn tuples into lists and numbers into tensors."""
+    """Return the batch unchanged. torch's own conversion would turn tuples into lists and numbers into tensors."""
     return batch

@@ -1,4 +1,4 @@
-"""The pruned encoder of a run, and the size of its grid."""
+"""Builds the pruned encoder of a run, and computes the size of its grid."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,15 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0, classes: int | No
     """Build the encoder of a run: the `backbone` group's ViT with the run's selector, treatment, schedule, cls, execution and losses.
 
     Args:
-        cfg: the run. num_classes: outputs of the model's own classification head.
-        classes: what auxiliary heads learn to tell, where that is not the same.
+        cfg: The run.
+        num_classes: Outputs of the model's own classification head.
+        classes: Number of classes that auxiliary heads learn, if it differs.
 
     Raises:
-        InvalidConfig, UnknownPlugin, InvalidSchedule, IncompatiblePairing: whatever does not fit, before any weight is loaded.
+        InvalidConfig: A value does not fit. This and the following are raised before any weight is loaded.
+        UnknownPlugin: A name is unknown.
+        InvalidSchedule: The schedule does not fit the model.
+        IncompatiblePairing: The parts do not go together.
     """
     axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
     given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
@@ -39,5 +43,5 @@ def positions(config: Mapping[str, Any]) -> int:
 
 
 def _or_none(axis: Any) -> Any:
-    """The configuration spells an empty axis {name: none}; the engine spells it None."""
+    """Return None for an empty axis, which the configuration writes as {name: none}."""
     return None if isinstance(axis, Mapping) and axis.get("name") == "none" else axis

@@ -1,4 +1,4 @@
-"""One validation picture as a task's model saw it: pixels, the tokens that each block used, predictions where there are any."""
+"""Holds one validation picture as a task's model saw it: its pixels, the tokens that each block used, and predictions if there are any."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,13 @@ from tokenprune.measure.usage import Used
 
 @dataclass(frozen=True)
 class Predictions:
-    """Detected objects of a picture: boxes (n,4) float XYXY in its pixels, scores (n,) in [0,1], masks (n,h,w) bool."""
+    """Holds the detected objects of a picture.
+
+    Attributes:
+        boxes: Boxes XYXY in pixels of the picture, (n,4) float.
+        scores: Scores in [0,1], (n,).
+        masks: Masks, (n,h,w) bool.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -24,14 +30,22 @@ class Predictions:
         return Predictions(self.boxes[sure], self.scores[sure], self.masks[sure])
 
     def ordered(self, score: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return box (4,) and mask (h,w) of each object of at least this score from left to right, so that equal ones get equal colours."""
+        """Return the box (4,) and mask (h,w) of each object of at least this score.
+
+        The order is from left to right, so that equal objects get equal colours.
+        """
         sure = self.above(score)
         return [(sure.boxes[k], sure.masks[k]) for k in np.argsort(sure.boxes[:, 0], kind="stable")]
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A class for each pixel of a picture: values (h,w) int64, -1 where there is none; the names of the classes."""
+    """Holds a class for each pixel of a picture.
+
+    Attributes:
+        values: Classes, (h,w) int64; -1 for none.
+        classes: Names of the classes.
+    """
 
     values: np.ndarray
     classes: tuple[str, ...]
@@ -39,11 +53,15 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture.
+    """Holds one picture.
 
-    number: its index in the validation split. pixels (h,w,3) uint8 RGB at the model's input size, without padding. used (L,H,W) bool:
-    the cells whose patch holds a pixel of the picture, padding left out. patch: side of a cell in pixels. predictions: None where
-    the task has none or none were asked for. truth: what was to be found, where the task has it.
+    Attributes:
+        number: Its index in the validation split.
+        pixels: RGB at the model's input size, without padding, (h,w,3) uint8.
+        used: The cells used by each block, (L,H,W) bool. They are the cells whose patch holds a pixel of the picture; padding is left out.
+        patch: Side of a cell in pixels.
+        predictions: The model's predictions; None if the task has none or none were asked for.
+        truth: The objects or labels to find, if the task has them.
     """
 
     number: int
@@ -55,26 +73,26 @@ class Picture:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(H,W) of the cells."""
+        """Return (H,W), the grid of the cells."""
         return tuple(self.used.shape[1:])
 
     def foreground(self, score: float = 0.5, cover: float = 0.5) -> Tensor:
-        """Return (H,W) bool: the cells that predicted masks cover (SViT Fig. 11).
+        """Return the cells that predicted masks cover, (H,W) bool (SViT Fig. 11).
 
         Args:
-            score: masks of objects below it do not count.
-            cover: share of the cell's pixels, from which on it is foreground; at the rim only pixels of the picture count.
+            score: Masks of objects below this score do not count.
+            cover: A cell is foreground from this share of its pixels on. At the rim only pixels of the picture count.
         """
         return self.covered(self.predictions.above(score).masks, cover)
 
     def covered(self, masks: np.ndarray, cover: float) -> Tensor:
-        """Return (H,W) bool: the cells of whose pixels masks (n,h,w) bool cover at least this share."""
+        """Return the cells of which masks (n,h,w) bool cover at least this share of the pixels, (H,W) bool."""
         inside = torch.from_numpy(masks.any(0)) if len(masks) else torch.zeros(self.pixels.shape[:2], dtype=torch.bool)
         return _mean_of_cells(inside, self.patch) >= cover
 
 
 def cropped(used: Used, patch: int, height: int, width: int) -> Tensor:
-    """Return (L,H,W) bool without the cells that hold only padding of a picture of height x width pixels."""
+    """Return usage (L,H,W) bool without the cells that hold only padding of a picture of height x width pixels."""
     return used.blocks.unflatten(1, used.grid)[:, : -(-height // patch), : -(-width // patch)]
 
 
@@ -88,5 +106,5 @@ def most_frequent(values: np.ndarray, patch: int) -> np.ndarray:
 
 
 def _mean_of_cells(inside: Tensor, patch: int) -> Tensor:
-    """Mean of (h,w) over each cell's pixels; cells cut off by the rim are averaged over what they have."""
+    """Return the mean of (h,w) over each cell's pixels. Cells cut off by the rim are averaged over the pixels that they have."""
     return F.avg_pool2d(inside.float()[None], patch, ceil_mode=True, count_include_pad=False)[0]

@@ -1,4 +1,4 @@
-"""Pixels on their way into a model."""
+"""Normalises the pixels of images."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,6 @@ IMAGE_STD = (58.395, 57.12, 57.375)
 
 
 def normalised(images: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
-    """Images (B,3,H,W) on the 0..255 scale -> float, by default with ImageNet's statistics."""
+    """Return images (B,3,H,W) on the 0..255 scale as normalised floats, by default with ImageNet's statistics."""
     mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
     return (images.float() - mean) / std

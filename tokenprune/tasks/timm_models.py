@@ -1,4 +1,4 @@
-"""Models of timm of any kind, as they are, measured like the classifiers that are pruned: what a table compares with."""
+"""Measures unmodified timm models of any kind like the classifiers that are pruned, for comparison in tables."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +24,16 @@ _GIGA = 1e9
 
 @dataclass(frozen=True)
 class TimmConfig:
-    """The `backbone` group of task=timm.
+    """Sets the `backbone` group of task=timm.
 
-    model: timm's name, with or without a tag of weights (which are never fetched: init=FILE). img_size: pixels, of the images too.
-    options: further arguments of timm.create_model. name, size: see VitConfig. patch_size, drop_path: what backbone=timm has for ViTs that
-    are pruned; a model as it is has its own.
+    Args:
+        name: see `VitConfig`.
+        size: see `VitConfig`.
+        model: timm's name, with or without a tag of weights. Weights are never fetched; give them as init=FILE.
+        img_size: Side of the images in pixels.
+        options: Further arguments of timm.create_model.
+        patch_size: Unused: backbone=timm has it for ViTs that are pruned, and an unmodified model has its own.
+        drop_path: Unused, for the same reason.
     """
 
     name: str = ""
@@ -41,7 +46,11 @@ class TimmConfig:
 
 
 def read_timm(backbone: TimmConfig | Mapping[str, Any]) -> TimmConfig:
-    """Read the `backbone` group; raises InvalidConfig, also where it names no model that timm has."""
+    """Read the `backbone` group.
+
+    Raises:
+        InvalidConfig: A key or value is wrong, or the group names no model that timm has.
+    """
     if isinstance(backbone, TimmConfig):
         return backbone
     model = backbone.get("model")
@@ -52,16 +61,16 @@ def read_timm(backbone: TimmConfig | Mapping[str, Any]) -> TimmConfig:
 
 
 def build_timm(cfg: TimmConfig | Mapping[str, Any], num_classes: int = 1000) -> nn.Module:
-    """Build a timm model with random weights, for images of `img_size` where it has to know.
+    """Build a timm model with random weights, for images of `img_size` if the model must know their size.
 
     Raises:
-        InvalidConfig: no such model, or options that it does not take.
+        InvalidConfig: There is no such model, or it does not take the options.
     """
     cfg = read_timm(cfg)
     options = {**cfg.options, "num_classes": num_classes}
     try:
         return timm.create_model(cfg.model, pretrained=False, img_size=cfg.img_size, **options)
-    except TypeError:  # a network without a size of its own
+    except TypeError:  # the network takes no img_size
         try:
             return timm.create_model(cfg.model, pretrained=False, **options)
         except TypeError as error:
@@ -72,7 +81,7 @@ def cost_of(cfg: TimmConfig | Mapping[str, Any], num_classes: int = 1000) -> Cou
     """Return the MACs and parameters of a timm model, counted without memory for it.
 
     Raises:
-        InvalidConfig: see `build_timm`; also an image size that the model does not take.
+        InvalidConfig: See `build_timm`; also if the model does not take the image size.
     """
     return _cost_of(json.dumps(asdict(read_timm(cfg)), sort_keys=True), num_classes)
 
@@ -91,14 +100,18 @@ def _cost_of(known: str, num_classes: int) -> Counted:
 
 @register("task", "timm")
 class TimmTask(ClassificationTask):
-    """A timm model of any kind, not pruned and not trained: accuracy of given weights, parameters, counted GMAC, speed."""
+    """Measures a timm model of any kind, not pruned and not trained: accuracy of given weights, parameters, counted GMAC, speed."""
 
     name = "timm"
     gives = ()
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:
-        """Raise InvalidConfig for whatever a model as it is does not do, with the settings of `task` that do not fit."""
+        """Check that the run asks for nothing that an unmodified model cannot do, and that the settings of `task` fit.
+
+        Raises:
+            InvalidConfig: They do not; the message names each problem.
+        """
         ClassificationTask.check(cfg)
         selector, iterations, init = cfg["selector"].get("name"), cfg["training"].get("iterations"), cfg["init"]
         side, size = cfg["data"].get("side"), cfg["backbone"].get("img_size")
@@ -106,7 +119,10 @@ class TimmTask(ClassificationTask):
             (selector != "none", f"selector is {selector!r}; allowed: none. To prune a ViT: task=classification backbone=timm"),
             (iterations != 0, f"training.iterations is {iterations}; allowed: 0, the model is not trained"),
             (init in ("dense", "pretrained"), f"init is {init!r}; allowed: scratch (random weights), or a file of timm's weights"),
-            (side not in (None, size), f"data.side is {side}, backbone.img_size {size}; allowed: the same, a model as it is has one size"),
+            (
+                side not in (None, size),
+                f"data.side is {side}, backbone.img_size {size}; allowed: the same, since an unmodified model has one",
+            ),
         ]
         problems = [f"task=timm takes a model as timm has it: {text}" for wrong, text in bad if wrong]
         if problems:
@@ -114,21 +130,30 @@ class TimmTask(ClassificationTask):
 
     @staticmethod
     def words(cfg: Mapping[str, Any]) -> str:
-        """Return what a dry run says: the model, its size and what it costs with 1000 classes. Raises InvalidConfig."""
+        """Return the line of a dry run: the model, its size and its cost with 1000 classes.
+
+        Raises:
+            InvalidConfig: See `cost_of`.
+        """
         backbone = read_timm(cfg["backbone"])
         cost = cost_of(backbone)
         costs = f"{cost.total / _GIGA:.4g} GMAC, {cost.linear / _GIGA:.4g} of them in layers, {cost.parameters / 1e6:.4g} M parameters"
         return f"dense: {backbone.model} as timm has it at {backbone.img_size} px; counted: {costs}"
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
-        """The model, with a head for the classes of the data, on the CPU, random weights. Raises InvalidConfig, DatasetError."""
+        """Build the model, with a head for the classes of the data, on the CPU with random weights.
+
+        Raises:
+            InvalidConfig: See `build_timm`.
+            DatasetError: The data cannot be read.
+        """
         return build_timm(cfg["backbone"], len(self._images(cfg).classes))
 
     def begin(self, model: nn.Module) -> None:
-        """Nothing learns from it."""
+        """Do nothing: nothing learns from the model."""
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Counted GMACs of the whole model, seconds an image; what has no meaning without tokens and an encoder is left out."""
+        """Return counted GMACs of the whole model and seconds an image. Values that need tokens and an encoder are left out."""
         known, macs = self._images(cfg), cost_of(cfg["backbone"], len(self._images(cfg).classes))
         device, count = device_of(model), known.recipe.speed_images
         images = [image for image, _ in known.first("val", count, 1, device)]
@@ -137,12 +162,12 @@ class TimmTask(ClassificationTask):
         return {**{f"gmac_{name}": value / _GIGA for name, value in parts.items()}, "gmac_note": NOTE, **times}
 
     def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Images a second over batch sizes, without a speed-up: there is no dense model beside it."""
+        """Return images a second over batch sizes, without a speed-up: there is no dense model to compare with."""
         images, device = self._images(cfg), device_of(model)
         return over_batches((model.eval(),), lambda size, n: images.drawn(size, n).to(device), images.recipe.throughput, device)
 
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
     ) -> Iterator[Picture]:
-        """None: there are no tokens to show."""
+        """Yield nothing: there are no tokens to show."""
         return iter(())

@@ -1,1 +1,1 @@
-"""The training loop, its settings and learning rates."""
+"""Trains models: the loop, its settings, learning rates, weight averages and the calibration of gates."""

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights over training, through timm: what is judged and saved in their place."""
+"""Averages a model's weights over training, through timm; the average is evaluated and saved in place of the weights."""
 
 from typing import Any
 
@@ -8,13 +8,17 @@ from torch import nn
 
 
 class WeightAverage:
-    """After each step the average w moves to decay * w + (1 - decay) * weights; it starts from the first weights.
+    """Moves an average w to decay * w + (1 - decay) * weights after each step, starting from the first weights.
 
-    Buffers are averaged as well, whole numbers copied. decay: None keeps no average, and everything here does nothing.
+    Buffers are averaged as well; whole numbers are copied.
+
+    Args:
+        model: The model, on its device, before anything wraps it.
+        decay: Decay of the average. None keeps no average, and all methods then do nothing.
     """
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
-        """model: on its device, before anything wraps it."""
+        """Copy the first weights."""
         self.kept = None if decay is None else ModelEmaV3(model, decay=decay)
 
     def update(self, model: nn.Module) -> None:
@@ -23,11 +27,11 @@ class WeightAverage:
             self.kept.update(model)
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint holds of it."""
+        """Return the part of a checkpoint that holds the average."""
         return None if self.kept is None else self.kept.module.state_dict()
 
     def resume(self, state: dict[str, Any] | None) -> None:
-        """Go on from what `state` returned."""
+        """Continue from the value that `state` returned."""
         if self.kept is not None:
             self.kept.module.load_state_dict(state)
 

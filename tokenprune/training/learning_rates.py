@@ -1,4 +1,4 @@
-"""Learning rates: groups of parameters that learn at different ones, and how these change in the course of a run."""
+"""Groups parameters by their learning rates, and sets how these change in the course of a run."""
 
 import math
 from collections.abc import Mapping
@@ -10,13 +10,19 @@ if TYPE_CHECKING:
     from tokenprune.training.settings import TrainingConfig
 
 _UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
-_ADDED = ("selectors.", "fusion.")  # what pruning adds, fresh where the rest is trained
+_ADDED = ("selectors.", "fusion.")  # modules that pruning adds: their weights are new, those of the others are trained
 _TAIL = 0.2  # share of the run in which linear_tail falls to 0
-_AFTER_BLOCKS = ("norm", "fc_norm", "head", "head_dist", "attn_pool")  # of a timm model; what is neither this nor a block embeds
+_AFTER_BLOCKS = (
+    "norm",
+    "fc_norm",
+    "head",
+    "head_dist",
+    "attn_pool",
+)  # of a timm model; others than these and the blocks make tokens
 
 
 def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:
-    """Multiplier of every learning rate at a 0-based iteration: linear warm-up times the schedule."""
+    """Return the multiplier of every learning rate at a 0-based iteration: linear warm-up times the schedule."""
     warm = min(1.0, (iteration + 1) / cfg.warmup) if cfg.warmup else 1.0
     done = (iteration - cfg.warmup) / max(1, cfg.iterations - cfg.warmup)
     share = iteration / max(1, cfg.iterations)
@@ -33,11 +39,11 @@ def lr_factor(cfg: "TrainingConfig", iteration: int) -> float:
 
 
 def parameter_groups(model: nn.Module, cfg: "TrainingConfig") -> list[dict[str, Any]]:
-    """AdamW groups, one per (learning rate scale, share of the run that it rests, decay): no decay for vectors, scalars and embeddings.
+    """Return AdamW groups, one for each combination of learning rate scale, frozen share of the run, and weight decay.
 
-    Parameters of selectors and learned fusions learn `selector_lr_scale` times as fast; those of a pruned encoder's backbone
-    `backbone_lr_scale` times, and not at all in the first `backbone_freeze` of the run, the less of that the deeper down (see
-    `layer_scales`) with a `layer_decay`.
+    Vectors, scalars and embeddings have no weight decay. Parameters of selectors and learned fusions learn `selector_lr_scale` times as
+    fast. Those of a pruned encoder's backbone learn `backbone_lr_scale` times as fast, and not at all in the first `backbone_freeze` of the
+    run. With a `layer_decay`, their scale falls towards the input (see `layer_scales`).
     """
     owners = [m for m in model.modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
     encoder = {id(p): scale for m in owners for p, scale in layer_scales(m.backbone, cfg.layer_decay or 1.0)}
@@ -58,7 +64,8 @@ def parameter_groups(model: nn.Module, cfg: "TrainingConfig") -> list[dict[str, 
 def layer_scales(backbone: nn.Module, decay: float) -> list[tuple[nn.Parameter, float]]:
     """Return the parameters of a timm model of L blocks with their layer-wise learning rate scales (BEiT, MAE).
 
-    1 for what follows the blocks (norms, head), decay for the last block, decay^L for the first, decay^(L+1) for what makes tokens.
+    The scale is 1 for modules behind the blocks (norms, head), decay for the last block, decay^L for the first block, and decay^(L+1) for
+    the modules that make tokens.
     """
     depth, found = len(backbone.blocks), []
     for name, p in backbone.named_parameters():
@@ -69,6 +76,6 @@ def layer_scales(backbone: nn.Module, decay: float) -> list[tuple[nn.Parameter, 
 
 
 def learning_rate(group: Mapping[str, Any], cfg: "TrainingConfig", iteration: int) -> float:
-    """Return the learning rate of a group at a 0-based iteration: 0 while it is frozen, which AdamW's decay follows."""
-    frozen = iteration < group.get("freeze", 0.0) * cfg.iterations  # a checkpoint from before there was freezing has no such entry
+    """Return the learning rate of a group at a 0-based iteration. It is 0 while the group is frozen, and AdamW's decay follows it."""
+    frozen = iteration < group.get("freeze", 0.0) * cfg.iterations  # a checkpoint from before freezing existed has no such entry
     return 0.0 if frozen else group["base_lr"] * lr_factor(cfg, iteration)

@@ -1,4 +1,4 @@
-"""The one training loop of every task: AdamW, warm-up, a schedule, clipping, AMP on CUDA, exact resume, one process or several."""
+"""Runs the one training loop of every task: AdamW, warm-up, a schedule, clipping, AMP on CUDA, exact resume, one process or several."""
 
 import inspect
 import math
@@ -29,7 +29,14 @@ LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a run came to: losses averaged over its last 10 %, wall seconds over all resumed parts, iterations done, notes for a row."""
+    """Holds the result of a run.
+
+    Attributes:
+        losses: Named losses, averaged over the last 10 % of the run.
+        seconds: Wall seconds over all resumed parts.
+        iterations: Iterations done.
+        notes: Notes for the row.
+    """
 
     losses: dict[str, float]
     seconds: float
@@ -46,20 +53,25 @@ def fit(
     description: str = "training",
     before_step: Callable[[nn.Module, int], None] | None = None,
 ) -> TrainingReport:
-    """Train `model` in place and keep `workdir/last.pt`; where that exists, go on from it, bit for bit on a CPU.
+    """Train `model` in place and keep `workdir/last.pt`; if that file exists, go on from it, bit for bit on a CPU.
 
-    Under several processes (`distributed.processes`) all call this, each with its share of every batch; gradients and reported losses
-    are means over the processes, and `last.pt` is that of a single process, which may go on from it (and the other way round).
+    Under several processes (`distributed.processes`) all of them call this, each with its share of every batch. Gradients and reported
+    losses are means over the processes. `last.pt` equals that of a single process: one process may go on from it, and the other way round.
 
     Args:
-        batches: start iteration -> the batches from there on; batch i must depend on i alone, or resuming is not exact.
+        model: The model.
+        batches: Given a start iteration, returns the batches from there on. Batch i must depend on i alone, or resuming is not exact.
         loss_fn: (model, batch) -> named scalar losses; their sum is minimised.
-        before_step: called with (model, iteration) before each batch, for schedules that depend on progress.
+        cfg: The recipe.
+        workdir: Folder of `last.pt`.
+        description: Name of the progress bar.
+        before_step: Called with (model, iteration) before each batch, for schedules that depend on progress.
 
     Raises:
-        Diverged: a loss is NaN or infinite; names the iteration and every loss.
-        CheckpointMismatch: `last.pt` is of another model or another recipe.
-        PeerFailed: another process failed.
+        Diverged: A loss is NaN or infinite; the message names the iteration and every loss.
+        CheckpointMismatch: `last.pt` belongs to another model or another recipe.
+        InvalidConfig: The data ended before the last iteration.
+        PeerFailed: Another process failed.
     """
     with distributed.training_group(), closing(_Run(model, loss_fn, cfg, Path(workdir))) as run:
         model.train()
@@ -82,7 +94,7 @@ def fit(
 
 
 class _LossesOf(nn.Module):
-    """loss_fn(model, batch) as a forward: DistributedDataParallel sees forwards only, and tasks call a model by several methods."""
+    """Wraps loss_fn(model, batch) as a forward: DistributedDataParallel sees forwards only, and tasks call a model by several methods."""
 
     def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
         super().__init__()
@@ -93,7 +105,7 @@ class _LossesOf(nn.Module):
 
 
 def _spread(model: nn.Module, loss_fn: LossFn, group: Any) -> tuple[Callable[[Any], dict[str, Tensor]], tuple[str, ...]]:
-    """What computes the losses of a batch, such that gradients become means over the processes of a group; and notes on that."""
+    """Return the function that computes the losses of a batch, with gradients averaged over the processes of a group, and notes on that."""
     if group is None:
         return partial(loss_fn, model), ()
     notes = [f"trained by {distributed.world()} processes"]
@@ -101,10 +113,11 @@ def _spread(model: nn.Module, loss_fn: LossFn, group: Any) -> tuple[Callable[[An
         nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
     elif any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         notes.append("batch norms took each process's own images: SyncBatchNorm needs CUDA")
-    # Static: which parameters get a gradient never changes, only token counts do, which DDP does not see. Some get none (Cropr's router
-    # without its auxiliary loss; a norm that a task does not read): plain DDP would wait for them, find_unused_parameters look for them
-    # each time, which is left to selectors that learn by turns (IA-RED2) and schedules that change who decides.
-    # Buffers start as the main process's and are then its own: nothing reads the others'.
+    # The graph is static: the set of parameters that get a gradient never changes. Only token counts change, which DDP does not see. Some
+    # parameters get none (Cropr's router without its auxiliary loss; a norm that a task does not read). Plain DDP would wait for them, and
+    # find_unused_parameters would search for them each time. That search is left to selectors that learn by turns (IA-RED2) and to
+    # schedules that change which selectors decide.
+    # Buffers start as copies of the main process's. Later each process keeps its own, and nothing reads those of the others.
     steady = all(getattr(m, "steady", True) for m in model.modules())
     graph = {"static_graph": True} if steady else {"find_unused_parameters": True}
     known = inspect.signature(DistributedDataParallel).parameters
@@ -113,7 +126,7 @@ def _spread(model: nn.Module, loss_fn: LossFn, group: Any) -> tuple[Callable[[An
 
 
 class _Run:
-    """The state of one training run and how it is stored."""
+    """Holds the state of one training run, and stores and restores it."""
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, cfg: TrainingConfig, workdir: Path) -> None:
         self.model, self.cfg, self.path = model, cfg, workdir / "last.pt"
@@ -128,12 +141,12 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.history: deque[dict[str, float]] = deque(maxlen=max(1, cfg.iterations // 10))
         self.iteration, self.before, self.begun = 0, 0.0, time.perf_counter()
-        torch.manual_seed(cfg.seed * distributed.world() + distributed.rank())  # processes draw different noise for their images
+        torch.manual_seed(cfg.seed * distributed.world() + distributed.rank())  # each process draws its own noise for its images
         if distributed.of_main(self.path.exists):
             self._resume()
 
     def close(self) -> None:
-        """Let go of the processes' group: on gloo its other members wait until nothing refers to it."""
+        """Release the processes' group. On gloo its other members wait until nothing refers to it."""
         self.losses_of = None
         for module in self.model.modules():
             if isinstance(module, nn.SyncBatchNorm):
@@ -197,17 +210,17 @@ class _Run:
         self.history.extend(saved["history"])
         self.iteration, self.before = saved["iteration"], saved["seconds"]
         rngs = [saved["rng"], *saved.get("peers", ())]
-        if distributed.rank() < len(rngs):  # a process that was not there before keeps its fresh seed
+        if distributed.rank() < len(rngs):  # a process that did not exist before keeps its new seed
             _set_rng_state(rngs[distributed.rank()])
 
 
 def _means(values: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each loss; NaN and infinity of one process make it NaN or infinite, so that all judge alike."""
+    """Return the mean of each loss. NaN or infinity in one process makes it NaN or infinite, so that all processes decide alike."""
     return values[0] if len(values) == 1 else {name: sum(v[name] for v in values) / len(values) for name in values[0]}
 
 
 def _rng_state() -> dict[str, Any]:
-    """This process's generators: the CPU's, and those of all devices, or of its own where it is one of several."""
+    """Return the state of this process's generators: the CPU's, and those of all devices, or of its own device if it is one of several."""
     if not torch.cuda.is_available():
         return {"cpu": torch.get_rng_state(), "cuda": []}
     cuda = torch.cuda.get_rng_state_all() if distributed.world() == 1 else [torch.cuda.get_rng_state()]
@@ -223,6 +236,6 @@ def _set_rng_state(saved: dict[str, Any]) -> None:
 
 def _recipe(cfg: TrainingConfig) -> dict[str, Any]:
     values = asdict(cfg)
-    for name in ("checkpoint_every", "workers"):  # neither changes what is computed
+    for name in ("checkpoint_every", "workers"):  # neither changes the result
         values.pop(name)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

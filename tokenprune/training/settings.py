@@ -1,4 +1,4 @@
-"""The settings of a training run."""
+"""Defines the settings of a training run."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,35 @@ _SCHEDULES = ("cosine", "poly", "steps", "linear_tail", "constant")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A recipe. Learning rates are per AdamW step; warm-up is in iterations; `steps` are shares of the run in (0,1).
+    """Sets the recipe of a training run.
 
-    batch_size is the whole batch, as papers give it: several processes take equal slices of it. ema: decay of a moving average of the
-    weights, which is then what a run ends with (DeiT: 0.99996); null for none. min_lr: where the cosine ends. backbone_freeze: share of the
-    run in which a pruned encoder's backbone learns nothing (DynamicViT). drop_path: False turns the model's DropPath off, as scripts do
-    that fine-tune in evaluation mode (EViT). layer_decay: each block of a pruned encoder's backbone learns so many times as fast as the one
-    above it (MAE: 0.75); null for all alike. power: of the schedule `poly`, (1 - share of the run)^power, as in segmentation.
+    Args:
+        iterations: Number of AdamW steps.
+        batch_size: Images in the whole batch, as papers give it. Several processes take equal slices of it.
+        lr: Learning rate of a step.
+        weight_decay: AdamW's weight decay.
+        betas: AdamW's betas.
+        warmup: Iterations of linear warm-up.
+        schedule: `cosine`, `poly`, `steps`, `linear_tail` or `constant`.
+        steps: Shares of the run in (0,1) at which the schedule `steps` multiplies the learning rate by `gamma`.
+        gamma: Factor of the schedule `steps`.
+        clip: Greatest norm of the gradient; null clips nothing.
+        amp: Whether CUDA runs in mixed precision.
+        checkpoint_every: Iterations between checkpoints; 0 for one at the end only.
+        selector_lr_scale: Factor on the learning rate of selectors and learned fusions.
+        backbone_lr_scale: Factor on the learning rate of a pruned encoder's backbone.
+        workers: Number of processes that load data.
+        seed: Seed of the run.
+        ema: Decay of a moving average of the weights, which is then the result of the run (DeiT: 0.99996); null for none.
+        min_lr: Learning rate at the end of the cosine.
+        backbone_freeze: Share of the run in which a pruned encoder's backbone learns nothing (DynamicViT).
+        drop_path: False turns the model's DropPath off, as scripts do that fine-tune in evaluation mode (EViT).
+        layer_decay: Each block of a pruned encoder's backbone learns this many times as fast as the block above it (MAE: 0.75); null for
+            all alike.
+        power: Exponent of the schedule `poly`: (1 - share of the run)^power, as in segmentation.
+
+    Raises:
+        InvalidConfig: One or more values are out of range; the message names each.
     """
 
     iterations: int
@@ -30,7 +52,7 @@ class TrainingConfig:
     gamma: float = 0.1
     clip: float | None = 1.0
     amp: bool = False
-    checkpoint_every: int = 0  # iterations; 0: only at the end
+    checkpoint_every: int = 0
     selector_lr_scale: float = 1.0
     backbone_lr_scale: float = 1.0
     workers: int = 0
@@ -43,7 +65,7 @@ class TrainingConfig:
     power: float = 0.9
 
     def __post_init__(self) -> None:
-        """Raises InvalidConfig with every value that is out of range."""
+        """Check every value."""
         parts, decay = distributed.world(), self.layer_decay
         uneven = f"training.batch_size is {self.batch_size}, the whole batch, of which each of {parts} processes takes an equal slice"
         bad = [

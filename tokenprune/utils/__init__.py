@@ -1,1 +1,1 @@
-"""Helpers that know nothing of tokens."""
+"""Holds helpers that do not depend on tokens or models."""

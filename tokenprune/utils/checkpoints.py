@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, written atomically; read without ever running code from a file; mismatches listed in full."""
+"""Writes weights as safetensors, atomically, and reads them without ever running code from a file; mismatches are listed in full."""
 
 import pickle
 from argparse import Namespace
@@ -21,11 +21,13 @@ _NESTED = ("model", "state_dict", "model_state", "module")
 def save_weights(
     path: Path | str, weights: nn.Module | Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a module's state (or a state dict) as safetensors, floating point tensors as `dtype` where it is given.
+    """Write a module's state (or a state dict) as safetensors, floating point tensors as `dtype` if it is given.
 
     Args:
-        dtype: storage type such as torch.float16 (half the size); None keeps each tensor's own.
-        metadata: short strings kept in the header: what the weights are and how they came about.
+        path: The file.
+        weights: The module or its state.
+        dtype: Storage type such as torch.float16 (half the size); None keeps each tensor's own.
+        metadata: Short strings kept in the header: the kind of the weights and their origin.
     """
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     # Clones, because safetensors refuses tensors that share storage (tied weights).
@@ -35,13 +37,13 @@ def save_weights(
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
+    """Return every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
 
-    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped; what else a training run stored (optimizer, epoch, its
-    arguments as argparse's Namespace) is read over.
+    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped. Other content of a training run (optimizer, epoch, its
+    arguments as argparse's Namespace) is ignored.
 
     Raises:
-        CheckpointMismatch: no such file, a damaged one, or one that needs code to be read (none is run).
+        CheckpointMismatch: The file is missing or damaged, or reading it would need code (none is run).
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +52,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         with _plain_values():
             content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointMismatch(  # torch's own text would advise to load it unsafely
+        raise CheckpointMismatch(  # torch's own text would advise loading it unsafely
             f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
             " convert it in a place you trust: torch.save(model.state_dict(), ...)"
         ) from error
@@ -65,7 +67,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
-    """The header strings that `save_weights` stored; {} for other formats."""
+    """Return the header strings that `save_weights` stored; {} for other formats."""
     if Path(path).suffix != ".safetensors":
         return {}
     with safe_open(path, framework="pt") as file:
@@ -83,13 +85,15 @@ def load_weights(
     """Copy a file's weights into `module` (in the module's own dtype) and return the file's metadata.
 
     Args:
-        prefix: takes only the file's keys that start with it, and strips it.
-        drop: keys of the file that are ignored; "selectors." matches at the start of a key and after any dot.
-        allow_missing: keys of the module that the file may lack, matched in the same way.
-        convert: a last change of the file's state, for example a resampled position embedding.
+        path: The file.
+        module: The module.
+        prefix: Take only the file's keys that start with it, and strip it.
+        drop: Keys of the file that are ignored; "selectors." matches at the start of a key and after any dot.
+        allow_missing: Keys of the module that the file may lack, matched in the same way.
+        convert: A last change of the file's state, for example a resampled position embedding.
 
     Raises:
-        CheckpointMismatch: ALL missing, unexpected and wrongly shaped keys in one message; the module is untouched then.
+        CheckpointMismatch: Keys are missing, unexpected or wrongly shaped; the message names ALL of them, and the module is untouched.
     """
     state = {k[len(prefix) :]: v for k, v in read_weights(path).items() if k.startswith(prefix)}
     state = {k: v for k, v in state.items() if not _matches(k, drop)}
@@ -110,12 +114,12 @@ def load_weights(
 
 
 def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
-    """Start a pruned model from a dense one: everything must match but what pruning adds around the backbone (selectors, a class token).
+    """Start a pruned model from a dense one: everything must match but the parts that pruning adds (selectors, a class token).
 
-    A model that has an `adopt`, state -> state, brings weights of its relatives into its own form with it.
+    A model with a method `adopt`, state -> state, first converts weights of related models into its own form.
 
     Raises:
-        CheckpointMismatch: see `load_weights`.
+        CheckpointMismatch: See `load_weights`.
     """
     owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
     added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
@@ -123,7 +127,7 @@ def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
 
 
 def _plain_values() -> AbstractContextManager[Any]:
-    """Let torch read the arguments that training scripts store: a Namespace is a bag of values, making one runs no code."""
+    """Allow torch to read the arguments that training scripts store: a Namespace only holds values, and making one runs no code."""
     allow = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
     return nullcontext() if allow is None else allow([Namespace])
 

@@ -1,4 +1,4 @@
-"""The only place that prints, in the main process only. Progress bars appear on a terminal only, so logs stay quiet."""
+"""Prints, as the only module and in the main process only. Progress bars appear on a terminal only, so logs stay quiet."""
 
 import sys
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ def fail(text: str) -> None:
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None, initial: int = 0) -> "tqdm[T]":
-    """Wrap `items` in a progress bar that stays silent when standard error is no terminal."""
+    """Wrap `items` in a progress bar that stays silent if standard error is no terminal."""
     quiet = not (sys.stderr.isatty() and distributed.is_main())
     return tqdm(items, desc=description, total=total, initial=initial, leave=False, disable=quiet, dynamic_ncols=True)
 

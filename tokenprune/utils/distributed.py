@@ -1,8 +1,8 @@
-"""Several processes of one run, as `torchrun` starts them: who is who, what they tell each other, and how they fail together.
+"""Connects the processes of one run that `torchrun` starts: their ranks, their messages, and their common end after a failure.
 
-Control (gloo, the default group) carries decisions, rows and errors and may wait for days, because one process evaluates while the others
-wait. A training's own group (NCCL on CUDA, else gloo) carries gradients. Without torchrun there is one process: no group is made, and
-everything here returns at once.
+Control (gloo, the default group) carries decisions, rows and errors. It may wait for days, because one process evaluates while the others
+wait. A training's own group (NCCL on CUDA, else gloo) carries gradients. Without torchrun there is one process: no group is made, and every
+function here returns at once.
 """
 
 import os
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-CONTROL_WAIT = timedelta(days=7)  # longer than any evaluation, or than another run that holds the lock of a row
-TRAINING_WAIT = timedelta(minutes=10)  # torch's own for NCCL
+CONTROL_WAIT = timedelta(days=7)  # longer than any evaluation, and than any other run that holds the lock of a row
+TRAINING_WAIT = timedelta(minutes=10)  # torch's own default for NCCL
 _SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _training: list[Any] = []  # the group of the training in progress
 
@@ -31,7 +31,7 @@ def processes() -> Iterator[None]:
     """Join the processes that torchrun started, as its environment variables say, and leave them after the body.
 
     Raises:
-        InvalidConfig: more processes on this machine than it has CUDA devices.
+        InvalidConfig: There are more processes on this machine than CUDA devices.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not all(name in os.environ for name in _SET_BY_TORCHRUN):
         yield
@@ -52,46 +52,49 @@ def processes() -> Iterator[None]:
 
 
 def rank() -> int:
-    """Return the number of this process, 0 where there is one."""
+    """Return the number of this process; 0 if there is only one."""
     dist = _joined()
     return dist.get_rank() if dist else 0
 
 
 def world() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     dist = _joined()
     return dist.get_world_size() if dist else 1
 
 
 def is_main() -> bool:
-    """Tell whether this process prints, locks, evaluates and writes."""
+    """Tell if this process is the one that prints, locks, evaluates and writes."""
     return rank() == 0
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with a status, 0 if it is not the main one: at the first failure torchrun ends all others, whatever they write."""
+    """End this process with a status; 0 if it is not the main one.
+
+    torchrun ends all other processes at the first failure, even while they are writing.
+    """
     sys.exit(code if is_main() else 0)
 
 
 def gather(value: T) -> list[T]:
-    """Return what every process gives here (anything that pickles), in the order of their ranks; all wait for the last.
+    """Return the value that every process gives here (anything that pickles), in the order of their ranks; all wait for the last.
 
     Raises:
-        PeerFailed: a process failed instead of coming here (see `together`).
+        PeerFailed: A process failed before it came here (see `together`).
     """
     return _exchange(value, None) if world() > 1 else [value]
 
 
 def of_main(make: Callable[[], T]) -> T:
-    """Return what `make` returns in the main process, the only one that calls it."""
+    """Return the value of `make` in the main process, the only one that calls it."""
     return gather(make() if is_main() else None)[0]
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let all processes fail in the body alike: what is raised in one is raised in the others, as PeerFailed, at their next `gather`.
+    """If one process raises in the body, all others raise PeerFailed at their next `gather`.
 
-    Where several fail, the first in time counts: it is the cause, and the others are what it led to, such as lost connections.
+    If several fail, the first in time counts. It is the cause; the others are its consequences, such as lost connections.
     """
     try:
         yield
@@ -107,7 +110,8 @@ def together() -> Iterator[None]:
 def training_group() -> Iterator[None]:
     """Open the group over which the training in the body averages its gradients (see `group`); none for a single process.
 
-    Closing it lets those go that wait in it, so that they learn who failed: on gloo at once; NCCL ends them after TRAINING_WAIT.
+    Closing it releases the processes that wait in it, so that they learn which one failed: on gloo at once; NCCL ends them after
+    TRAINING_WAIT.
     """
     if world() == 1:
         yield
@@ -115,7 +119,7 @@ def training_group() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    gather(None)  # nobody waits for the connection of a process that failed on its way here
+    gather(None)  # so no process waits for the connection of one that failed before
     _training.append(dist.new_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=TRAINING_WAIT))
     try:
         yield
@@ -127,14 +131,14 @@ def training_group() -> Iterator[None]:
 
 
 def group() -> Any:
-    """Return the group of the training in progress, None where there is none (or one process)."""
+    """Return the group of the training in progress; None if there is none, or one process."""
     return _training[-1] if _training else None
 
 
 def average(values: "Sequence[Tensor]") -> "list[Tensor]":
     """Return the means of scalars over all processes, with the gradient of the process's own values.
 
-    Such a gradient, averaged over processes as DistributedDataParallel does, is that of the means. One process gets its values back.
+    Averaged over processes, as DistributedDataParallel does, such a gradient is that of the means. A single process gets its values back.
     """
     if world() == 1:
         return list(values)
@@ -148,7 +152,7 @@ def average(values: "Sequence[Tensor]") -> "list[Tensor]":
 
 
 def _joined() -> Any:
-    """torch.distributed where this process is one of several, else None; torch is not loaded for the question."""
+    """Return torch.distributed if this process is one of several, else None. torch is not loaded for this."""
     dist = sys.modules.get("torch.distributed")
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
@@ -166,7 +170,11 @@ def _exchange(value: Any, failure: tuple[Any, ...] | None) -> list[Any]:
 
 
 def _report(error: Exception) -> None:
-    """Tell all processes of an error; raises PeerFailed if another process failed before, and in another way."""
+    """Tell all processes of an error.
+
+    Raises:
+        PeerFailed: Another process failed before, and in another way.
+    """
     try:
         _exchange(None, (_raised_at(error), rank(), status_of(error), reason_of(error), traceback.format_exc()))
     except PeerFailed as first:
@@ -175,6 +183,6 @@ def _report(error: Exception) -> None:
 
 
 def _raised_at(error: Exception) -> float:
-    """The time at which an error was first seen here, kept on the error itself."""
+    """Return the time at which an error was first seen here, which is kept on the error itself."""
     error.__dict__.setdefault("raised_at", time.time())
     return float(error.__dict__["raised_at"])

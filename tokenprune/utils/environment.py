@@ -1,4 +1,4 @@
-"""What a row was made with: versions, device and the state of the code; no paths, no user names."""
+"""Describes the environment of a row: versions, device and the state of the code; no paths, no user names."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ def environment() -> dict[str, Any]:
 
 
 def installed(package: str) -> str | None:
-    """Return the version of an installed distribution, None where it is not there."""
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -29,7 +29,7 @@ def installed(package: str) -> str | None:
 
 
 def _git() -> tuple[str | None, bool | None]:
-    """Return the commit of this checkout and whether files differ from it; None outside a checkout."""
+    """Return the commit of this checkout and if files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None

@@ -1,4 +1,4 @@
-"""Files that readers see whole or not at all."""
+"""Writes files so that readers see them whole or not at all."""
 
 import os
 import tempfile

@@ -1,4 +1,7 @@
-"""One process at a time for one row: a lock that the kernel drops when its process ends, so that no lock is ever stale."""
+"""Holds a lock for one row, so that one process at a time works on it.
+
+The kernel drops the lock when its process ends, so no lock is ever stale.
+"""
 
 import fcntl
 import os
@@ -11,14 +14,14 @@ from tokenprune.utils import console, distributed
 
 @contextmanager
 def locked(path: Path | str, what: str) -> Iterator[bool]:
-    """Hold the lock file `path` for the body; wait where another run holds it. Of a run's several processes the main one holds it.
+    """Hold the lock file `path` for the body, and wait while another run holds it. Of a run's several processes the main one holds it.
 
     Args:
-        path: created where missing and left in place (removing it would let two processes hold "the same" lock).
-        what: what is being waited for, in the message.
+        path: The file, which is created if missing and left in place (removing it would let two processes hold "the same" lock).
+        what: Name of the work that is waited for, in the message.
 
     Yields:
-        True if it had to wait, so that the caller looks again whether the work is done.
+        True if it had to wait, so that the caller checks again if the work is done.
     """
     if not distributed.is_main():
         yield False
@@ -32,7 +35,7 @@ def locked(path: Path | str, what: str) -> Iterator[bool]:
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield waited
     finally:
-        os.close(handle)  # gives the lock back
+        os.close(handle)  # releases the lock
 
 
 def _acquire(handle: int, what: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where the files that come with the package lie: inside it when it is installed, beside it in a checkout."""
+"""Finds the files that come with the package: inside it if it is installed, beside it in a checkout."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def config_dir() -> Path:
     """Return the folder of the YAML groups.
 
     Raises:
-        InvalidConfig: there is none.
+        InvalidConfig: There is none.
     """
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
@@ -24,12 +24,12 @@ def config_dir() -> Path:
 
 
 def weights_path(value: str) -> Path:
-    """Return a file of weights: `demo` (the detector) and `demo_classifier` are those that ship with the package, others are paths."""
+    """Return a file of weights: `demo` (the detector) and `demo_classifier` ship with the package, and other values are paths."""
     return SHIPPED_WEIGHTS.get(value) or Path(value)
 
 
 def expected_of(experiment: str) -> Path | None:
-    """Return experiments/<experiment>/expected.csv, the paper's numbers; None where there is none."""
+    """Return experiments/<experiment>/expected.csv, the paper's numbers; None if there is none."""
     for folder in (PACKAGE, PACKAGE.parent):
         path = folder / "experiments" / experiment / "expected.csv"
         if path.is_file():

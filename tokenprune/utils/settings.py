@@ -1,4 +1,4 @@
-"""Dataclasses of settings filled from configuration mappings, every error at once."""
+"""Fills dataclasses of settings from configuration mappings, and reports every error at once."""
 
 import difflib
 import types
@@ -12,13 +12,16 @@ T = TypeVar("T")
 
 
 def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
-    """Build the dataclass `cls` from `values` (a mapping or an OmegaConf node); lists become tuples, mappings the dataclasses of fields.
+    """Build the dataclass `cls` from `values`; lists become tuples, mappings the dataclasses of fields.
 
     Args:
-        where: the config path named in errors, for example "training" or "task.heads".
+        cls: The dataclass.
+        values: A mapping or an OmegaConf node; None for no values.
+        where: The config path named in errors, for example "training" or "task.heads".
 
     Raises:
-        InvalidConfig: unknown fields (with the nearest allowed one), missing fields and values of a wrong type, all at once.
+        InvalidConfig: Fields are unknown or missing, or values have a wrong type. The message names all of them, and the nearest allowed
+            name of an unknown field.
     """
     given = plain(values) or {}
     hints = get_type_hints(cls)
@@ -47,22 +50,26 @@ def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) ->
 
 
 def one_of(name: str, option: str, value: str, allowed: Collection[str]) -> str:
-    """Return the value of a selector's option; raises InvalidConfig if it is none of `allowed`."""
+    """Return the value of a selector's option if it is one of `allowed`.
+
+    Raises:
+        InvalidConfig: It is not.
+    """
     if value not in allowed:
         raise InvalidConfig(f"{name}: {option} is {value!r}; allowed: {', '.join(allowed)}")
     return value
 
 
 def check_types(settings: Any, where: str) -> None:
-    """Hold the values of a dataclass against its annotations, from its `__post_init__`; lists become tuples.
+    """Check the values of a dataclass against its annotations, from its `__post_init__`; lists become tuples.
 
     Raises:
-        InvalidConfig: every value of a wrong type.
+        InvalidConfig: Values have a wrong type; the message names each.
     """
     hints, problems = get_type_hints(type(settings)), []
     for name in (f.name for f in fields(settings)):
         value, fits = _fit(getattr(settings, name), hints[name])
-        object.__setattr__(settings, name, value)  # frozen ones too: they are being made
+        object.__setattr__(settings, name, value)  # works on a frozen dataclass, too, while it is being made
         if not fits:
             problems.append(f"{where}.{name} is {value!r}, allowed is a {_spell(hints[name])}")
     if problems:
@@ -70,7 +77,7 @@ def check_types(settings: Any, where: str) -> None:
 
 
 def plain(node: Any) -> Any:
-    """An OmegaConf node as plain dicts and lists with its interpolations resolved; anything else as it is."""
+    """Return an OmegaConf node as plain dicts and lists with its interpolations resolved, and anything else unchanged."""
     if type(node).__module__.startswith("omegaconf"):
         from omegaconf import OmegaConf
 
@@ -79,7 +86,7 @@ def plain(node: Any) -> Any:
 
 
 def _part(hint: Any) -> Any:
-    """The dataclass that a field holds, `Part` or `Part | None`; None where it holds none."""
+    """Return the dataclass that a field holds, `Part` or `Part | None`; None if it holds none."""
     return next((option for option in (hint, *get_args(hint)) if is_dataclass(option)), None)
 
 
@@ -90,7 +97,7 @@ def _unknown(where: str, key: str, allowed: list[str]) -> str:
 
 
 def _fit(value: Any, hint: Any) -> tuple[Any, bool]:
-    """The value in the type of `hint` (ints widen to float, lists become tuples, recursively) and whether it fits."""
+    """Return the value in the type of `hint`, and if it fits. ints widen to float and lists become tuples, recursively."""
     if hint is Any:
         return value, True
     origin = get_origin(hint)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import own_registry  # noqa: F401
+from tests.helpers.fakes import own_registry  # noqa: F401
 from tokenprune import registry
 from tokenprune.cli.docs import __main__ as docs
 from tokenprune.cli.docs import experiments, methods

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import tokenprune
-from tests.engine.blocks.models import EVERY, images, small
+from tests.helpers.models import EVERY, images, small
 from tokenprune.engine.blocks import adapt
 from tokenprune.errors import UnsupportedBackbone
 from tokenprune.measure.macs import encoder_macs

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokenprune
-from tests.engine.blocks.models import EVERY, ROTARY, images, small
+from tests.helpers.models import EVERY, ROTARY, images, small
 
 PLAN = {"name": "stages", "blocks": [1, 2], "keep_rate": 0.6}
 PAIRINGS = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenprune
-from tests.engine.blocks.models import small
+from tests.helpers.models import small
 from tokenprune.engine.blocks.windowed import received, tables
 from tokenprune.engine.blocks.windows import Windows
 from tokenprune.engine.observation import Observation

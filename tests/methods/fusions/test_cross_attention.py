@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.pairings import images, pruned
+from tests.helpers.pairings import images, pruned
 from tokenprune.engine.state import TokenState
 from tokenprune.methods.fusions.cross_attention import CrossAttention
 

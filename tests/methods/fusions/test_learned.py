@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune import prune
 from tokenprune.tasks.base import parameters_of
 from tokenprune.training.learning_rates import parameter_groups

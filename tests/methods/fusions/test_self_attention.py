@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.pairings import images, pruned
+from tests.helpers.pairings import images, pruned
 
 
 def by_hand(fusion, x):

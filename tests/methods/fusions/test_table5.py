@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import tokenprune
-from tests.exits import Exits
-from tests.pairings import images, pruned
+from tests.helpers.exits import Exits
+from tests.helpers.pairings import images, pruned
 from tokenprune.backbones.vit import build_vit
 from tokenprune.measure.macs import planned_macs
 from tokenprune.tasks.base import parameters_of

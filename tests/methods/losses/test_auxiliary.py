@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.pairings import images, pruned
+from tests.helpers.pairings import images, pruned
 from tokenprune.engine.loss import IGNORED, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.losses.auxiliary import AuxiliaryLoss

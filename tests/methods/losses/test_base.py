@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairings import images, pruned
+from tests.helpers.pairings import images, pruned
 from tokenprune.engine.loss import Loss
 from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.loss import LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.losses.distill import Distillation

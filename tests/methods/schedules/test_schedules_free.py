@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pairings import pruned
+from tests.helpers.pairings import pruned
 from tokenprune.engine.schedule import Layout
 from tokenprune.errors import InvalidSchedule
 from tokenprune.registry import build

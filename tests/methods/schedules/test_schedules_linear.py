@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pairings import images, pruned
+from tests.helpers.pairings import images, pruned
 from tokenprune.engine.rates import sloping
 from tokenprune.engine.schedule import Layout
 from tokenprune.errors import InvalidSchedule

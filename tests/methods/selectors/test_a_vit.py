@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import tokenprune
+from tests.helpers.pairings import DEPTH, images, pruned, tiny_vit
 from tests.methods.selectors.test_formulas import attention_of
-from tests.pairings import DEPTH, images, pruned, tiny_vit
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.usage import record
 from tokenprune.methods.losses.ponder import PonderLoss

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import tokenprune
+from tests.helpers.pairings import DEPTH, images, label, pruned, tiny_vit
 from tests.methods.selectors.test_formulas import attention_of
-from tests.pairings import DEPTH, images, label, pruned, tiny_vit
 from tokenprune.engine.blocks import adapt
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.packing import Packing

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.pairings import images, pruned
-from tests.routers import LLF, PER_BLOCK, VARIANTS, observed, router
+from tests.helpers.pairings import images, pruned
+from tests.helpers.routers import LLF, PER_BLOCK, VARIANTS, observed, router
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.state import TokenState

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
-from tests.routers import LLF, PER_BLOCK, VARIANTS, observed, router
+from tests.helpers.pairings import images, pruned, tiny_vit
+from tests.helpers.routers import LLF, PER_BLOCK, VARIANTS, observed, router
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context
@@ -140,7 +140,7 @@ def test_who_cannot_learn_says_so():
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"queries": 0}, "queries is 0; allowed: >= 1"), ({"heads": 5}, "heads is 5; allowed: 1, or what divides the 24"),
+    [({"queries": 0}, "queries is 0; allowed: >= 1"), ({"heads": 5}, "heads is 5; allowed: 1, or a divisor of the 24"),
      ({"heads": 0}, "heads is 0"), ({"select": "top"}, "select is 'top'; allowed: topk, sampling")],
 )  # fmt: skip
 def test_wrong_options_are_refused(options, text):

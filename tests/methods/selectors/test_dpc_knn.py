@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tests.methods.selectors.test_formulas import entering
-from tests.pairings import images, pruned, tiny_vit
 from tokenprune.engine.context import Context
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.exits import Exits
-from tests.pairings import images, pruned
-from tests.routers import PER_BLOCK
+from tests.helpers.exits import Exits
+from tests.helpers.pairings import images, pruned
+from tests.helpers.routers import PER_BLOCK
 from tokenprune.engine.loss import IGNORED
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget

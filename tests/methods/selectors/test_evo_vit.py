@@ -5,7 +5,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import tokenprune
-from tests.pairings import images
+from tests.helpers.pairings import images
 from tokenprune.measure.macs import encoder_macs, planned_macs
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.selector import keep_top
 from tokenprune.engine.state import TokenState

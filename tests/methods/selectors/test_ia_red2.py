@@ -1,11 +1,14 @@
 """IA-RED2: the interpreter by its formula, its phases, and REINFORCE on a task whose best answer is known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.loss import LossInputs
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
@@ -90,6 +93,20 @@ def test_the_backbone_does_not_learn_from_the_reward():
     facts = facts_of(model, x, torch.tensor([0, 1, 2]))
     model.losses(facts.outputs, images=x, logits=facts.logits, targets=facts.targets)["loss_reinforce"].backward()
     assert all(p.grad is None for p in model.backbone.parameters())
+
+
+def test_the_greedy_pass_puts_every_module_back_in_its_own_mode():
+    """As `training.drop_path=false` leaves them: DropPath off in a model that trains."""
+    model, x = model_of(vit=tiny_vit(drop_path_rate=0.5)).train(), images(3)
+    paths = [module for module in model.modules() if isinstance(module, DropPath)]
+    for path in paths:
+        path.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    ReinforceLoss().greedy(facts_of(model, x, torch.tensor([0, 1, 2])))
+    assert len(paths) > 5 and {name: module.training for name, module in model.named_modules()} == before
+    with pytest.raises(AttributeError, match="shape"):
+        ReinforceLoss().greedy(replace(facts_of(model, x, torch.tensor([0, 1, 2])), images=None))
+    assert {name: module.training for name, module in model.named_modules()} == before
 
 
 def test_log_probability_by_hand_and_its_sign():

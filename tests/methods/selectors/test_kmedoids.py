@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tests.methods.selectors.test_formulas import attention_of, entering
-from tests.pairings import images, pruned, tiny_vit
 from tokenprune.errors import InvalidConfig, InvalidSchedule
 from tokenprune.methods.selectors.kmedoids import VARIANTS, cluster
 from tokenprune.methods.selectors.shared.distances import distances

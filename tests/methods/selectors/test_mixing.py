@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokenprune
-from tests.pairings import images, label, pruned, selectors, tiny_vit
+from tests.helpers.pairings import images, label, pruned, selectors, tiny_vit
 from tokenprune.engine.legality import check_pairing
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.selector import Selector

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tests.helpers.pairings import pruned
 from tests.methods.selectors.test_mixing import selector_of
 from tests.methods.selectors.test_sit import mixed
-from tests.pairings import pruned
 
 
 @pytest.mark.parametrize("scaled", [False, True])

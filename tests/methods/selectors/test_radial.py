@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairings import images, pruned
+from tests.helpers.pairings import images, pruned
 from tokenprune.errors import InvalidConfig
 
 DISTANCES = {

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from tests.helpers.pairings import pruned
 from tests.methods.selectors.test_mixing import selector_of
 from tests.methods.selectors.test_sit import mixed
-from tests.pairings import pruned
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.sinkhorn import transport
 

@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from tests.helpers.pairings import pruned
 from tests.methods.selectors.test_mixing import observed, selector_of
-from tests.pairings import pruned
 from tokenprune.engine.observation import Observation
 from tokenprune.methods.treatments.plain import Remove
 

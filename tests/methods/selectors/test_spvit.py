@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import tokenprune
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.usage import record
 from tokenprune.methods.selectors.spvit import HeadwiseGate

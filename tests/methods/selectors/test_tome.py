@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.pairings import images, pruned, tiny_vit
+from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.legality import check_pairing
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.adapters import awake
+from tests.helpers.adapters import awake
 from tests.tasks.detection.conftest import SVIT
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.macs import encoder_cost, planned_macs

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.fakes import TINY, cli, fake  # noqa: F401
+from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.measure import speed
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.rows import rows_of

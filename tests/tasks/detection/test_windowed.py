@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.fakes import cli  # noqa: F401
+from tests.helpers.fakes import cli  # noqa: F401
 from tokenprune.backbones.vit import VitConfig, read_backbone
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get

@@ -1,1 +1,1 @@
-"""Benchmarks: is the engine as fast as it should be? `python -m tokenprune.bench` measures every goal on one CPU thread."""
+"""Measures the engine's speed: `python -m tokenprune.bench` checks every goal on one CPU thread."""

@@ -1,4 +1,4 @@
-"""`python -m tokenprune.bench`: measure the goals."""
+"""Measures the goals: `python -m tokenprune.bench`."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ QUICK = Setup(rounds=3, batches=(1, 8))
 
 
 def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> int:
-    """Run the chosen benchmarks; return 0, also if a goal is missed: a benchmark measures, a test judges."""
+    """Run the chosen benchmarks; return 0, also if a goal is missed, because a benchmark measures and a test judges."""
     options = _parser().parse_args(arguments)
     chosen = [b for b in BENCHMARKS if b.name in (options.what or [b.name])]
     if options.list:
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m tokenprune.bench",
-        description="Measure whether the engine is as fast as it should be: goals, limits and what was measured, as a table.",
+        description="Measure the engine's speed against its goals: goals, limits and measured values, as a table.",
         epilog="Times are CPU seconds of one thread, so a busy machine does little harm; a quiet one still measures best.",
     )
     names = ", ".join(b.name for b in BENCHMARKS)
     parser.add_argument("what", nargs="*", type=_benchmark, metavar="WHAT", help=f"benchmarks to run: {names} (default: all)")
-    parser.add_argument("--list", action="store_true", help="say what each benchmark measures, and stop")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks with the quantities they measure, and stop")
     parser.add_argument("--quick", action="store_true", help="3 rounds, batches of 1 and 8: minutes instead of about an hour")
     parser.add_argument("--rounds", type=_positive, help="how often everything is timed (default: 9)")
     parser.add_argument("--batches", type=_batches, help="batch sizes, with commas (default: 1,8,32)")

@@ -1,4 +1,4 @@
-"""Goals of attention that a selector reads: the class token's row beside fused attention, in time and in memory."""
+"""Measures goals of attention that a selector reads: the class token's row beside fused attention, in time and in memory."""
 
 from functools import partial
 
@@ -39,5 +39,5 @@ def measure(setup: Setup) -> list[Finding]:
 
 
 def attention_with_row(block: BaseBlock, seen: Observation) -> tuple[Tensor, Tensor]:
-    """Return the attention branch and the class token's row: what an attention-based selector makes a block compute."""
+    """Return the attention branch and the class token's row, which a block computes for an attention-based selector."""
     return block.attend(seen.projection), seen.cls_row()

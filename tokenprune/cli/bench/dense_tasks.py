@@ -1,4 +1,4 @@
-"""Goals at the size of detection images: what remembering dropped tokens, and bringing them back, costs."""
+"""Measures goals at the size of detection images: the cost of remembering dropped tokens and of bringing them back."""
 
 from functools import partial
 

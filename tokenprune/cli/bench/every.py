@@ -1,4 +1,7 @@
-"""Every registered selector that drops something, as its paper has it: how much of its saved MACs becomes time. LossInputs, not goals."""
+"""Measures every registered selector that drops tokens, as published: the part of its saved MACs that becomes time.
+
+These are facts without goals.
+"""
 
 from functools import partial
 
@@ -17,7 +20,7 @@ from tokenprune.registry import get, names
 
 
 def measure(setup: Setup) -> list[Finding]:
-    """Return speed-up / MACs ratio, and time / time of an oracle that slices as many tokens, of each deployed selector and batch size."""
+    """Return speed-up / MACs ratio, and time / time of an oracle that slices as many tokens, for each deployed selector and batch size."""
     vit, found = setup.model(setup.small), []
     models, dense = published(vit), prune(vit)
     for batch in setup.batches:
@@ -37,9 +40,9 @@ def measure(setup: Setup) -> list[Finding]:
 
 
 def published(vit: nn.Module) -> dict[str, PrunedViT]:
-    """Return a model a selector under the treatment and schedule that it declares, deployed; those that only mask are left out.
+    """Return a deployed model for each selector, under the treatment and schedule that it declares. Selectors that only mask are left out.
 
-    One whose own schedule is of another grid than this model's has that of the routers.
+    A selector whose own schedule is for another grid than this model's gets the schedule of the routers.
     """
     models = {}
     for name in names("selector"):

@@ -1,4 +1,4 @@
-"""Goals of methods with a fixed count: efficiency, distance to an oracle that just slices, and what the engine itself costs."""
+"""Measures goals of methods with a fixed count: efficiency, distance to an oracle that only slices, and the engine's own cost."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,11 +23,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "cropr": {"schedule": {"name": "per_block", "remove": 16}},
     "evo_vit": {},
 }
-SLICED = ("evit", "cropr")  # what the oracle goal was set for: no predictor, counts that only fall
+SLICED = ("evit", "cropr")  # the oracle goal was set for these: no predictor, counts that only fall
 
 
 def measure(setup: Setup) -> list[Finding]:
-    """Return efficiency of every method, time over the slice oracle, and the wrapper's own cost, for each batch size."""
+    """Return the efficiency of every method, its time over the slice oracle, and the wrapper's own cost, for each batch size."""
     vit = setup.model(setup.small)
     models = {name: prune(vit, name, **options) for name, options in METHODS.items()}
     falling = {name: prune(vit, name, "remove", **METHODS[name]) for name in SLICED}
@@ -55,14 +55,14 @@ def measure(setup: Setup) -> list[Finding]:
 
 
 def ideals(models: dict[str, PrunedViT], dense: PrunedViT, images: Tensor) -> dict[str, float]:
-    """Return how many times fewer MACs each model takes than the dense one."""
+    """Return the factor by which each model takes fewer MACs than the dense one."""
     with torch.inference_mode():
         total = {name: encoder_macs(m, m.encode(images[:1]), head=True).total for name, m in {**models, "": dense}.items()}
     return {name: total[""] / total[name] for name in models}
 
 
 def sliced(model: PrunedViT, used: Sequence[BlockUsage], images: Tensor) -> Tensor:
-    """Return logits of an oracle that keeps the first tokens and pays nothing for choosing them: its counts are those of `used`."""
+    """Return logits of an oracle with the counts of `used`: it keeps the first tokens and pays nothing for choosing them."""
     x = model.start(images).sequence()
     for block, counts in zip(model.family.blocks, used, strict=True):
         x = x[:, : int(counts.attended.float().mean().round())]

@@ -1,4 +1,4 @@
-"""What is held against what: a goal has a name, a limit and a direction; a finding is one measured case of it."""
+"""Defines goals and findings: a goal has a name, a limit and a direction; a finding is one measured case of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,17 @@ from tokenprune.cli.bench.timing import Spread
 
 @dataclass(frozen=True)
 class Setup:
-    """Sizes and effort of a run; the defaults are the goals' own sizes.
+    """Sets the sizes and the effort of a run; the defaults are the goals' own sizes.
 
     Args:
-        rounds: how often everything is timed. batches: batch sizes.
-        small: timm model of the 224-pixel goals. large: timm model of the detection-size goals, on images of `pixels` (h,w).
-        long: N of the attention-memory goal, a square number. samples: N of the sampling goal.
-        options: further arguments of `timm.create_model`.
+        rounds: How often everything is timed.
+        batches: Batch sizes.
+        small: timm model of the 224-pixel goals.
+        large: timm model of the detection-size goals.
+        pixels: Size (h,w) of the images of the detection-size goals.
+        long: N of the attention-memory goal, a square number.
+        samples: N of the sampling goal.
+        options: Further arguments of `timm.create_model`.
     """
 
     rounds: int = 9
@@ -37,7 +41,15 @@ class Setup:
 
 @dataclass(frozen=True)
 class Finding:
-    """One measured case: `value` is to be at most the limit, or at least it; None is a fact without a goal."""
+    """Holds one measured case.
+
+    Attributes:
+        goal: Name of the goal.
+        case: Name of the case.
+        value: The measured value.
+        limit: Its limit; None for a fact without a goal.
+        at_least: Whether `value` must be at least the limit; otherwise it must be at most the limit.
+    """
 
     goal: str
     case: str
@@ -47,7 +59,7 @@ class Finding:
 
     @property
     def met(self) -> bool:
-        """Tell whether the median meets the limit, if there is one."""
+        """Tell if the median meets the limit; always if there is none."""
         if self.limit is None:
             return True
         return self.value.median >= self.limit if self.at_least else self.value.median <= self.limit
@@ -58,7 +70,7 @@ Measure = Callable[[Setup], Sequence[Finding]]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A group of goals that are measured together, with what it says in `--list`."""
+    """Holds a group of goals that are measured together, and its text in `--list`."""
 
     name: str
     text: str

@@ -1,4 +1,4 @@
-"""Goals of counts that differ from image to image: a block against a uniform one, and all of SViT against its oracle."""
+"""Measures goals of counts that differ between images: a block against a uniform one, and all of SViT against its oracle."""
 
 from dataclasses import replace
 from functools import partial
@@ -47,7 +47,7 @@ def measure_block(setup: Setup) -> list[Finding]:
 
 
 def measure_svit(setup: Setup) -> list[Finding]:
-    """Return the oracle's time over SViT's: gates are paid for, counts are drawn around the schedule, the oracle has their mean."""
+    """Return the oracle's time over SViT's. SViT pays for its gates and draws counts around the schedule; the oracle has their mean."""
     vit, found = setup.model(setup.small), []
     for batch in setup.batches:
         model = prune(vit, "svit")
@@ -71,7 +71,7 @@ def masks(batch: int, positions: int, rate: float, spread: float) -> Tensor:
 
 
 def fix_counts(model: PrunedViT, number: int, keep: Tensor) -> None:
-    """Let a block's selector score as ever but decide for `keep` (B,N)."""
+    """Make a block's selector decide for `keep` (B,N), after it has scored as always."""
     selector: Selector = model.selectors[str(number)]
     original = selector.score
 
@@ -86,7 +86,7 @@ def _decided_block(block: Any, state: TokenState, policy: DeadSlotRule) -> Any:
 
 
 def held(used: Any) -> Any:
-    """Usage without growth: the slice oracle cannot bring tokens back, so a mean that rises by chance stays where it was."""
+    """Return the usage without growth. The slice oracle cannot bring tokens back, so a mean that rises by chance keeps its value."""
     result, least = [], float("inf")
     for u in used:
         least = min(least, float(u.attended.float().mean()))

@@ -1,4 +1,4 @@
-"""Findings as a table on the console, as CSV and as Markdown."""
+"""Writes findings as a table on the console, as CSV and as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ FACTS = ("device", "torch", "timm", "python", "tokenprune", "commit", "dirty")
 
 @dataclass(frozen=True)
 class Table:
-    """What `report.formats.publish` prints and writes."""
+    """Holds a table for `report.tables.formats.publish`."""
 
     data: pd.DataFrame
     shown: pd.DataFrame

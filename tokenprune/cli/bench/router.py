@@ -1,4 +1,4 @@
-"""Goals of Cropr's deployed router: as fast as choosing at random, and close to not choosing at all (Cropr section 3.4, Figure 3b)."""
+"""Measures goals of Cropr's deployed router: as fast as a random choice, and close to a free one (Cropr section 3.4, Figure 3b)."""
 
 from functools import partial
 
@@ -30,7 +30,8 @@ class FirstTokens(Selector):
 def measure(setup: Setup) -> list[Finding]:
     """Return Cropr's time over that of random and of free choices, 16 tokens a block and Last Layer Fusion, for each batch size.
 
-    At test time the random baseline hashes each image, which takes longer than Cropr's choice; what is timed draws plain noise instead.
+    At test time the random baseline hashes each image, which takes longer than Cropr's choice. The timed baseline draws plain noise
+    instead.
     """
     vit = setup.model(setup.small)
     models = {name: prune(vit, name, "last_layer_fusion", PLAN).deploy() for name in ("cropr", "random")}
@@ -46,7 +47,7 @@ def measure(setup: Setup) -> list[Finding]:
 
 
 def freely(model: PrunedViT) -> PrunedViT:
-    """Return the model with choices that cost nothing in the place of its own."""
+    """Return the model with choices that cost nothing in place of its own."""
     for number, selector in model.selectors.items():
         model.selectors[number] = FirstTokens(selector.context)
     return model

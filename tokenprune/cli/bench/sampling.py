@@ -1,4 +1,4 @@
-"""Goal of ATS's sampling: bisection against the distance matrix of its released algorithm."""
+"""Measures the goal of ATS's sampling: bisection against the distance matrix of its released algorithm."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ RATE = 0.7
 
 
 def measure(setup: Setup) -> list[Finding]:
-    """Return how many times faster the sampling is than by a matrix of distances."""
+    """Return the factor by which the sampling is faster than one by a matrix of distances."""
     N = setup.samples
     score = torch.rand(1, N, generator=torch.Generator().manual_seed(0))
     score, live, samples = score / score.sum(1, keepdim=True), torch.ones(1, N, dtype=torch.bool), int(RATE * N)
@@ -24,9 +24,9 @@ def measure(setup: Setup) -> list[Finding]:
 
 
 def by_distances(score: Tensor, samples: int) -> Tensor:
-    """Return keep (B,M) as the released code finds it: every point's distance to every entry of the CDF, duplicates dropped an image.
+    """Return keep (B,M) by the released algorithm: every point's distance to every entry of the CDF, duplicates dropped for each image.
 
-    Described in ATS (ECCV 2022, section 3.2) and followed step by step: ascending sort, min-max normalised CDF, equidistant points from
+    It follows the description in ATS (ECCV 2022, section 3.2) step by step: ascending sort, min-max normalised CDF, equidistant points from
     its least positive entry to 1, the nearest entry of each.
     """
     ordered, slots = score.sort(dim=1)

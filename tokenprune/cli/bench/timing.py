@@ -1,4 +1,4 @@
-"""Ratios of times that a busy machine cannot bend: CPU time of one thread, calls interleaved, the median of each round's own ratio."""
+"""Times ratios that a busy machine disturbs little: CPU time of one thread, calls interleaved, the median of each round's own ratio."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ import torch
 from tokenprune.utils import console
 
 Call = Callable[[], Any]
-LEAST = 0.02  # seconds of one timing; shorter calls are repeated
+LEAST = 0.02  # least seconds of one timing; shorter calls are repeated
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of one value a round."""
+    """Holds the median and quartiles of values, one a round."""
 
     median: float
     low: float
@@ -30,18 +30,18 @@ class Spread:
 
     @property
     def iqr(self) -> float:
-        """Interquartile range."""
+        """Return the interquartile range."""
         return self.high - self.low
 
 
 @torch.inference_mode()
 def interleaved(calls: Mapping[str, Call], rounds: int, what: str) -> dict[str, list[float]]:
-    """Return CPU seconds of each call, one a round: in each round all calls run in turn, so that a slow moment hits all alike.
+    """Return CPU seconds of each call, one a round. In each round all calls run in turn, so that a slow moment affects all alike.
 
     Args:
-        calls: by name; each runs twice first, to warm up and to see how often it must repeat to be timed well.
-        rounds: how many.
-        what: shown beside the progress bar.
+        calls: Calls by name. Each runs twice first, to warm up and to find how often it must repeat to be timed well.
+        rounds: Number of rounds.
+        what: Text beside the progress bar.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with one_thread():
@@ -62,7 +62,7 @@ def ratio(top: Sequence[float], bottom: Sequence[float], scale: float = 1.0) -> 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep all work on the calling thread, the only one whose time is counted."""
+    """Keep all work on the calling thread, because only its time is counted."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,1 +1,1 @@
-"""The generated part of docs/: `python -m tokenprune.docs` writes methods.md and experiments.md from what is registered."""
+"""Writes the generated part of docs/ from the registry: `python -m tokenprune.docs`."""

@@ -1,4 +1,4 @@
-"""`python -m tokenprune.docs [--check]`: write the generated pages of docs/, or say which of them are stale."""
+"""Write the generated pages of docs/, or say which of them are stale: `python -m tokenprune.docs [--check]`."""
 
 import argparse
 import sys
@@ -13,14 +13,14 @@ PAGES: dict[str, Callable[[Path], str]] = {"methods.md": methods.page, "experime
 
 
 def stale(root: Path) -> dict[str, str]:
-    """Return the pages of root/docs that are not as they would be written now, with what they should hold."""
+    """Return the pages of root/docs that differ from their fresh text, with that text."""
     fresh = {name: make(root) for name, make in PAGES.items()}
     paths = {name: root / "docs" / name for name in fresh}
     return {name: text for name, text in fresh.items() if not paths[name].is_file() or paths[name].read_text() != text}
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) -> int:
-    """Write what is stale under root/docs, or only name it; return the exit status: 1 for stale pages, 2 where there is no docs/."""
+    """Write the stale pages under root/docs, or only name them; return the exit status: 1 for stale pages, 2 if there is no docs/."""
     parser = argparse.ArgumentParser(prog="python -m tokenprune.docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     given = parser.parse_args(arguments)

@@ -27,7 +27,7 @@ threshold, [condition] 1 or 0."""
 
 
 def own(kind: str) -> list[str]:
-    """Return the registered names of a kind that are of this package, not of an installed plugin."""
+    """Return the registered names of a kind that belong to this package, not to an installed plugin."""
     return [name for name in registry.names(kind) if registry.get(kind, name).__module__.startswith("tokenprune.")]
 
 
@@ -37,7 +37,7 @@ def kinds() -> list[str]:
 
 
 def fragment(root: Path, name: str) -> str:
-    """Return the hand-written equations and choices of a selector, "" where there are none."""
+    """Return the hand-written equations and choices of a selector; "" if there are none."""
     path = root / "docs" / "methods" / f"{name}.md"
     return path.read_text().strip("\n") if path.is_file() else ""
 

@@ -1,4 +1,4 @@
-"""What experiments/NAME/measured holds, as the tables of docs/experiments.md: a few columns of the rows that are committed."""
+"""Turns the content of experiments/NAME/measured into the tables of docs/experiments.md: a few columns of the committed rows."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from tokenprune.report.tables.table import SCORES
 _FACTS = ("Method", "Treatment", "size", "CLS", "keep_rate", "seeds", "seed")
 _COSTS = ("GMAC encoder", "kept share", "encoder speed-up", "speed-up in batches", "status")
 _SCORES = tuple(title for _, title in SCORES)
-_SHOWN = (*_FACTS, *_SCORES, *_COSTS, *(f"paper {title}" for title in _SCORES))  # the files have the others
+_SHOWN = (*_FACTS, *_SCORES, *_COSTS, *(f"paper {title}" for title in _SCORES))  # the files hold further columns
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Return {experiment: its measured rows as Markdown tables}, one for each data set, scale, device and execution.
+    """Return {experiment: its measured rows as Markdown tables}, one table for each data set, scale, device and execution.
 
     Args:
         folder: experiments/ of the checkout.

@@ -1,4 +1,4 @@
-"""What a plugin's docstring and signature say: its text, its options with defaults and meanings, whether it states an equation."""
+"""Reads a plugin's docstring and signature: its text, its options with defaults and meanings, and if it states an equation."""
 
 import dataclasses
 import inspect
@@ -10,12 +10,12 @@ from typing import Any
 _SECTION = re.compile(r"^(Args|Raises|Returns|Example):\s*$", re.M)
 _SEE = re.compile(r"see `(\w+)`\.?")
 _EQUATION = re.compile(r"(?<![=<>!])=(?!=)|<-|\+=|softmax|sigmoid|argmax|Eq\. ?\d")
-GIVEN = ("context",)  # what every plugin of a kind gets and no user sets
+GIVEN = ("context",)  # arguments that every plugin of a kind gets and no user sets
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: name, type and default as they would be written, and what the docstring says of it ("" for nothing)."""
+    """Holds one option: name, type and default as they would be written, and its meaning by the docstring ("" for none)."""
 
     name: str
     type: str
@@ -38,12 +38,12 @@ def options_of(plugin: Any) -> list[Option]:
 
 
 def states_equation(text: str) -> bool:
-    """Tell whether a text holds an equation, or the number of one: a rule of thumb that a sentence of words alone does not pass."""
+    """Tell if a text holds an equation or the number of one. This is a rule of thumb, which a sentence of words alone does not meet."""
     return bool(_EQUATION.search(text))
 
 
 def _meanings(plugin: Any, names: Collection[str]) -> dict[str, str]:
-    """What the Args say, of each name; `see X` is followed to the class X that the plugin inherits from."""
+    """Return the meaning of each name by the section Args; `see X` is followed to the class X that the plugin inherits from."""
     found = _arguments(inspect.getdoc(plugin) or "", names)
     for base in inspect.getmro(plugin)[1:]:
         said = _arguments(inspect.getdoc(base) or "", names)
@@ -55,7 +55,7 @@ def _meanings(plugin: Any, names: Collection[str]) -> dict[str, str]:
 
 
 def _arguments(doc: str, names: Collection[str]) -> dict[str, str]:
-    """The entries of the section Args: `a: text`, `a, b: text`, also where the next entry follows on the same line."""
+    """Return the entries of the section Args: `a: text`, `a, b: text`, also if the next entry follows on the same line."""
     parts = _SECTION.split(doc)
     if "Args" not in parts:
         return {}

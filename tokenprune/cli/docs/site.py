@@ -30,7 +30,9 @@ def pictures(root: Path) -> dict[str, Path]:
 
 def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
     """Put the made pages into the navigation, behind the lists `methods.md` and `experiments.md`."""
-    kinds = [{methods.plural(kind): [{n: methods.place(kind, n)} for n in methods.own(kind)]} for kind in registry.BUILTIN if methods.own(kind)]
+    kinds = [
+        {methods.plural(kind): [{n: methods.place(kind, n)} for n in methods.own(kind)]} for kind in registry.BUILTIN if methods.own(kind)
+    ]
     single = [{e.name: experiments.place(e.name)} for e in experiments.all_of()]
     inside = {"methods.md": kinds, "experiments.md": [*single, {"benchmarks": "experiments/benchmarks.md"}]}
     config.nav = [_with(entry, inside) for entry in config.nav or []]

@@ -1,6 +1,6 @@
-"""`python -m tokenprune.install_detectron2`: Detectron2 from the package index alone, without a compiler.
+"""Installs Detectron2 from the package index alone, without a compiler: `python -m tokenprune.install_detectron2`.
 
-Does nothing where Detectron2 is importable, be it an official build or the main branch. Otherwise fetches the 0.6 source archive by name
+It does nothing if Detectron2 is importable, be it an official build or the main branch. Otherwise it fetches the 0.6 source archive by name
 (pip verifies its sha256 before it runs anything of it), repacks its Python files as a wheel and installs that.
 """
 
@@ -49,8 +49,8 @@ def run_pip(arguments: list[str], purpose: str) -> None:
 def fetch() -> bytes:
     """Download the source archive by name through pip, which honours the user's index configuration.
 
-    pip asks an archive for its metadata, and this one's set-up script imports torch and setuptools: hence no build isolation, and the
-    check that they are there.
+    pip asks an archive for its metadata, and the set-up script of this one imports torch and setuptools. Therefore there is no build
+    isolation, and this function checks that both are installed.
 
     Raises:
         MissingDependency: torch or setuptools is absent, the index is out of reach or lacks the archive, or its sha256 differs.
@@ -69,10 +69,10 @@ def fetch() -> bytes:
 
 
 def read_archive(path: Path) -> bytes:
-    """Return the bytes of the archive the user has.
+    """Return the bytes of the archive that the user has.
 
     Raises:
-        MissingDependency: there is no such file.
+        MissingDependency: There is no such file.
     """
     if not path.is_file():
         raise MissingDependency(f"cannot install Detectron2: --sdist {path} is no file; give {repack.SDIST_FILE}")
@@ -80,10 +80,10 @@ def read_archive(path: Path) -> bytes:
 
 
 def write_wheel(sdist: bytes, folder: Path) -> Path:
-    """Verify the archive and write the wheel into `folder`, made where missing; returns its path.
+    """Verify the archive, write the wheel into `folder`, which is made if missing, and return its path.
 
     Raises:
-        MissingDependency: the archive is another one.
+        MissingDependency: The archive is another one.
     """
     repack.verify(sdist)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def install(sdist: Path | None) -> None:
     """Fetch or read the archive, repack it and install the wheel.
 
     Raises:
-        MissingDependency: any of the steps failed.
+        MissingDependency: One of the steps failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         wheel = write_wheel(read_archive(sdist) if sdist else fetch(), Path(folder))
@@ -114,7 +114,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit code, 0 or 1, and writes one line either way."""
+    """Run the command, write one line, and return the exit code 0 or 1."""
     options = parse(argv)
     try:
         if options.wheel_dir:

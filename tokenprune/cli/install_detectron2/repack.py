@@ -1,7 +1,7 @@
-"""Detectron2 0.6's source archive, turned in memory into a pure-Python wheel that today's torch, numpy and Pillow accept.
+"""Turns Detectron2 0.6's source archive, in memory, into a pure-Python wheel that today's torch, numpy and Pillow accept.
 
-The archive on the package index holds the Python tree of tag v0.6 unchanged, but not the C++ sources, so pip cannot build it. Nothing on
-our path needs the compiled part: the standard operators come from torchvision.
+The archive on the package index holds the Python tree of tag v0.6 unchanged, but not the C++ sources, so pip cannot build it. This project
+needs nothing of the compiled part: the standard operators come from torchvision.
 """
 
 import base64
@@ -24,7 +24,7 @@ TIMESTAMP = (2021, 10, 25, 0, 0, 0)  # the day of tag v0.6; fixed, so that two b
 
 
 class Edit(NamedTuple):
-    """Replace `old` by `new` in `path`, which must hold it exactly `count` times."""
+    """Replaces `old` by `new` in `path`, which must hold it exactly `count` times."""
 
     path: str
     old: str
@@ -39,7 +39,8 @@ EDITS = (
     Edit("detectron2/utils/visualizer.py", "np.bool", "bool", 3),
 )
 
-# What 0.6 needs at run time without its caffe2 export and developer tools. Newer fvcore and iopath than its own metadata allows work.
+# The packages that 0.6 needs at run time without its caffe2 export and developer tools. fvcore and iopath may be newer than its own
+# metadata allows.
 REQUIRES = (
     "torch>=2.4,!=2.13.0",
     "torchvision>=0.19",
@@ -89,7 +90,7 @@ def verify(sdist: bytes) -> None:
     """Compare the archive's digest with `SDIST_SHA256`.
 
     Raises:
-        MissingDependency: they differ.
+        MissingDependency: They differ.
     """
     got = hashlib.sha256(sdist).hexdigest()
     if got != SDIST_SHA256:
@@ -114,7 +115,7 @@ def apply_edits(files: dict[str, bytes]) -> dict[str, bytes]:
     """Return the files with each of `EDITS` made and noted at the end of its file, as the Apache licence (section 4b) asks.
 
     Raises:
-        MissingDependency: a file is absent or holds the text another number of times than expected.
+        MissingDependency: A file is absent, or holds the text another number of times than expected.
     """
     edited = dict(files)
     for path, old, new, count in EDITS:
@@ -133,7 +134,7 @@ def build_wheel(sdist: bytes) -> bytes:
     """Return the bytes of the wheel `WHEEL_NAME` made from a verified source archive; equal input gives equal bytes.
 
     Raises:
-        MissingDependency: an edit does not fit the archive.
+        MissingDependency: An edit does not fit the archive.
     """
     files = apply_edits(read_sdist(sdist))
     files[f"{DIST_INFO}/licenses/LICENSE"] = files.pop("LICENSE", b"")

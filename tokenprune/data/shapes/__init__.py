@@ -1,1 +1,1 @@
-"""Embedded pictures of shapes."""
+"""Makes the embedded pictures of shapes."""

@@ -1,4 +1,4 @@
-"""The eight silhouettes, and clutter that looks like none of them, as polygons for PIL."""
+"""Draws the eight silhouettes, and clutter that resembles none of them, as polygons for PIL."""
 
 import math
 
@@ -45,7 +45,16 @@ def _place(points: np.ndarray, centre: np.ndarray, radius: float, angle: float, 
 
 
 def silhouette(label: int, side: int, centre: np.ndarray, radius: float, angle: float, aspect: float) -> np.ndarray:
-    """Mask (side,side) bool of class `label`; centre (2,) and radius in pixels, angle in radians, aspect squeezes one axis."""
+    """Return the mask (side,side) bool of class `label`.
+
+    Args:
+        label: The class.
+        side: Side of the image in pixels.
+        centre: Centre in pixels, (2,).
+        radius: Radius in pixels.
+        angle: Angle in radians.
+        aspect: Factor on the length of one axis.
+    """
     image = Image.new("L", (side, side))
     draw = ImageDraw.Draw(image)
     outline, hole = _OUTLINES[label]
@@ -64,7 +73,7 @@ def _line(draw: ImageDraw.ImageDraw, rng: np.random.Generator, side: int, width:
 
 
 def _shard(draw: ImageDraw.ImageDraw, rng: np.random.Generator, side: int) -> None:
-    """A long splinter with a crooked outline: at most a third as wide as long, so it is no square or triangle."""
+    """Draw a long splinter with a crooked outline. It is at most a third as wide as long, so it is no square or triangle."""
     length, angle = rng.uniform(0.08, 0.2) * side, rng.uniform(0, 2 * math.pi)
     along = np.array([-1.0, -0.3, 0.4, 1.0, 0.5, -0.4]) * length / 2
     across = rng.uniform(0.03, 0.16, 6) * np.array([1, 1, 1, -1, -1, -1]) * length
@@ -77,7 +86,7 @@ def _scribble(draw: ImageDraw.ImageDraw, rng: np.random.Generator, side: int, wi
 
 
 def draw_clutter(image: Image.Image, rng: np.random.Generator, count: int, front: bool = False) -> None:
-    """Draw `count` distractors onto an RGB image in place; in front of objects only hairlines, which hide next to nothing."""
+    """Draw `count` distractors onto an RGB image in place. In front of objects they are only hairlines, which hide next to nothing."""
     draw, side = ImageDraw.Draw(image), image.width
     hair = max(1, side // 128)
     for kind in rng.integers(0, 2 if front else 3, count).tolist():

@@ -1,4 +1,4 @@
-"""Paint one image of the embedded `shapes` set: a pure function of (seed, split, index, side)."""
+"""Paints one image of the embedded `shapes` set: a pure function of (seed, split, index, side)."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,22 @@ from tokenprune.data.shapes.geometry import SHAPES_CLASSES, draw_clutter, silhou
 
 _STREAMS = {"train": 0, "val": 1}  # separate random streams: no seed makes a train image reappear in val
 _MODES = {"detection": 0, "classification": 1}
-_RADII = {"small": (0.065, 0.1), "medium": (0.12, 0.185), "large": (0.21, 0.305)}  # of the side
+_RADII = {"small": (0.065, 0.1), "medium": (0.12, 0.185), "large": (0.21, 0.305)}  # shares of the side
 _SIZE_SHARES = (0.24, 0.36, 0.40)
 _MIN_VISIBLE = 0.35  # an instance less visible than this is not painted at all, so no unlabelled remnant confuses training
-_MIN_AREA = 0.0012  # of the image area
-_CONTRAST, _CONTRAST_PEERS = 85, 60  # levels of one channel: against what is under an object, and between objects
+_MIN_AREA = 0.0012  # share of the image's area
+_CONTRAST, _CONTRAST_PEERS = 85, 60  # levels of one channel: against the background under an object, and between objects
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """One painted image: image (H,W,3) uint8 RGB; ids (H,W) uint8, 0 background, k + 1 for object k; labels (n,) int64."""
+    """Holds one painted image.
+
+    Attributes:
+        image: The image, (H,W,3) uint8 RGB.
+        ids: 0 for background, k + 1 for object k, (H,W) uint8.
+        labels: Classes of the objects, (n,) int64.
+    """
 
     image: np.ndarray
     ids: np.ndarray
@@ -26,10 +32,16 @@ class Rendered:
 
 
 def render(seed: int, index: int, side: int, mode: str = "detection", split: str = "train", textured: bool = False) -> Rendered:
-    """Image `index` of a stream, independent of every other index.
+    """Paint image `index` of a stream, independent of every other index.
 
-    mode "detection": 2-7 objects in three sizes, nearer ones occlude farther ones; "classification": one main object. textured: each class
-    has a surface of its own, too, which a patch or two can tell, where a silhouette takes all of them.
+    Args:
+        seed: Seed of the stream.
+        index: Number of the image.
+        side: Side in pixels.
+        mode: "detection" has 2-7 objects in three sizes, and nearer ones occlude farther ones. "classification" has one main object.
+        split: "train" or "val".
+        textured: Whether each class also has a surface of its own. One or two patches can tell a surface, where a silhouette takes all of
+            them.
     """
     rng = np.random.default_rng((seed, _STREAMS[split] + 2 * _MODES[mode], index))
     labels, radii, centres = _objects(rng) if mode == "detection" else _main_object(rng)
@@ -50,7 +62,7 @@ def render(seed: int, index: int, side: int, mode: str = "detection", split: str
 
 
 def _objects(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels (n,), radii (n,) and centres (n,2) in units of the side, nearest object first."""
+    """Return labels (n,), radii (n,) and centres (n,2) in units of the side, nearest object first."""
     n = int(rng.integers(2, 8))
     bounds = np.array(list(_RADII.values()))[rng.choice(3, n, p=_SIZE_SHARES)]
     radii = np.sort(rng.uniform(bounds[:, 0], bounds[:, 1]))[::-1]
@@ -72,7 +84,7 @@ def _main_object(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
 def _stack(
     rng: np.random.Generator, side: int, labels: np.ndarray, radii: np.ndarray, centres: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the objects from front to back, so that what is hidden too much can be left out before it hides others."""
+    """Lay the objects from front to back, so that an object that is hidden too much can be left out before it hides others."""
     ids, kept = np.zeros((side, side), dtype=np.uint8), []
     angles, aspects = rng.uniform(0, 2 * np.pi, len(labels)), rng.uniform(0.75, 1.0, len(labels))
     smallest = max(12.0, _MIN_AREA * side * side)
@@ -87,9 +99,9 @@ def _stack(
 
 
 def _texture(rng: np.random.Generator, side: int, octaves: tuple[tuple[int, float], ...], bands: int) -> np.ndarray:
-    """Smooth noise (side,side) or (side,side,3) uint8 around 128: octaves (cells, share of the range), coarsest first.
+    """Return smooth noise (side,side) or (side,side,3) uint8 around 128; `octaves` are (cells, share of the range), coarsest first.
 
-    Each octave is added on its own coarse grid and the sum enlarged once, which costs a third of adding them at full size.
+    Each octave is added on its own coarse grid, and the sum is enlarged once. This costs a third of adding them at full size.
     """
     total: Image.Image | None = None
     for cells, share in octaves:
@@ -101,7 +113,7 @@ def _texture(rng: np.random.Generator, side: int, octaves: tuple[tuple[int, floa
 
 
 def _background(rng: np.random.Generator, side: int, clutter: int) -> np.ndarray:
-    """Coloured noise of three octaves, sometimes stripes, with distractors on it: (side,side,3) uint8."""
+    """Return coloured noise of three octaves, sometimes stripes, with distractors on it, (side,side,3) uint8."""
     canvas = _texture(rng, side, ((3, 0.35), (8, 0.3), (24, 0.2)), 3) + rng.uniform(-68, 68, 3).astype(np.float32)
     if rng.random() < 0.4:
         angle, periods, phase = rng.uniform(0, np.pi), rng.uniform(4, 16), rng.uniform(0, 2 * np.pi)
@@ -120,7 +132,7 @@ def _to_bytes(image: np.ndarray) -> np.ndarray:
 
 
 def _contrasting(rng: np.random.Generator, below: np.ndarray, peers: list[np.ndarray]) -> np.ndarray:
-    """The first of some random colours (3,) that stands out from `below` (3,) and, if possible, from the other objects."""
+    """Return the first of some random colours (3,) that stands out from `below` (3,) and, if possible, from the other objects."""
     colours = rng.uniform(10, 245, (24, 3))
     excess = np.abs(colours - below).max(axis=1) - _CONTRAST
     for peer in peers:
@@ -130,7 +142,7 @@ def _contrasting(rng: np.random.Generator, below: np.ndarray, peers: list[np.nda
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, ids: np.ndarray, n: int) -> np.ndarray:
-    """Fill each object with its colour, a shading and its own strength of texture: (side,side,3) uint8."""
+    """Fill each object with its colour, a shading and its own strength of texture, (side,side,3) uint8."""
     side = len(ids)
     colours: list[np.ndarray] = []
     for k in range(1, n + 1):
@@ -149,7 +161,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, ids: np.ndarray, n: int
 
 
 def _surface(rng: np.random.Generator, image: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Draw on each object the pattern of its class, at any angle and phase: (side,side,3) uint8."""
+    """Draw on each object the pattern of its class, at any angle and phase, (side,side,3) uint8."""
     side, result = len(ids), image.astype(np.float32)
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
     for k, label in enumerate(labels.tolist(), start=1):
@@ -163,7 +175,10 @@ def _surface(rng: np.random.Generator, image: np.ndarray, ids: np.ndarray, label
 
 
 def _pattern(label: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The pattern of a class, 0 to 1, in coordinates of an image of 128 pixels: plain, stripes, checks, dots and rings, fine and coarse."""
+    """Return the pattern of a class, 0 to 1, in coordinates of an image of 128 pixels.
+
+    The patterns are plain, dashes, and stripes, checks and dots, each of these three coarse and fine.
+    """
     period = 4.5 if label % 2 else 11.0
     phase_u, phase_v = u / period % 1, v / period % 1
     kinds = (

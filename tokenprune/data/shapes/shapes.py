@@ -1,7 +1,7 @@
-"""`shapes`, the embedded procedural data set: eight silhouettes on textured clutter, made on demand and never stored.
+"""Makes `shapes`, the embedded procedural data set: eight silhouettes on textured clutter, drawn on demand and never stored.
 
-Every image is a function of (seed, split, index) alone. About 30 % of the area is foreground: enough that a keep rate of
-0.7 at three stages (34 % of the tokens left) has to drop parts of objects, which an easier set would not show.
+Every image is a function of (seed, split, index) alone. About 30 % of the area is foreground. This is enough that a keep rate of 0.7 at
+three stages (34 % of the tokens left) has to drop parts of objects, which an easier set would not show.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _SIDES = (48, 512)
 
 
 class _Shapes:
-    """The checked settings that both tasks share."""
+    """Checks and holds the settings that both tasks share."""
 
     classes = SHAPES_CLASSES
 
@@ -37,7 +37,7 @@ class _Shapes:
 
     def _checked(self, i: int) -> int:
         if not -self.size <= i < self.size:
-            raise IndexError(f"index {i} of a shapes set of {self.size} images")  # the protocol by which iteration ends
+            raise IndexError(f"index {i} of a shapes set of {self.size} images")  # iteration ends by this error
         return int(i) % self.size
 
 
@@ -47,18 +47,29 @@ def _require_int(field: str, value: Any, low: int, high: int, remedy: str) -> No
 
 
 class ShapesDetection(_Shapes):
-    """`size` images of side x side pixels for detection and instance segmentation; train and val never share an image."""
+    """Draws `size` images of side x side pixels for detection and instance segmentation; train and val never share an image.
+
+    Args:
+        size: Number of images.
+        side: Side in pixels, 48..512.
+        seed: Seed, 0 or more.
+        split: "train" or "val".
+        textured: see `render`.
+
+    Raises:
+        DatasetError: A value is out of range.
+    """
 
     category_ids = tuple(range(1, len(SHAPES_CLASSES) + 1))
 
     def __init__(self, size: int, side: int, seed: int, split: str, textured: bool = False) -> None:
-        """size: images; side: pixels, 48..512; seed >= 0; split "train" or "val"; textured: see `render`. Raises DatasetError otherwise."""
+        """Check the settings."""
         super().__init__(size, side, seed, split)
         self.textured = textured
         self._coco: dict[str, Any] | None = None
 
     def __getitem__(self, i: int) -> Sample:
-        """Image i with the visible part of each object as mask, hairlines in front ignored; boxes are tight around the masks."""
+        """Return image i. The mask of an object is its visible part; hairlines in front are ignored. Boxes are tight around the masks."""
         i = self._checked(i)
         drawn = render(self.seed, i, self.side, "detection", self.split, self.textured)
         return Sample(drawn.image, i, _instances(drawn.ids, drawn.labels))
@@ -67,11 +78,11 @@ class ShapesDetection(_Shapes):
         return (self[i] for i in range(len(self)))
 
     def aspect_ratios(self) -> list[float]:
-        """Width / height, 1 for each image."""
+        """Return width / height, which is 1 for each image."""
         return [1.0] * len(self)
 
     def coco_json(self) -> dict[str, Any]:
-        """Ground truth as a COCO instances dictionary (compressed RLE as text), made at the first call and then kept."""
+        """Return the ground truth as a COCO instances dictionary (compressed RLE as text), made at the first call and then kept."""
         if self._coco is None:
             annotations: list[dict[str, Any]] = []
             for sample in self:
@@ -93,7 +104,7 @@ def _instances(ids: np.ndarray, labels: np.ndarray) -> Instances:
 
 
 def _annotations(sample: Sample, count: int) -> list[dict[str, Any]]:
-    """COCO annotations of one image, numbered from count + 1: COCOeval takes annotation id 0 for 'unmatched'."""
+    """Return the COCO annotations of one image, numbered from count + 1, because COCOeval takes annotation id 0 for 'unmatched'."""
     from pycocotools import mask as rle_tools
 
     result = []
@@ -115,19 +126,27 @@ def _annotations(sample: Sample, count: int) -> list[dict[str, Any]]:
 
 
 class ShapesClassification(_Shapes):
-    """`size` images with one main object in clutter; its class is the label. textured: see `render`."""
+    """Draws `size` images with one main object in clutter; its class is the label.
+
+    Args:
+        size: see `ShapesDetection`.
+        side: see `ShapesDetection`.
+        seed: see `ShapesDetection`.
+        split: see `ShapesDetection`.
+        textured: see `render`.
+    """
 
     def __init__(self, size: int, side: int, seed: int, split: str, textured: bool = False) -> None:
         super().__init__(size, side, seed, split)
         self.textured = textured
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        """Image (side,side,3) uint8 RGB and its label in 0..7."""
+        """Return image i (side,side,3) uint8 RGB and its label in 0..7."""
         image, label, _ = self.with_map(i)
         return image, label
 
     def with_map(self, i: int) -> tuple[np.ndarray, int, np.ndarray]:
-        """Image i, its label, and its class map (side,side) uint8: the label on the object, 8 (no class) elsewhere."""
+        """Return image i, its label, and its class map (side,side) uint8: the label on the object, 8 (no class) elsewhere."""
         drawn = render(self.seed, self._checked(i), self.side, "classification", self.split, self.textured)
         label = int(drawn.labels[0])
         return drawn.image, label, np.where(drawn.ids > 0, label, len(SHAPES_CLASSES)).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""Learned ways back from live tokens to a map of all positions (Cropr Table 5): what a treatment may have behind the last block."""
+"""Holds the fusions: learned modules behind the last block that turn live tokens into a map of all positions (Cropr Table 5)."""

@@ -1,4 +1,4 @@
-"""Learned queries, one a position, that cross-attend to what the encoder left (Cropr section 4.4, `Cross-Attn`)."""
+"""Fills all positions by learned queries, one a position, that cross-attend to the encoder's output (Cropr section 4.4, `Cross-Attn`)."""
 
 import math
 
@@ -14,14 +14,17 @@ from tokenprune.methods.layers import EPS, start
 
 
 class CrossAttention(Fusion):
-    """One pre-norm cross-attention block with an MLP of 4 C: x = Q + A(LN(Q), LN(tokens)), x + MLP(LN(x)), then a projection of x.
+    """Applies one pre-norm cross-attention block with an MLP of 4 C: x = Q + A(LN(Q), LN(tokens)), x + MLP(LN(x)), then a projection.
 
-    Keys are the prefix and the live tokens or, with `everything`, the prefix and every position, by its latest value. Prefix tokens pass
-    as they are. The queries lie on a grid, about square; images of another grid get them interpolated.
+    The keys are the prefix and the live tokens. With `everything` they are the prefix and every position, by its latest value. Prefix
+    tokens pass unchanged. The queries lie on a grid that is about square; images of another grid get interpolated queries.
 
     Args:
-        dim: C. heads: h. positions: N of the images to come. everything: whether retired tokens are keys, too.
-        proj: the linear layer C -> C behind the block, as Table 5's sizes imply (a decoder's input projection, say).
+        dim: Channels C.
+        heads: Number of attention heads h.
+        positions: Number of positions N of the images to come.
+        everything: Whether retired tokens are keys, too.
+        proj: Whether a linear layer C -> C follows the block, as the sizes in Table 5 imply (for example a decoder's input projection).
     """
 
     def __init__(self, dim: int, heads: int, positions: int, everything: bool, proj: bool = True) -> None:
@@ -37,7 +40,7 @@ class CrossAttention(Fusion):
         self.apply(start)
 
     def forward(self, state: TokenState) -> TokenState:
-        """Return a state of all N positions, each with what its query found."""
+        """Return a state of all N positions, each with the output of its query."""
         whole = state.expand()
         seen = whole if self.everything else state
         there = None if seen.complete else F.pad(seen.live, (state.prefix.shape[1], 0), value=True)
@@ -46,21 +49,27 @@ class CrossAttention(Fusion):
         return whole.replace(tokens=self.proj(x + self.mlp(self.mlp_norm(x))))
 
     def asked(self, grid: tuple[int, int]) -> Tensor:
-        """Return the queries (1,N,C) of images of that grid (H,W)."""
+        """Return the queries (1,N,C) for images of the grid (H,W)."""
         if grid == self.grid:
             return self.queries
         map_ = self.queries.transpose(1, 2).unflatten(2, self.grid)
         return F.interpolate(map_, grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
 
     def macs(self, live: float, positions: int, prefix: int) -> BlockMacs:
-        """Return the MACs an image: queries count for each image, though one batch shares their projection."""
+        """Return the MACs of one image. Each image counts the queries' projection, which the images of a batch share."""
         dim, keys = self.queries.shape[2], prefix + (positions if self.everything else live)
         long = sum(m.weight.numel() for part in (self.ask, self.out, self.mlp, self.proj) for m in part.modules() if hasattr(m, "weight"))
         linear = positions * long + keys * (self.key.weight.numel() + self.value.weight.numel())
         return BlockMacs(float(linear), 2.0 * positions * keys * dim, 5.0 * dim * (2 * positions + keys))
 
     def _attend(self, x: Tensor, tokens: Tensor, there: Tensor | None) -> Tensor:
-        """What queries x (1,N,C) find in tokens (B,T,C), of which only those `there` (B,T) are seen."""
+        """Return the attention output of the queries.
+
+        Args:
+            x: Queries, (1,N,C).
+            tokens: Tokens, (B,T,C).
+            there: Which tokens are visible, (B,T); None for all.
+        """
         keys = self.key_norm(tokens)
         parts = (self.ask(self.query_norm(x)).expand(len(tokens), -1, -1), self.key(keys), self.value(keys))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)

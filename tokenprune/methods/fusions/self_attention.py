@@ -1,4 +1,4 @@
-"""One fresh transformer block over everything (Cropr section 4.4, `MHSA + Concat`)."""
+"""Fills all positions by one new transformer block over every token (Cropr section 4.4, `MHSA + Concat`)."""
 
 from functools import partial
 
@@ -13,10 +13,14 @@ from tokenprune.methods.layers import EPS, start
 
 
 class SelfAttention(Fusion):
-    """An ordinary pre-norm ViT block over prefix and all positions, retired ones by their latest value, then a projection of all.
+    """Applies an ordinary pre-norm ViT block to the prefix and all positions, then a projection.
+
+    Retired tokens enter with their last value.
 
     Args:
-        dim: C. heads: h. proj: the linear layer C -> C behind the block, as Table 5's sizes imply.
+        dim: Channels C.
+        heads: Number of attention heads h.
+        proj: Whether a linear layer C -> C follows the block, as the sizes in Table 5 imply.
     """
 
     def __init__(self, dim: int, heads: int, proj: bool = True) -> None:
@@ -26,7 +30,7 @@ class SelfAttention(Fusion):
         self.apply(start)
 
     def forward(self, state: TokenState) -> TokenState:
-        """Return a state of all N positions, prefix tokens changed, too."""
+        """Return a state of all N positions. The prefix tokens change, too."""
         whole = state.expand()
         return whole.with_sequence(self.proj(self.block(whole.sequence())))
 

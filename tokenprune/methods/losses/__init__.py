@@ -1,4 +1,4 @@
-"""Losses that methods bring with them; tasks add their own. Importing this package registers all of them."""
+"""Holds the losses that methods bring with them; tasks add their own. Importing this package registers all of them."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""AdaViT's loss, which holds the use of heads, sub-layers and tokens to a target each."""
+"""Defines AdaViT's loss, which holds the usage of heads, sub-layers and tokens to one target each."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,17 +15,23 @@ from tokenprune.utils.distributed import average
 @register("loss", "adaptive_usage")
 @dataclass(frozen=True)
 class AdaptiveUsageLoss(Loss):
-    """weight * (|heads - target| + |sub-layers - target| + (tokens - target)^2 + minimum); reads `adavit`'s notes.
+    """Adds weight * (|heads - target| + |sub-layers - target| + (tokens - target)^2 + minimum); it reads the notes of `adavit`.
 
-    Each usage is a mean over images and deciding blocks; that of heads over those blocks only of which at least one sub-layer runs.
-    The absolute distances are those of the released code (the paper squares all three), whose other terms (entropy, diversity) are off
-    by default and are not here.
+    Each usage is a mean over images and deciding blocks. The usage of heads is a mean over the blocks in which at least one sub-layer runs.
+    The absolute distances are those of the released code; the paper squares all three. The entropy and diversity terms of the released code
+    are off there by default and are not implemented here.
 
     Args:
-        weight: 2.
-        heads, layers, tokens: targets in [0,1], 0.5 by default, as in the released code; the paper's DeiT-S row does not state its own.
-        token_minimum: usage of one image in one block below which the minimum term, minimum_weight * sum of what is missing, sets in.
-        minimum_weight: 0 in the released command line, 1 in its class.
+        weight: Weight of the whole loss.
+        heads: Target usage of heads, in [0,1]. All three targets are 0.5 in the released code; the paper does not state them for DeiT-S.
+        layers: Target usage of sub-layers, in [0,1].
+        tokens: Target usage of tokens, in [0,1].
+        token_minimum: The token usage of one image in one block below which the minimum term sets in.
+        minimum_weight: The minimum term is this weight times the sum of the missing usage. It is 0 in the released command line and 1 in
+            the released class.
+
+    Raises:
+        InvalidConfig: A target or minimum is outside [0,1], or a weight is negative.
     """
 
     weight: float = 2.0
@@ -46,7 +52,7 @@ class AdaptiveUsageLoss(Loss):
             raise InvalidConfig(problems)
 
     def loss(self, facts: LossInputs) -> Tensor | None:
-        """Return the loss of a pass with noted policies, None of one without."""
+        """Return the loss of a forward pass, or None if the pass noted no policies."""
         branches, usages = facts.of("branch"), facts.of("usage")
         if not branches:
             return None
@@ -58,7 +64,13 @@ class AdaptiveUsageLoss(Loss):
 
     @staticmethod
     def usages(heads: Tensor, sublayers: Tensor, tokens: Tensor) -> Mapping[str, Tensor]:
-        """Return the mean usage of heads (B,L,h), sublayers (B,L,2) and tokens (B,L), over all processes."""
+        """Return the mean usages over all processes, as scalars.
+
+        Args:
+            heads: Gates of heads, (B,L,h).
+            sublayers: Gates of sub-layers, (B,L,2).
+            tokens: Share of tokens used, (B,L).
+        """
         runs = (sublayers.sum(-1, keepdim=True) > 0.5).to(heads.dtype).expand_as(heads)
         share = (heads * runs).sum() / runs.sum().clamp(min=1)
         return dict(zip(("heads", "layers", "tokens"), average([share, sublayers.mean(), tokens.mean()]), strict=True))

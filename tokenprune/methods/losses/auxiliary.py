@@ -1,4 +1,4 @@
-"""The loss of auxiliary heads: what the task's own head is taught, taught to heads on the way (Cropr section 3.1-3.2)."""
+"""Defines the loss of auxiliary heads: heads inside the encoder learn the task's own labels (Cropr section 3.1-3.2)."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 
 REDUCTIONS = ("sum", "mean")
-TARGETS = ("patches", "presence", "targets")  # fields of `LossInputs` to learn from, the first that is given
+TARGETS = ("patches", "presence", "targets")  # fields of `LossInputs` to learn from: the first one that is given is used
 
 
 @register("loss", "auxiliary")
 @dataclass(frozen=True)
 class AuxiliaryLoss(Loss):
-    """weight * sum over modules of the loss of their predictions; reads the notes `auxiliary` (B,K) or (B,Nq,K), and `token_logits`.
+    """Adds weight * sum over modules of the loss of their predictions; it reads the notes `auxiliary` (B,K) or (B,Nq,K) and `token_logits`.
 
-    What is learned is what the task gives. `patches`: the class of each position, cross-entropy over those that have one; Nq = N
-    predictions are of the positions in raster order. `presence`: which classes an image holds, binary cross-entropy, a mean over classes.
-    `targets`: the image's label, cross-entropy; several queries all learn it. `token_logits` is ((B,M,K), positions (B,M), of which -1 has
-    none): predictions of single tokens (DToP). Each term is a mean over images and queries.
+    The task decides what is learned. `patches` is the class of each position: cross-entropy over the positions that have one, where the Nq
+    = N predictions belong to the positions in raster order. `presence` says which classes an image holds: binary cross-entropy, averaged
+    over classes. `targets` is the label of the image: cross-entropy, which every query learns. `token_logits` is a pair of logits (B,M,K)
+    and positions (B,M) with -1 for none: predictions of single tokens (DToP). Each term is a mean over images and queries.
 
     Args:
-        weight: of the sum, 1 as released.
-        reduce: sum, as released, or mean over modules.
+        weight: Weight of the sum; 1 as released.
+        reduce: How the terms of the modules are joined: `sum`, as released, or `mean`.
 
     Raises:
-        InvalidConfig: a negative weight, an unknown reduction; in training, a pass that is given nothing to learn, predictions of another
-            number than positions.
+        InvalidConfig: The weight is negative or the reduction is unknown. In training: the pass is given nothing to learn, or the number of
+            predictions differs from the number of positions.
     """
 
     weight: float = 1.0
@@ -48,12 +48,12 @@ class AuxiliaryLoss(Loss):
 
     @classmethod
     def refusal(cls, task: str, gives: Collection[str]) -> str | None:
-        """Return why a task that gives these facts cannot train with the loss, or None."""
+        """Return the reason why a task that gives these facts cannot train with the loss, or None if it can."""
         allowed = "classification, segmentation or detection"
         return None if set(gives) & set(TARGETS) else f"losses.{cls.name} needs labels, and task={task} gives none; use {allowed}"
 
     def loss(self, facts: LossInputs) -> Tensor | None:
-        """Return the loss of a pass with auxiliary predictions, None of one without."""
+        """Return the loss of a forward pass, or None if the pass noted no auxiliary predictions."""
         terms = [of_image(logits.float(), facts) for logits in facts.of("auxiliary")]
         terms += [of_tokens(logits.float(), places, facts) for logits, places in facts.of("token_logits")]
         if not terms:
@@ -63,7 +63,7 @@ class AuxiliaryLoss(Loss):
 
 
 def of_image(logits: Tensor, facts: LossInputs) -> Tensor:
-    """Return the loss of predictions (B,K) of one query, or (B,Nq,K) of several."""
+    """Return the loss of predictions (B,K) of one query or (B,Nq,K) of several queries."""
     if facts.patches is not None:
         if logits.shape[:-1] != facts.patches.shape:
             raise InvalidConfig(
@@ -81,7 +81,13 @@ def of_image(logits: Tensor, facts: LossInputs) -> Tensor:
 
 
 def of_tokens(logits: Tensor, places: Tensor, facts: LossInputs) -> Tensor:
-    """Return the loss of predictions (B,M,K) of tokens at positions (B,M), -1 for a token without one, which does not count."""
+    """Return the loss of token predictions.
+
+    Args:
+        logits: Predictions, (B,M,K).
+        places: Position of each token, (B,M). Tokens at -1 have no position and do not count.
+        facts: The inputs of the loss.
+    """
     if facts.patches is None:
         labels = _given(facts)
         if labels.ndim == 2:
@@ -93,7 +99,7 @@ def of_tokens(logits: Tensor, places: Tensor, facts: LossInputs) -> Tensor:
 
 
 def labelled(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits (B,Q,K) over labels (B,Q) other than `IGNORED`; 0 where there are none."""
+    """Return the mean cross-entropy of logits (B,Q,K) over the labels (B,Q) other than `IGNORED`, or 0 if there are none."""
     total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
 

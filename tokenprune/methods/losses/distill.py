@@ -1,4 +1,4 @@
-"""Distillation from the unpruned model: its logits, and its tokens at the positions that the student kept (DynamicViT section 3.4)."""
+"""Defines distillation from the unpruned model: its logits, and its tokens where the student kept them (DynamicViT section 3.4)."""
 
 from dataclasses import dataclass
 
@@ -16,16 +16,16 @@ TOKEN_LOSSES = ("mse", "kl")
 @register("loss", "distill")
 @dataclass(frozen=True)
 class Distillation(Loss):
-    """logits * KL(teacher || student), a mean over images at temperature 1, + tokens * distance of the kept patch tokens.
+    """Adds logits * KL(teacher || student), averaged over images at temperature 1, and tokens * distance of the kept patch tokens.
 
     Args:
-        logits: weight of the first term, 0.5 in DynamicViT.
-        tokens: weight of the second, 0.5 in DynamicViT.
-        kind: of the second, on tokens after the final norm: `mse`, a mean over kept tokens and channels, or `kl`, between softmaxes over
-            channels, a mean over kept tokens (for models trained by token labelling).
+        logits: Weight of the first term; 0.5 in DynamicViT.
+        tokens: Weight of the second term; 0.5 in DynamicViT.
+        kind: Distance of the second term, on tokens after the final norm. `mse` is a mean over kept tokens and channels. `kl` compares
+            softmaxes over channels and is a mean over kept tokens; it is meant for models trained by token labelling.
 
     Raises:
-        InvalidConfig: a negative weight, an unknown kind.
+        InvalidConfig: A weight is negative, or the kind is unknown.
     """
 
     logits: float = 0.5
@@ -43,7 +43,7 @@ class Distillation(Loss):
             raise InvalidConfig(problems)
 
     def loss(self, facts: LossInputs) -> Tensor:
-        """Return both weighted terms of a pass; the teacher sees the same images and gets no gradient."""
+        """Return the weighted sum of both terms. The teacher sees the same images and gets no gradient."""
         with torch.no_grad():
             taught = facts.teacher.encode(facts.images)
             logits = facts.teacher.logits(taught)
@@ -51,7 +51,7 @@ class Distillation(Loss):
         return self.logits * divergence(logits, facts.logits).mean() + self.tokens * self.of_tokens(taught.map, facts.outputs.map, kept)
 
     def of_tokens(self, teacher: Tensor, student: Tensor, kept: Tensor) -> Tensor:
-        """Return the distance of two maps (B,N,C) at the positions `kept` (B,N), 0 where none is."""
+        """Return the distance of two maps (B,N,C) at the positions `kept` (B,N), or 0 if no position is kept."""
         near = divergence(teacher, student) if self.kind == "kl" else (student.float() - teacher.float()).square().mean(-1)
         return near.where(kept, 0.0).sum() / kept.sum().clamp(min=1)
 

@@ -1,4 +1,4 @@
-"""The ratio losses that hold token usage to its target."""
+"""Defines the ratio losses, which hold token usage to its target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,20 @@ SCOPES = ("global", "per_device")
 @register("loss", "ratio")
 @dataclass(frozen=True)
 class RatioLoss(Loss):
-    """SViT Eq. 2 (`form: batch`: usage averaged over tokens and images, so images may differ) or Eq. 3 (`form: image`).
+    """Adds weight * the mean over gates of (usage - target)^2, by SViT Eq. 2 (`form: batch`) or Eq. 3 (`form: image`).
+
+    Eq. 2 averages usage over tokens and images, so images may differ. Eq. 3 takes the usage of each image by itself. Eq. 3 - Eq. 2 is the
+    variance of usage over the images of a batch.
 
     Args:
-        weight: lambda, 4 in SViT, 2 in DynamicViT.
-        form: batch or image. Eq. 3 - Eq. 2 is the variance of usage over the images of a batch.
-        scope: of Eq. 2's mean where several processes train: `global` takes it over the images of all, so that the loss and its gradient
-            are those of one process with the whole batch; `per_device` over a process's own images, as SViT's released code does.
-            Eq. 3 is a mean over images either way.
+        weight: lambda; 4 in SViT, 2 in DynamicViT.
+        form: `batch` for Eq. 2 or `image` for Eq. 3.
+        scope: Images that the mean of Eq. 2 runs over when several processes train. `global` takes those of all processes, so that the loss
+            and its gradient are those of one process with the whole batch. `per_device` takes a process's own images, as SViT's released
+            code does. Eq. 3 is a mean over images either way.
+
+    Raises:
+        InvalidConfig: The weight is negative, or the form or scope is unknown.
     """
 
     weight: float = 4.0
@@ -43,7 +49,7 @@ class RatioLoss(Loss):
             raise InvalidConfig(problems)
 
     def loss(self, facts: LossInputs) -> Tensor | None:
-        """Return the loss of a pass whose gates noted their usage, None of one without."""
+        """Return the loss of a forward pass, or None if no gate noted its usage."""
         usages = facts.of("usage")
         return self(usages) if usages else None
 

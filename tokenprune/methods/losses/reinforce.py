@@ -1,4 +1,4 @@
-"""IA-RED2's loss: policy gradient with the reward of the greedy choice as baseline."""
+"""Defines IA-RED2's loss: a policy gradient whose baseline is the reward of the greedy choice."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,23 @@ from torch import Tensor
 from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
+from tokenprune.utils.modes import evaluating
 
 
 @register("loss", "reinforce")
 @dataclass(frozen=True)
 class ReinforceLoss(Loss):
-    """-weight * mean((R(drawn) - R(greedy)) * log P(drawn)) over images, IA-RED2 section 3; reads what `ia_red2` notes.
+    """Adds -weight * mean((R(drawn) - R(greedy)) * log P(drawn)) over images, IA-RED2 section 3; it reads the notes of `ia_red2`.
 
-    R = 1 - (kept share)^2 where the prediction is right, else -tau. The greedy reward is that of one more pass of the same model in
-    evaluation mode, without gradient (self-critical training). log P is a sum over patches.
+    R = 1 - (kept share)^2 if the prediction is right, else -tau. The greedy reward comes from one more pass of the same model in evaluation
+    mode, without gradient (self-critical training). log P is a sum over patches.
 
     Args:
-        weight: of the loss; the paper trains interpreters and backbone by turns and has none.
-        tau: penalty of a wrong prediction; its value is not published.
+        weight: Weight of the loss. The paper has none: it trains interpreters and backbone by turns.
+        tau: Penalty of a wrong prediction. Its value is not published.
+
+    Raises:
+        InvalidConfig: The weight or tau is negative.
     """
 
     weight: float = 1.0
@@ -33,7 +37,7 @@ class ReinforceLoss(Loss):
             raise InvalidConfig(f"losses.reinforce: weight is {self.weight}, tau is {self.tau}; allowed are 0 and more")
 
     def loss(self, facts: LossInputs) -> Tensor | None:
-        """Return the loss of a pass in which something was drawn, None of one without."""
+        """Return the loss of a forward pass, or None if nothing was drawn in it."""
         drawn = facts.of("policy")
         if not drawn:
             return None
@@ -41,18 +45,22 @@ class ReinforceLoss(Loss):
         return -self.weight * (advantage * torch.stack([log_prob for log_prob, _ in drawn]).sum(0)).mean()
 
     def reward(self, logits: Tensor, targets: Tensor, policies: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the reward (B,) of logits (B,K), targets (B,) or soft (B,K), and the learning group's (log P, kept share (B,))."""
+        """Return the reward of each image, (B,).
+
+        Args:
+            logits: Predictions, (B,K).
+            targets: Labels (B,), or soft labels (B,K).
+            policies: For each block of the learning group, the pair (log P, kept share (B,)).
+        """
         right = logits.argmax(-1) == (targets if targets.ndim == 1 else targets.argmax(-1))
         share = torch.stack([kept for _, kept in policies]).mean(0)
         return torch.where(right, 1 - share**2, -self.tau)
 
     @torch.no_grad()
     def greedy(self, facts: LossInputs) -> Tensor:
-        """Return the reward of what the model chooses without drawing, (B,)."""
-        model = facts.model
-        model.eval()
-        outputs = model.encode(facts.images)
-        logits = model.logits(outputs)
-        model.train()
+        """Return the reward of the choice that the model makes without drawing, (B,)."""
+        with evaluating(facts.model):
+            outputs = facts.model.encode(facts.images)
+            logits = facts.model.logits(outputs)
         policies = [payload for name, _, payload in outputs.aux if name == "policy"]
         return self.reward(logits, facts.targets, policies)

@@ -1,4 +1,4 @@
-"""The schedules; importing this package registers all of them."""
+"""Holds the schedules. Importing this package registers all of them."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""The schedules `explicit` and `none`."""
+"""Defines the schedules `explicit` and `none`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,21 @@ from tokenprune.registry import register
 @register("schedule", "explicit")
 @dataclass(frozen=True)
 class Explicit(Schedule):
-    """Any blocks and any counts: `keep: {3: 100, 6: 0.5}`; whole numbers are counts, fractions are shares of N."""
+    """Takes any blocks with any counts, for example `keep: {3: 100, 6: 0.5}`.
+
+    Args:
+        keep: Maps a block to the tokens that stay there: a whole number is a count, a fraction is a share of N.
+        rounding: How a share becomes a count: `floor`, `ceil`, `round` or `reference`, which cuts off the released codes' float.
+
+    Raises:
+        InvalidSchedule: A count or share is out of range.
+    """
 
     keep: Mapping[int, float] = field(default_factory=dict)
     rounding: str = "floor"
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
-        """Return the listed blocks."""
+        """Return the listed blocks, each with its share of N."""
         result = []
         for block, keep in self.keep.items():
             counted = isinstance(keep, int) and not isinstance(keep, bool)
@@ -33,4 +41,4 @@ class Explicit(Schedule):
 @register("schedule", "none")
 @dataclass(frozen=True)
 class NoSchedule(Schedule):
-    """Nothing is dropped: the dense model."""
+    """Drops nothing: the dense model."""

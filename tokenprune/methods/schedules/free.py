@@ -1,4 +1,4 @@
-"""The schedule of selectors that know best themselves: it says where they decide, and not how many tokens stay."""
+"""Defines the schedule `free`: it says at which blocks selectors decide, and leaves the number of tokens to them."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,20 +11,24 @@ from tokenprune.registry import register
 @register("schedule", "free")
 @dataclass(frozen=True)
 class Free(Schedule):
-    """A decision at every block from `start` on, or at the first block of each of `groups` equal groups of blocks, without a target.
+    """Decides at every block from `start` on, or at the first block of each of `groups` equal groups of blocks, without a target.
 
-    Every budget is all of the tokens, the most that a selector can keep: A-ViT, AdaViT and IA-RED2 keep as many as they find good. A
-    selector that keeps what its budget says drops nothing here.
+    The budget of every decision is all of the tokens. A-ViT, AdaViT and IA-RED2 keep as many of them as their own scores say. A selector
+    that keeps as many tokens as its budget drops nothing here.
+
+    Args:
+        start: First block that may decide.
+        groups: Number of groups of blocks; null for a decision at every block.
     """
 
     start: int = 1
     groups: int | None = None
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
-        """Return the blocks, each with the rate 1.
+        """Return the deciding blocks, each with the rate 1.
 
         Raises:
-            InvalidSchedule: more groups than blocks, or none.
+            InvalidSchedule: `groups` is below 1 or above the number of blocks, or `start` is no block number.
         """
         stop, blocks = layout.depth - layout.revive, range(layout.depth)
         if self.groups is not None:
@@ -36,10 +40,10 @@ class Free(Schedule):
         return [(block, Fraction(1)) for block in blocks if self.start <= block < stop]
 
     def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
-        """Return what is there."""
+        """Return the number of live tokens: all may stay."""
         return live
 
     def describe(self, layout: Layout) -> str:
-        """Return where decisions are."""
+        """Return the list of blocks that decide, as text."""
         lines = [f"{layout.positions} positions, {layout.depth} blocks, {layout.prefix} prefix token(s) on top"]
         return "\n".join([*lines, *(f"block {block:2d}: keep what the selector finds good" for block, _ in self.rates(layout))])

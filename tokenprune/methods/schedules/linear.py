@@ -1,4 +1,4 @@
-"""ToMe's schedule of a changing number of merged tokens."""
+"""Defines ToMe's schedule, in which the number of merged tokens changes from block to block."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,12 +13,16 @@ from tokenprune.registry import register
 @register("schedule", "linear")
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """`remove` tokens a block in the mean, the number falling or rising on a line from block `start` on (ToMe's pair r, inflect).
+    """Removes `remove` R tokens a block on average; the number falls or rises on a line from block `start` on (ToMe's r and inflect).
 
-    inflect -1, as published for the decreasing schedule, falls from 2R to 0; 0 is `per_block` without `align`; 1 rises to 2R.
+    Args:
+        remove: Mean number R of tokens removed at a block.
+        inflect: Slope. -1 falls from 2R to 0, as published for the decreasing schedule. 0 equals `per_block` without `align`. 1 rises from
+            0 to 2R.
+        start: First block that decides.
 
     Raises:
-        InvalidSchedule: a count that is no whole number, or an inflect outside [-1, 1].
+        InvalidSchedule: `remove` or `start` is no whole number >= 0, or `inflect` is outside [-1, 1].
     """
 
     remove: int = 8
@@ -35,7 +39,7 @@ class Linear(Schedule):
             raise InvalidSchedule(f"inflect is {self.inflect!r}; allowed: -1 (falls from twice `remove` to none) to 1 (rises to it)")
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
-        """Return the blocks; the share follows from the counts."""
+        """Return the deciding blocks, each with the share that its count leaves."""
         left, result = layout.positions, []
         for block, gone in enumerate(self._counts(layout), self.start):
             left = max(left - gone, 1)
@@ -43,7 +47,7 @@ class Linear(Schedule):
         return result
 
     def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
-        """Return what is there less the stage's number."""
+        """Return the number of live tokens less the number that this stage removes."""
         return live - self._counts(layout)[stage]
 
     def _counts(self, layout: Layout) -> list[int]:

@@ -1,4 +1,4 @@
-"""The schedule `per_block`."""
+"""Defines the schedule `per_block`."""
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,10 +12,18 @@ from tokenprune.registry import register
 @register("schedule", "per_block")
 @dataclass(frozen=True)
 class PerBlock(Schedule):
-    """Cropr and ToMe: `remove` R tokens at every block from `start` to `stop` (exclusive; default all that the treatment allows).
+    """Removes `remove` R tokens at every block from `start` up to `stop` (Cropr and ToMe).
 
-    With a CLS the first decision drops one more (`align`), so that all sequence lengths are multiples of 8 afterwards (Cropr 3.5).
-    `step`: blocks from one decision to the next. `ramp` > 0: of a training of so many epochs the first half has a rising R (`ramped`).
+    Args:
+        remove: Number R of tokens removed at a block.
+        start: First block that decides.
+        stop: First block that no longer decides; null for all that the treatment allows.
+        align: With a CLS token, remove one more at the first decision, so that all later sequence lengths are multiples of 8 (Cropr 3.5).
+        step: Number of blocks from one decision to the next.
+        ramp: Number of epochs of the training; above 0, R rises in the first half of them (`ramped`).
+
+    Raises:
+        InvalidSchedule: `remove`, `step` or `ramp` is no whole number in its range.
     """
 
     remove: int = 8
@@ -32,22 +40,22 @@ class PerBlock(Schedule):
                 raise InvalidSchedule(f"{name} is {getattr(self, name)!r}; allowed: a whole number >= {least}")
 
     def at(self, progress: float) -> Schedule:
-        """Return the schedule of the epoch in force."""
+        """Return the schedule with the R of the current epoch."""
         now = ramped(self.remove, progress, self.ramp)
         return self if now == self.remove else replace(self, remove=now, ramp=0)
 
     def budgets(self, layout: Layout) -> tuple[Budget, ...]:
-        """Resolve to counts by subtraction."""
+        """Return the budgets; counts follow by subtraction."""
         stop = layout.depth - layout.revive if self.stop is None else self.stop
         return super().budgets(layout) if self.remove and self.start < stop else ()
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
-        """Return the blocks; the share follows from the counts."""
+        """Return the deciding blocks, each with the share that its count leaves."""
         stop = layout.depth - layout.revive if self.stop is None else self.stop
         first = self.remove + (1 if self.align and layout.prefix else 0)
         left = [max(layout.positions - first - i * self.remove, 1) for i in range(stop - self.start)]
         return [(block, Fraction(n, layout.positions)) for block, n in zip(range(self.start, stop, self.step), left, strict=False)]
 
     def count(self, rate: Fraction, stage: int, live: int, layout: Layout) -> int:
-        """Return live - R, and one less at the first decision when there is a CLS to align."""
+        """Return live - R, or live - R - 1 at the first decision if there is a CLS token to align."""
         return live - self.remove - (1 if stage == 0 and self.align and layout.prefix else 0)

@@ -1,4 +1,4 @@
-"""A per-block schedule given by what is gone in the end, so that one setting fits every depth and image size."""
+"""Defines a per-block schedule that is given by the total share removed, so that one setting fits every depth and image size."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,10 +13,20 @@ from tokenprune.registry import register
 @register("schedule", "total")
 @dataclass(frozen=True)
 class Total(Schedule):
-    """Cropr's per-block schedule, R from the total pruning ratio (section 3.5): R = `total` * N / decisions, a multiple of `multiple`.
+    """Removes R = total * N / decisions tokens at every block, rounded to a multiple of `multiple` (Cropr's total ratio, section 3.5).
 
-    The nearest multiple that leaves a token; 0.898 is R = 8 for ViT-L with Last Layer Fusion (22 decisions over 196 tokens), 0.816 R = 16
-    for ViT-B, 0.9375 R = 8 for ViT-H/14. start, step, align: as in `per_block`.
+    R is the nearest multiple that leaves a token. 0.898 gives R = 8 for ViT-L with Last Layer Fusion (22 decisions over 196 tokens), 0.816
+    gives R = 16 for ViT-B, and 0.9375 gives R = 8 for ViT-H/14.
+
+    Args:
+        total: Share of the N tokens that all decisions together remove.
+        multiple: R is a multiple of this number.
+        start: As in `per_block`.
+        step: As in `per_block`.
+        align: As in `per_block`.
+
+    Raises:
+        InvalidSchedule: `total` is no share, or `multiple` or `step` is no whole number >= 1.
     """
 
     total: float = 0.9
@@ -33,10 +43,10 @@ class Total(Schedule):
                 raise InvalidSchedule(f"{name} is {getattr(self, name)!r}; allowed: a whole number >= 1")
 
     def budgets(self, layout: Layout) -> tuple[Budget, ...]:
-        """Resolve to the budgets of the per-block schedule of that R.
+        """Return the budgets of the per-block schedule with this R.
 
         Raises:
-            InvalidSchedule: no multiple leaves a token.
+            InvalidSchedule: No multiple leaves a token.
         """
         decisions = len(range(self.start, layout.depth - layout.revive, self.step))
         room = layout.positions - 1 - (1 if self.align and layout.prefix else 0)
@@ -52,5 +62,5 @@ class Total(Schedule):
         return plan.budgets(layout)
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
-        """Return the blocks with the share that is left."""
+        """Return the deciding blocks, each with the share that is left."""
         return [(budget.block, budget.rate) for budget in self.budgets(layout)]

@@ -1,4 +1,4 @@
-"""Selectors: which tokens? One file each; importing this package registers all of them."""
+"""Holds the selectors, which choose the tokens that stay, one file each. Importing this package registers all of them."""
 
 import importlib
 import pkgutil

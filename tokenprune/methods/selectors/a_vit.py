@@ -1,4 +1,4 @@
-"""A-ViT (Yin et al., CVPR 2022): adaptive computation time for each token, read from its first channel."""
+"""Defines A-ViT (Yin et al., CVPR 2022): adaptive computation time for each token, read from its first channel."""
 
 import torch
 from torch import Tensor
@@ -16,23 +16,24 @@ SPENT, DEPTH, OUTPUT = "halting_spent", "halting_depth", "halting_output"  # tra
 
 @register("selector", "a_vit")
 class AViTHalting(Selector):
-    """A token halts once its halting scores h = sigmoid(gamma x_0 - beta), one a block, add up to 1 - eps; no parameters of its own.
+    """Halts a token once its halting scores h = sigmoid(gamma x_0 - beta), one a block, add up to 1 - eps; it has no parameters of its own.
 
-    Its output is the mean of what the blocks gave it, weighted by h, by the remainder 1 - sum h in the block where it halts (the last
-    block: h = 1), paper section 3. A halted token is dropped: nobody attends to it any more. With `preserve` the dense map shows the
-    outputs of all tokens; with `remove` the class token's is the same, and the map shows zeros for those that halted on the way.
+    The output of a token is the mean of its values after each block, weighted by h. In the block where it halts the weight is the remainder
+    1 - sum h; in the last block h = 1 (paper, section 3). A halted token is dropped: no other token attends to it. With `preserve` the
+    dense map shows the outputs of all tokens. With `remove` the output of the class token is the same, and the map shows zeros for the
+    tokens that halted before the end.
 
-    Prefix tokens have halting scores and outputs, too, and add nothing to the latter once they halt, but stay visible to the others
-    (the released code hides them). So does one patch token an image, if all of them would halt.
+    Prefix tokens have halting scores and outputs, too. Once they halt they add nothing to their output, but stay visible to the other
+    tokens; the released code hides them. If all patch tokens of an image would halt, one of them stays visible as well.
 
     Args:
         context: see `Context`.
-        gamma, beta: 5 and 10 in the paper (which adds a beta of -10). The released commands have 10 and 30 for DeiT-T, 10 and 75 for
-            DeiT-S.
-        eps: 0.01.
+        gamma: 5 in the paper; 10 in the released commands.
+        beta: 10 in the paper, which adds a beta of -10. The released commands have 30 for DeiT-T and 75 for DeiT-S.
+        eps: How far below 1 the sum of scores may be when a token halts.
 
     Raises:
-        InvalidConfig: eps outside (0, 1).
+        InvalidConfig: eps is outside (0, 1).
     """
 
     budget = "dynamic"
@@ -51,7 +52,7 @@ class AViTHalting(Selector):
 
     @property
     def caveat(self) -> str:
-        """Who sets the number of tokens."""
+        """Return the remark that the tokens themselves set their number."""
         return "tokens halt by their own scores: no keep rate is aimed at, read the kept share"
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
@@ -64,7 +65,7 @@ class AViTHalting(Selector):
         return Decision(keep, score=score, traits=traits, notes={"halting": (seen.block, self._mean(seen.state, h))})
 
     def conclude(self, state: TokenState) -> TokenState:
-        """Return the state with every token's output in place of its last value; notes what `losses.ponder` reads."""
+        """Return the state with every token's output in place of its last value, and note the inputs of `losses.ponder`."""
         layers, P = self.context.depth, state.prefix.shape[1]
         h = self.halting(state)
         last = state.note("halting", layers - 1, (layers, self._mean(state, h)))
@@ -75,11 +76,14 @@ class AViTHalting(Selector):
         return last.with_dense(output[:, P:]).replace(prefix=output[:, :P])
 
     def halting(self, state: TokenState) -> Tensor:
-        """Return h of prefix and slots, (B,P+M) float32."""
+        """Return h of the prefix and the slots, (B,P+M) in float32."""
         return (self.gamma * state.sequence()[..., 0].float() - self.beta).sigmoid()
 
     def _take_in(self, state: TokenState, h: Tensor, layers: int) -> dict[str, Tensor]:
-        """Return the traits after `layers` blocks: scores spent so far (1: halted), layers executed + remainder, outputs (B,P+M,...)."""
+        """Return the traits after `layers` blocks.
+
+        They are the scores spent so far (1: halted), the layers executed plus the remainder, and the outputs, each (B,P+M,...).
+        """
         x = state.sequence()
         spent, depth = recall(state, SPENT, h, missing=1.0), recall(state, DEPTH, h)
         rest = 1 - spent
@@ -90,13 +94,13 @@ class AViTHalting(Selector):
         return {SPENT: torch.where(closing, 1.0, spent + h), DEPTH: depth, OUTPUT: output}
 
     def _mean(self, state: TokenState, h: Tensor) -> Tensor:
-        """Return each image's mean halting score of this layer over all its tokens, (B,): halted ones count as 0."""
+        """Return the mean halting score of this layer over all tokens of each image, (B,). Halted tokens count as 0."""
         going = recall(state, SPENT, h, missing=1.0) < 1
         return (h * going).sum(1) / (state.prefix.shape[1] + state.positions)
 
 
 def recall(state: TokenState, name: str, like: Tensor, missing: float = 0.0) -> Tensor:
-    """Return a trait of prefix and slots (B,P+M,...), zeros of the shape `like` before it was first stored."""
+    """Return a trait of the prefix and the slots (B,P+M,...), or zeros of the shape of `like` before it was first stored."""
     if name not in state.traits:
         return torch.zeros_like(like)
     return torch.cat([state.traits[name][:, : state.prefix.shape[1]], state.trait(name, missing)], 1)

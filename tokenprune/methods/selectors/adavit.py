@@ -1,4 +1,4 @@
-"""AdaViT (Meng et al., CVPR 2022): policies for tokens, attention heads and sub-layers of every block."""
+"""Defines AdaViT (Meng et al., CVPR 2022): policies for the tokens, attention heads and sub-layers of every block."""
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +14,18 @@ from tokenprune.registry import register
 
 @register("selector", "adavit")
 class AdaViTPolicies(Selector):
-    """Three linear policies a block: of the class token its heads (C -> h) and sub-layers (C -> 2), of each patch token itself (C -> 1).
+    """Decides by three linear policies a block: the class token's for heads (C -> h) and sub-layers (C -> 2), each patch's own (C -> 1).
 
-    Tokens are normalised first, without the scale and shift of the block's own norm, which a linear layer learns anyway. An unselected
-    token is neither a key nor changed by the block, and may be selected by any later one. Heads and sub-layers are switched off by
-    multiplication (`blocks.switched`). The released code also narrows the MLP with the heads and lets dropped tokens through the MLP
-    by default; neither is done here.
+    Tokens are normalised first, without the scale and shift of the block's own norm, which a linear layer learns anyway. A token that is
+    not selected is no key of the block and is not changed by it; any later block may select it. Heads and sub-layers are switched off by
+    multiplication (`blocks.switched`). The released code also narrows the MLP with the heads, and by default lets dropped tokens through
+    the MLP; this class does neither. At least one token an image stays.
 
     Args:
         context: see `Context`.
-        tau: temperature of the Gumbel-sigmoid in training.
-        threshold: of heads and sub-layers. token_threshold: of tokens, 0.6 in the released code. At least one token an image stays.
+        tau: Temperature of the Gumbel-sigmoid in training.
+        threshold: A head or sub-layer runs if its probability is above this.
+        token_threshold: A token stays if its probability is above this; 0.6 in the released code.
     """
 
     budget = "dynamic"
@@ -46,7 +47,7 @@ class AdaViTPolicies(Selector):
 
     @property
     def caveat(self) -> str:
-        """What its MACs and seconds stand for."""
+        """Return the remark on the meaning of its MACs and seconds."""
         return (
             "GMAC are expected ones, of the tokens, heads and sub-layers that were used; heads and sub-layers are masked, not skipped,"
             " so no speed is claimed; usage is held to the targets of its loss, not of the schedule"
@@ -63,7 +64,7 @@ class AdaViTPolicies(Selector):
         return Decision(keep, score=tokens.sigmoid(), gate=gate, branch=branch, notes={"branch": branch})
 
     def _gate(self, logits: Tensor, threshold: float) -> Tensor:
-        """Return 0/1 gates: sigmoid(logits) > threshold at test time; in training with noise and a straight-through gradient."""
+        """Return 0/1 gates: sigmoid(logits) > threshold. In training they have noise and a straight-through gradient."""
         if not self.training:
             return (logits.sigmoid() > threshold).to(logits.dtype)
         return gumbel_sigmoid(logits, self.tau, threshold)
@@ -74,7 +75,7 @@ class AdaViTPolicies(Selector):
 
 
 def gumbel_sigmoid(logits: Tensor, tau: float, threshold: float) -> Tensor:
-    """Return sigmoid((logits + g1 - g2) / tau) > threshold as 0/1 with the gradient of the sigmoid; g1, g2 are Gumbel noise."""
+    """Return sigmoid((logits + g1 - g2) / tau) > threshold as 0/1, with the gradient of the sigmoid; g1 and g2 are Gumbel noise."""
     noise = torch.rand_like(logits.float()).clamp(1e-6, 1 - 1e-6).logit()  # the difference of two Gumbel variables is logistic
     soft = ((logits.float() + noise) / tau).sigmoid()
     return ((soft > threshold).float() - soft.detach() + soft).to(logits.dtype)

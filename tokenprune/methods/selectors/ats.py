@@ -1,4 +1,4 @@
-"""ATS (Fayyaz et al., ECCV 2022, section 3): inverse-transform sampling of tokens by class attention times value norm."""
+"""Defines ATS (Fayyaz et al., ECCV 2022, section 3): inverse-transform sampling of tokens by class attention times value norm."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from tokenprune.registry import register
 
 @register("selector", "ats")
 class AdaptiveTokenSampler(Selector):
-    """Samples at most `budget.keep` tokens; how many distinct ones is each image's own matter. Only kept queries are computed.
+    """Samples at most `budget.keep` tokens; the number of distinct ones differs between images. Only kept queries are computed.
 
-    As in the official code the CDF runs over ascending scores and is min-max normalised, so the least token is never sampled. In
-    TokenReduction the CDF is in spatial order, norms are each head's, and the points an open range: for a budget of K most often K-1.
+    As in the official code the CDF runs over ascending scores and is min-max normalised, so the token of least score is never sampled.
+    TokenReduction differs: its CDF is in spatial order, its norms are those of each head, and its points form an open range, so that a
+    budget of K most often gives K-1.
     """
 
     site = "rows"
@@ -38,8 +39,8 @@ class AdaptiveTokenSampler(Selector):
 def inverse_transform(score: Tensor, live: Tensor, samples: int) -> Tensor:
     """Return the slots hit by `samples` equidistant points on the CDF of score (B,M), as keep (B,M).
 
-    O(K log M) by bisection; each point takes the nearest CDF entry, a tie the lower one. The released distance matrix costs
-    O(K M) memory and, through its matmul form, misplaces points once the step 1/M falls under its rounding error.
+    Bisection costs O(K log M). Each point takes the nearest CDF entry, and the lower one in a tie. The released distance matrix costs O(K
+    M) memory. It is a matmul, so it misplaces points once the step 1/M is below its rounding error.
     """
     ordered, slots = score.masked_fill(~live, -1.0).sort(dim=1, stable=True)
     last, dead = score.shape[1] - 1, (ordered < 0).sum(1, keepdim=True)

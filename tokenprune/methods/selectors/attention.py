@@ -1,4 +1,4 @@
-"""Top-k attention: inside the block that attends (TokenReduction's Top-K), or between it and the next (Cropr's Attn Top-K)."""
+"""Defines top-k attention: inside the block that attends (TokenReduction's Top-K), or between it and the next (Cropr's Attn Top-K)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,12 +18,21 @@ TRAIT = "attention_before"
 
 
 def known(name: str, score: str) -> str:
-    """Return `score`; raises InvalidConfig if it is none of SCORES."""
+    """Return `score` if it is one of SCORES.
+
+    Raises:
+        InvalidConfig: It is not.
+    """
     return one_of(name, "score", score, SCORES)
 
 
 def attention(seen: Observation, source: str) -> Tensor:
-    """Return how much attention each slot receives in the observed block, heads averaged, (B,M); `source` is one of SCORES."""
+    """Return how much attention each slot receives in the observed block, averaged over heads, (B,M).
+
+    Args:
+        seen: The observed block.
+        source: One of SCORES.
+    """
     return {"cls": seen.cls_row, "mean_query": seen.mean_query, "column_mean": seen.column_mean}[source]().mean(1)
 
 
@@ -33,8 +42,11 @@ class AttentionTopK(Selector):
 
     Args:
         context: see `Context`.
-        score: `cls` the class token's row; `mean_query` the mean query's row (no class token needed, O(N)); `column_mean` the
-            mean over all queries, which costs about as much as the attention itself.
+        score: `cls` takes the class token's row. `mean_query` takes the mean query's row; it needs no class token and costs O(N).
+            `column_mean` takes the mean over all queries, which costs about as much as the attention itself.
+
+    Raises:
+        InvalidConfig: The score is unknown.
     """
 
     site = "inside"
@@ -48,24 +60,27 @@ class AttentionTopK(Selector):
 
     @classmethod
     def wants_cls(cls, options: Mapping[str, Any]) -> bool:
-        """Tell whether `score` is the class token's row, the default."""
+        """Tell whether `score` is the class token's row, which is the default."""
         return options.get("score", "cls") == "cls"
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the `budget.keep` slots of most attention, heads averaged."""
+        """Keep the `budget.keep` slots of most attention, averaged over heads."""
         return keep_top(attention(seen, self.source), seen.live, budget.keep)
 
     def macs(self, slots: float) -> float:
-        """Return the second pass over the logits that the column mean needs; a single row is part of the block."""
+        """Return the MACs of the second pass over the logits, which the column mean needs. A single row is part of the block."""
         return slots * slots * self.context.dim if self.source == "column_mean" else 0.0
 
 
 class AttentionBefore(Selector):
-    """A selector that acts between two blocks and reads how much attention each token received in the first of them.
+    """Acts between two blocks and reads how much attention each token received in the first of them.
 
     Args:
         context: see `Context`.
-        source: one of SCORES.
+        source: One of SCORES.
+
+    Raises:
+        InvalidSchedule: The decision is at block 0, which has no block before it.
     """
 
     reads_previous_block = True
@@ -81,20 +96,28 @@ class AttentionBefore(Selector):
         return {TRAIT: attention(seen, self.source).detach()} if seen.precedes else {}
 
     def received(self, seen: Observation, missing: float) -> Tensor:
-        """Return what `observe` stored, (B,M); a fused token that came since reads `missing`."""
+        """Return the stored attention, (B,M). A fused token that came since reads `missing`."""
         return seen.trait(TRAIT, missing)
 
     def macs(self, slots: float) -> float:
-        """Return the second pass over the logits that the column mean needs; a single row is part of the block."""
+        """Return the MACs of the second pass over the logits, which the column mean needs. A single row is part of the block."""
         keys = slots if self.context.max_keys is None else min(slots, self.context.max_keys)
         return slots * keys * self.context.dim if self.source == "column_mean" else 0.0
 
 
 @register("selector", "attn_topk")
 class AttentionTopKBefore(AttentionBefore):
-    """Cropr's Attn Top-K (section 4): the tokens that received most attention in the block just executed go on to the next.
+    """Keeps the tokens that received most attention in the block just executed (Cropr's Attn Top-K, section 4).
 
-    Dropped tokens have been through the whole block, its MLP included, which is what Last Layer Fusion brings back.
+    Dropped tokens have passed the whole block, its MLP included. Last Layer Fusion brings this value back.
+
+    Args:
+        context: see `Context`.
+        score: `cls` takes the class token's row, `mean_query` the mean query's row, `column_mean` the mean over all queries.
+
+    Raises:
+        InvalidConfig: The score is unknown.
+        InvalidSchedule: The decision is at block 0.
     """
 
     reads_cls = True
@@ -107,5 +130,5 @@ class AttentionTopKBefore(AttentionBefore):
         super().__init__(context, known(self.name, score))
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the `budget.keep` slots that received most attention; a fused token, which none was stored for, stays."""
+        """Keep the `budget.keep` slots that received most attention. A fused token has no stored attention and stays."""
         return keep_top(self.received(seen, missing=float("inf")), seen.live, budget.keep)

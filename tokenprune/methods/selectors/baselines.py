@@ -1,4 +1,4 @@
-"""Baselines that look at no feature: random and pixel variance (Cropr section 4)."""
+"""Defines baselines that read no feature: random choice and pixel variance (Cropr section 4)."""
 
 from dataclasses import replace
 
@@ -14,13 +14,13 @@ TRAIT = "pixel_variance"
 
 @register("selector", "variance")
 class PixelVariance(Selector):
-    """Keeps the patches whose (normalised) input pixels vary most: mean over channels of the variance over the patch."""
+    """Keeps the patches whose normalised input pixels vary most: the variance over a patch, averaged over channels."""
 
     module = "parameter-free"
     paper = "Cropr's baseline"
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the slots of greatest pixel variance, looked up once an image; fused tokens, which have no pixels, stay."""
+        """Keep the slots of greatest pixel variance, which is computed once an image. Fused tokens have no pixels and stay."""
         if TRAIT in seen.state.traits:
             return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep)
         variance = seen.pixels().var(-1, unbiased=False).mean(-1)  # (B,N)
@@ -30,11 +30,11 @@ class PixelVariance(Selector):
 
 @register("selector", "random")
 class RandomSelector(Selector):
-    """Keeps tokens at random; at test time the draw depends on seed, block and the image alone, not on its batch mates.
+    """Keeps tokens at random; at test time the draw depends on the seed, the block and the image alone, not on the rest of the batch.
 
     Args:
         context: see `Context`.
-        seed: of the draw at test time; None draws afresh then, too, which is faster than hashing images.
+        seed: Seed of the draw at test time. None draws anew each time, which is faster because no image is hashed.
     """
 
     module = "parameter-free"

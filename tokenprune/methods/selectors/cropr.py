@@ -1,4 +1,4 @@
-"""Cropr (Bergner et al., 2024, section 3): learned queries cross-attend to the tokens and learn from auxiliary heads which ones matter."""
+"""Defines Cropr (Bergner et al., 2024, section 3): learned queries cross-attend to the tokens; auxiliary heads teach them which matter."""
 
 import copy
 from dataclasses import replace
@@ -16,27 +16,32 @@ from tokenprune.registry import register
 
 SELECTIONS = ("topk", "sampling")
 PATCHES = "patches"
-_LEAST = 2.0**-25  # below every positive number of `uniform`
+_LEAST = 2.0**-25  # smaller than every positive number that `uniform` returns
 
 
 @register("selector", "cropr")
 class CroprRouter(Selector):
-    """Scores a = sum_n Q_n X^T (Eq. 3-4), raw logits of detached tokens; prefix tokens are never scored and so always stay.
+    """Scores tokens by a = sum_n Q_n X^T (Eq. 3-4), the raw logits of detached tokens; prefix tokens are never scored and always stay.
 
-    Which tokens stay has no gradient. The queries learn in training, where the model has a head, from a head of their own that sees all
-    tokens, prefix included, through their attention: its logits are the note `auxiliary`, (B,K), with several queries (B,Nq,K), of which
-    `losses.auxiliary` makes a loss. At test time it is not computed, and `deploy` leaves it out.
+    The choice of tokens has no gradient. If the model has a head, the queries learn in training from a head of their own, which sees all
+    tokens, prefix included, through their attention. Its logits are the note `auxiliary`, (B,K) or, with several queries, (B,Nq,K);
+    `losses.auxiliary` makes a loss of them. This head is not computed at test time, and `deploy` leaves it out.
 
     Args:
         context: see `Context`; without `classes` there is no auxiliary head.
-        queries: number of queries Nq, 1 for a whole image, or `patches`: one for each of N positions, which learn labels of patches.
-        heads: 1, or those of a cross-attention with a norm on the tokens and projections of queries, keys, values and result (Table 4a).
-            Scores are summed over heads, too, so that inference pays for the norm and the projection of keys.
-        select: topk, or sampling without replacement from softmax(a C^-0.5) (Table 4b), by Gumbel noise; at test time the noise depends
-            on seed, block and the image alone.
-        mlp: whether there is an MLP in the aggregator (Table 4c). stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
-        salient: False drops the tokens of highest score (Table 1, Non-salient). seed: of sampling at test time. aggregate: False lets a
-            deployed router ask all its queries, as the released code does; what their sum saves is Figure 3b.
+        queries: Number of queries Nq: 1 for a whole image, or `patches` for one a position (N), which learn labels of patches.
+        heads: With 1, plain products. With more, a cross-attention that has a norm on the tokens and projects queries, keys, values and
+            result (Table 4a). Scores are summed over heads, too, so that inference pays for the norm and the projection of keys.
+        select: `topk`, or `sampling` without replacement from softmax(a C^-0.5) by Gumbel noise (Table 4b). At test time the noise depends
+            on the seed, the block and the image alone.
+        mlp: Whether the aggregator has an MLP (Table 4c).
+        stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
+        salient: False drops the tokens of highest score (Table 1, Non-salient).
+        seed: Seed of sampling at test time.
+        aggregate: False makes a deployed router use all its queries, as the released code does. Figure 3b shows what their sum saves.
+
+    Raises:
+        InvalidConfig: The number of queries or heads is out of range, or the selection is unknown.
     """
 
     learns = True
@@ -69,12 +74,12 @@ class CroprRouter(Selector):
 
     @property
     def caveat(self) -> str:
-        """The router cannot learn without classes."""
+        """Return the remark that the router cannot learn without classes."""
         untaught = "the router's queries stay random: without a head the model has no auxiliary ones that teach them"
         return "" if self.context.classes else untaught
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the `budget.keep` slots of highest summed logit, or as many drawn by it."""
+        """Keep the `budget.keep` slots of highest summed logit, or as many slots drawn by it."""
         state, learning = seen.state, self.training and self.auxiliary is not None
         tokens = state.sequence() if learning else seen.tokens
         tokens = self.norm(tokens.detach() if self.stop_grad else tokens)
@@ -90,19 +95,22 @@ class CroprRouter(Selector):
         return replace(chosen, score=score, notes=notes)
 
     def macs(self, slots: float) -> float:
-        """Return Nq M C, and M C^2 for a projection of keys; the projection of queries is done once, in `deploy`."""
+        """Return Nq M C, plus M C^2 for a projection of keys. The queries are projected once, in `deploy`."""
         return slots * (self.query.numel() + sum(p.numel() for p in self.key.parameters()))
 
     def deploy(self) -> "CroprRouter":
-        """Return a router with one query, the sum of all (Eq. 6), or all, projected; no auxiliary head: the same scores for 1/Nq."""
-        deployed = copy.deepcopy(self, {id(self.auxiliary): None})  # not copied, and so not there
+        """Return a router without auxiliary head that gives the same scores at 1/Nq of the cost: its one query is the sum of all (Eq. 6).
+
+        The queries are projected before they are summed. With `aggregate: False` the router keeps all its projected queries.
+        """
+        deployed = copy.deepcopy(self, {id(self.auxiliary): None})  # the copy has no auxiliary head
         projected = self.ask(self.query).detach()
         deployed.query = nn.Parameter(projected.sum(0, keepdim=True) if self.aggregate else projected)
         deployed.ask = nn.Identity()
         return deployed
 
     def _drawn(self, score: Tensor, seen: Observation) -> Tensor:
-        """Return score C^-0.5 + Gumbel noise, whose largest are a sample without replacement; infinite without a position."""
+        """Return score C^-0.5 + Gumbel noise, infinite without a position. The largest of these are a sample without replacement."""
         noise = uniform(seen, None if self.training else self.seed)
         gumbel = -(-noise.clamp(_LEAST, 1 - 2.0**-24).log()).log()
         return (score * self.context.dim**-0.5 + gumbel).masked_fill(noise.isinf(), float("inf"))
@@ -111,7 +119,7 @@ class CroprRouter(Selector):
 def _check(dim: int, queries: int, heads: int, select: str) -> None:
     bad = [
         (not isinstance(queries, int) or queries < 1, f"cropr: queries is {queries!r}; allowed: >= 1, or {PATCHES}"),
-        (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or what divides the {dim} channels"),
+        (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or a divisor of the {dim} channels"),
         (select not in SELECTIONS, f"cropr: select is {select!r}; allowed: {', '.join(SELECTIONS)}"),
     ]
     problems = [text for wrong, text in bad if wrong]

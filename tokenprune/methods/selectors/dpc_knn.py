@@ -1,4 +1,4 @@
-"""DPC-KNN (TCFormer, Zeng et al., CVPR 2022, section 3.2): tokens of high density, far from denser ones, are centres of clusters."""
+"""Defines DPC-KNN (TCFormer, Zeng et al., CVPR 2022, section 3.2): cluster centres are dense tokens far from any denser token."""
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +19,20 @@ WEIGHTINGS, VARIANTS = ("learned", "equal"), ("fixed", "released")
 
 @register("selector", "dpc_knn")
 class DensityPeaks(Selector):
-    """Every token goes to its nearest centre, which becomes the weighted mean of its cluster; proportional attention is not part of it.
+    """Merges every token into its nearest centre, which becomes the weighted mean of its cluster; it has no proportional attention.
 
-    What is chosen does not depend on anything learned, only the weights of the mean do: they are all equal before training, so that
-    both weightings are the same then. Convolutions and residual blocks of TCFormer are left out, as in TokenReduction's code.
+    Only the weights of the mean are learned; the choice of centres is not. All weights are equal before training, so both weightings agree
+    then. The convolutions and residual blocks of TCFormer are left out, as in TokenReduction's code.
 
     Args:
         context: see `Context`.
-        weighting: `learned` weighs a token with exp(w x + b), w and b zero at first; `equal` takes the mean of tokens, merged or not.
-        variant: equal densities are told apart by `fixed` order of slots, or by noise U(0,1) * 1e-6 on the density as `released`, at
-            test time too; there an image always gets the same noise (`image_noise`), which the released code draws anew.
+        weighting: `learned` weighs a token by exp(w x + b), where w and b start at zero. `equal` takes the mean of the tokens, merged or
+            not.
+        variant: How equal densities are told apart, also at test time. `fixed` goes by the order of slots. `released` adds noise U(0,1) *
+            1e-6 to the density; an image always gets the same noise (`image_noise`), which the released code draws anew.
 
     Raises:
-        InvalidConfig: an unknown weighting or variant.
+        InvalidConfig: The weighting or variant is unknown.
     """
 
     merging = True
@@ -48,7 +49,7 @@ class DensityPeaks(Selector):
             nn.init.zeros_(self.weigh.bias)
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep `budget.keep` centres and name the nearest one as the target of each other token."""
+        """Keep `budget.keep` centres, and name the nearest one as the target of each other token."""
         noise = None if self.variant == "fixed" else NOISE * uniform(seen, None if self.training else 0)
         apart = distances(seen.tokens, seen.live) / self.context.dim**0.5
         chosen = keep_top(peaks(apart, seen.live, noise), seen.live, budget.keep)
@@ -57,21 +58,26 @@ class DensityPeaks(Selector):
         return Decision(chosen.keep, target=target, score=chosen.score, weight=weight, slots=chosen.slots)
 
     def _weights(self, seen: Observation, target: Tensor) -> Tensor:
-        """Return exp of the logits (B,M), each less the greatest of its cluster: the same means, and nothing overflows."""
+        """Return exp of the logits, (B,M), each less the greatest logit of its cluster: the means are the same and nothing overflows."""
         logits = self.weigh(seen.tokens).squeeze(-1).float().masked_fill(~seen.live, 0.0)
         greatest = torch.full_like(logits, float("-inf")).scatter_reduce(1, target, logits.detach(), "amax")
         return (logits - greatest.gather(1, target)).exp()
 
     def macs(self, slots: float) -> float:
-        """Return M^2 C of the distances, and M C of learned weights."""
+        """Return M^2 C of the distances, plus M C of learned weights."""
         return slots * (slots + (self.weigh is not None)) * self.context.dim
 
 
 def peaks(apart: Tensor, live: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Return log(rho delta) of each token, (B,M), of distances (B,M,M) over sqrt(C).
+    """Return log(rho delta) of each token, (B,M).
 
-    rho = exp(-mean d^2 to the k nearest), plus noise (B,M); delta: distance to the nearest token of higher rho, or of the same rho in an
-    earlier slot, and the greatest distance of all for the token that has none. In logarithms, where densities do not underflow.
+    rho = exp(-mean d^2 to the k nearest) plus noise. delta is the distance to the nearest token of higher rho, or of the same rho in an
+    earlier slot; for the token that has none it is the greatest distance of all. In logarithms densities do not underflow.
+
+    Args:
+        apart: Distances over sqrt(C), (B,M,M).
+        live: Live slots, (B,M).
+        noise: Noise on the density, (B,M), or None.
     """
     M, unseen = live.shape[1], ~live.unsqueeze(1)
     near = apart.masked_fill(unseen, float("inf")).topk(min(NEIGHBOURS, M), dim=-1, largest=False).values
@@ -89,6 +95,11 @@ def peaks(apart: Tensor, live: Tensor, noise: Tensor | None = None) -> Tensor:
 
 
 def nearest_centre(apart: Tensor, centres: Tensor) -> Tensor:
-    """Return the slot of each token's nearest centre, (B,M), given the centres' slots (B,K); a centre's is its own."""
+    """Return the slot of each token's nearest centre, (B,M). The nearest centre of a centre is itself.
+
+    Args:
+        apart: Distances, (B,M,M).
+        centres: Slots of the centres, (B,K).
+    """
     nearest = apart.gather(2, centres.unsqueeze(1).expand(-1, apart.shape[1], -1)).argmin(-1)
     return centres.gather(1, nearest).scatter(1, centres, centres)

@@ -1,4 +1,4 @@
-"""DToP (Tang et al., 2023) as Cropr compares with it: tokens leave that a head on the way already tells with confidence."""
+"""Defines DToP (Tang et al., 2023) as Cropr compares with it: tokens leave once a head inside the encoder classifies them confidently."""
 
 from dataclasses import replace
 
@@ -17,16 +17,20 @@ TRAIT = "logits"
 
 @register("selector", "dtop")
 class DToP(Selector):
-    """Predicts the class of every patch token (norm, linear layer); the most confident leave, as many as the schedule says (Cropr 4.2).
+    """Classifies every patch token by a norm and a linear layer; the most confident leave, as many as the schedule says (Cropr 4.2).
 
-    Confidence is the greatest softmax probability. The logits are the trait `logits` of each position (B,P+N,K): one that has left keeps
-    those of its exit, which a segmenter shows in place of its head's. In training they are the note `token_logits`, too, of which
-    `losses.auxiliary` makes a loss whose gradient reaches the encoder. DToP itself lets tokens leave above a fixed confidence.
+    Confidence is the greatest softmax probability. The logits are the trait `logits` of each position, (B,P+N,K). A position that has left
+    keeps the logits of its exit, which a segmenter shows instead of those of its own head. In training the logits are also the note
+    `token_logits`; `losses.auxiliary` makes a loss of it, whose gradient reaches the encoder. The original DToP lets tokens leave above a
+    fixed confidence.
 
-    A model that is only planned, before a task has said how many classes there are, has no heads, and their MACs are not in the plan.
+    A model that is planned before a task has given its number of classes has no heads, and their MACs are missing in its plan.
+
+    Args:
+        context: see `Context`.
 
     Raises:
-        InvalidConfig: asked to choose with fewer than two classes to tell.
+        InvalidConfig: A choice is asked for and there are fewer than two classes.
     """
 
     learns = True
@@ -44,7 +48,7 @@ class DToP(Selector):
         self.normed = context.dim * told
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the `budget.keep` slots of least confidence, and store what is predicted of all."""
+        """Keep the `budget.keep` slots of least confidence, and store the predictions of all."""
         if self.head is None:
             raise InvalidConfig(
                 f"dtop: there are {self.context.classes} classes to tell; allowed: 2 and more, of the model's own head or of `classes`;"
@@ -56,11 +60,11 @@ class DToP(Selector):
         return replace(keep_top(-confidence, seen.live, budget.keep), traits={TRAIT: self._stored(seen, logits)}, notes=notes)
 
     def macs(self, slots: float) -> float:
-        """Return M C K, of all slots."""
+        """Return M C K, over all slots."""
         return 0.0 if self.head is None else float(slots * self.head[1].weight.numel())
 
     def _stored(self, seen: Observation, logits: Tensor) -> Tensor:
-        """Return logits of live slots, and what dead ones, which masked execution still has, left with."""
+        """Return the logits of live slots. Dead slots, which masked execution still holds, keep the logits that they left with."""
         if seen.state.complete or TRAIT not in seen.state.traits:
             return logits
         return logits.where(seen.live.unsqueeze(-1), seen.trait(TRAIT).to(logits.dtype))

@@ -1,4 +1,4 @@
-"""DynamicViT's prediction module (Rao et al., NeurIPS 2021, Eq. 1-6): local and global features, log-probabilities of keeping."""
+"""Defines DynamicViT's predictor (Rao et al., NeurIPS 2021, Eq. 1-6): local and global features give log-probabilities of keeping."""
 
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
@@ -10,7 +10,9 @@ from tokenprune.registry import register
 
 @register("selector", "dynamicvit")
 class DynamicViTPredictor(Selector):
-    """Predictor with a global branch; Gumbel policy softmax in training, a fixed top-k at test; 3 add 723,750 parameters to DeiT-S.
+    """Scores tokens by a predictor with a global branch: a Gumbel policy softmax in training, a fixed top-k at test.
+
+    Three of them add 723,750 parameters to DeiT-S.
 
     Args:
         context: see `Context`.
@@ -28,7 +30,7 @@ class DynamicViTPredictor(Selector):
         self.gate, self.tau = PredictorGate(context.dim), tau
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Return the sampled gate (multiplied with the previous one by the engine) in training, the top-k of log P(keep) at test."""
+        """Return the sampled gate in training, which the engine multiplies with the previous one, and the top-k of log P(keep) at test."""
         log_probs = self.gate(seen.tokens, seen.policy())
         if not self.training:
             return keep_top(log_probs[..., 0], seen.live, budget.keep)

@@ -1,4 +1,4 @@
-"""EViT's selector (Liang et al., ICLR 2022, section 3.2): attention of the class token, after attention and before the MLP."""
+"""Defines EViT's selector (Liang et al., ICLR 2022, section 3.2): attention of the class token, after attention and before the MLP."""
 
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
@@ -9,7 +9,7 @@ from tokenprune.registry import register
 
 @register("selector", "evit")
 class EViTAttentiveness(Selector):
-    """Class-token attention averaged over heads; the count is ceil(keep_rate * current) in the paper, see the schedule."""
+    """Scores tokens by class-token attention averaged over heads; the paper keeps ceil(keep_rate * current), which the schedule sets."""
 
     site = "inside"
     reads_cls = True

@@ -1,4 +1,4 @@
-"""Evo-ViT's selector (Xu et al., AAAI 2022, section 3.2): a running average of class attention that pruned tokens keep, stale."""
+"""Defines Evo-ViT's selector (Xu et al., AAAI 2022, section 3.2): a running average of class attention; pruned tokens keep theirs."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,17 @@ TRAIT = "running_attention"
 
 @register("selector", "evo_vit")
 class EvoViTRunningAttention(Selector):
-    """Global class attention g <- (1 - t) g + t a for processed tokens; all positions are sorted again at every decision.
+    """Updates the global class attention g <- (1 - t) g + t a of processed tokens, and sorts all positions again at every decision.
 
-    Before the first decision t is 1, as in the released models (g is the attention of the block just before). The representative
-    token of the paper is not in the released DeiT code and not here.
+    Before the first decision t is 1, as in the released models: g is the attention of the block just before. The representative token of
+    the paper is missing in the released DeiT code and here.
 
     Args:
         context: see `Context`.
         tradeoff: t of the blocks from the first decision on, in (0, 1].
+
+    Raises:
+        InvalidConfig: tradeoff is outside (0, 1].
     """
 
     reads_cls = True
@@ -38,7 +41,7 @@ class EvoViTRunningAttention(Selector):
         self.tradeoff = tradeoff
 
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return the updated average of live slots, (B,M): attention summed over heads, as released."""
+        """Return the updated average of live slots, (B,M). Attention is summed over heads, as released."""
         if seen.block < self.context.block - 1:
             return {}  # with t = 1 the next block would forget it
         now = seen.cls_row().sum(1).detach()
@@ -47,5 +50,5 @@ class EvoViTRunningAttention(Selector):
         return {TRAIT: (1 - self.tradeoff) * seen.trait(TRAIT) + self.tradeoff * now}
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the slots of greatest running attention; a fused token, which has none, stays."""
+        """Keep the slots of greatest running attention. A fused token has none and stays."""
         return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep)

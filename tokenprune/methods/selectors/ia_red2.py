@@ -1,4 +1,4 @@
-"""IA-RED2 (Pan et al., NeurIPS 2021): a multi-head interpreter drops patches before each group of blocks, taught by reinforcement."""
+"""Defines IA-RED2 (Pan et al., NeurIPS 2021): a multi-head interpreter, taught by reinforcement, drops patches before groups of blocks."""
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,17 @@ EPS = 1e-6
 class IARed2Interpreter(Selector):
     """Keeps a patch if I = mean over heads of sigmoid(F_q(x) . F_k(p)) > 0.5, with a learned policy token p; no code is published.
 
-    Training has as many phases as there are groups of blocks (`Observation.progress`). In phase g the interpreters of group g draw
-    from Bernoulli(I) and learn, by `losses.reinforce` alone: the tokens they read are detached. Those of earlier groups choose as at
-    test time and are frozen, those of later ones keep every patch, also in evaluation before the end of training. The backbone learns
-    from the task's loss in the same iterations, where the paper alternates. At least one patch stays.
+    Training has as many phases as there are groups of blocks (`Observation.progress`). In phase g the interpreters of group g draw from
+    Bernoulli(I) and learn from `losses.reinforce` alone, because the tokens that they read are detached. Those of earlier groups are frozen
+    and choose as at test time. Those of later groups keep every patch, also in an evaluation before the end of training. The backbone
+    learns from the task's loss in the same iterations; the paper alternates. At least one patch stays.
 
     Args:
         context: see `Context`.
-        groups: of blocks, 3 in the paper (DeiT): its interpreters are before blocks 0, 4 and 8 of 12.
+        groups: Number of groups of blocks. The paper has 3 (DeiT), so its interpreters are before blocks 0, 4 and 8 of 12.
 
     Raises:
-        InvalidConfig: no groups.
+        InvalidConfig: The number of groups is below 1.
     """
 
     budget = "dynamic"
@@ -49,7 +49,7 @@ class IARed2Interpreter(Selector):
 
     @property
     def caveat(self) -> str:
-        """Who sets the number of tokens."""
+        """Return the remark that the interpreters themselves set the number of tokens."""
         return "interpreters keep what they find informative: no keep rate is aimed at, read the kept share"
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
@@ -69,9 +69,9 @@ class IARed2Interpreter(Selector):
         return Decision(keep, score=informative, notes=notes)
 
     def interpret(self, tokens: Tensor) -> Tensor:
-        """Return I of tokens (B,M,C), (B,M) float32.
+        """Return I of tokens (B,M,C), as (B,M) in float32.
 
-        F_q is linear, so each head's product is one with a vector, F_q's weights times the head's part of F_k(p).
+        F_q is linear. The product of each head is therefore one product with a vector: F_q's weights times the head's part of F_k(p).
         """
         key = self.key(self.policy_token).view(self.context.heads, -1, 1)  # (h,d,1)
         weight = (self.query.weight.view(*key.shape[:2], -1) * key).sum(1)  # (h,C)
@@ -79,12 +79,18 @@ class IARed2Interpreter(Selector):
         return (tokens @ weight.t() + bias).float().sigmoid().mean(-1)
 
     def macs(self, slots: float) -> float:
-        """Return h N C, and 2 C^2 for the policy token."""
+        """Return h N C, plus 2 C^2 for the policy token."""
         C = self.context.dim
         return slots * self.context.heads * C + 2 * C * C
 
 
 def log_probability(p: Tensor, keep: Tensor, live: Tensor) -> Tensor:
-    """Return the log-probability of a decision keep (B,M) over live slots that are each kept with probability p (B,M), (B,)."""
+    """Return the log-probability of a decision, (B,).
+
+    Args:
+        p: Probability to keep each slot, (B,M).
+        keep: The decision, (B,M).
+        live: Live slots, (B,M); the others do not count.
+    """
     p = p.clamp(EPS, 1 - EPS)
     return (torch.where(keep, p, 1 - p).log() * live).sum(1)

@@ -1,4 +1,4 @@
-"""K-Medoids (Token Pooling, Marin et al., WACV 2023, as a baseline of TokenReduction and Cropr): the most central tokens of clusters."""
+"""Defines K-Medoids (Token Pooling, Marin et al., WACV 2023, a baseline of TokenReduction and Cropr): the centres of clusters stay."""
 
 import torch
 from torch import Tensor
@@ -18,21 +18,22 @@ VARIANTS = ("fixed", "released")
 
 @register("selector", "kmedoids")
 class KMedoids(AttentionBefore):
-    """Clusters the tokens, each weighted by the attention that it received in the block before, and keeps the medoids as they are.
+    """Clusters the tokens, each weighted by the attention that it received in the block before, and keeps the medoids unchanged.
 
-    The first medoids are the tokens of most weight; a fused token, which no weight was stored for, weighs nothing.
+    The first medoids are the tokens of most weight. A fused token has no stored weight and weighs nothing.
 
     Args:
         context: see `Context`.
-        score: the weight: `column_mean` over all queries (published), `mean_query`, or `cls`, the class token's row.
-        iterations: of assignment and update; 0 keeps the tokens of most weight.
+        score: The weight: `column_mean` over all queries (published), `mean_query`, or `cls` for the class token's row.
+        iterations: Number of rounds of assignment and update; 0 keeps the tokens of most weight.
         variant: `fixed` or `released`, see `cluster`.
 
     Raises:
-        InvalidConfig: an unknown score or variant, a negative number of iterations. InvalidSchedule: a decision at block 0.
+        InvalidConfig: The score or variant is unknown, or the number of iterations is negative.
+        InvalidSchedule: The decision is at block 0.
     """
 
-    reads_previous_block = False  # distances, the most of it, are those of all candidates
+    reads_previous_block = False  # most of its cost is the distances, which are those of all candidates
     module = "clustering"
     paper = "Token Pooling, WACV 2023"
 
@@ -54,27 +55,31 @@ class KMedoids(AttentionBefore):
         return Decision(torch.zeros_like(seen.live).scatter_(1, slots, True) & seen.live, score=weights, slots=slots)
 
     def macs(self, slots: float) -> float:
-        """Return M^2 C of the distances, M^2 an iteration of the costs, and what the column mean takes."""
+        """Return M^2 C of the distances, M^2 an iteration of the costs, and the MACs of the column mean."""
         return super().macs(slots) + slots * slots * (self.context.dim + self.iterations)
 
 
 def cluster(tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, variant: str = "fixed", live: Tensor | None = None) -> Tensor:
     """Return the slots of `count` medoids an image, (B,count), ascending and distinct.
 
-    `fixed`: the cost of a candidate is sum_j w_j d(i,j) over the members j of its cluster, and a medoid always belongs to its own cluster,
-    so that none is ever empty and the objective, the sum of all w_j d(j, its medoid), never rises. `released`: the cost is
-    w_i sum_j d(i,j) over all tokens j, as in TokenReduction's code, so that members do not matter and attended tokens lose; an empty
-    cluster takes the first token; where a token ends up as medoid twice, the tokens of most weight fill up.
+    `fixed`: the cost of a candidate is sum_j w_j d(i,j) over the members j of its cluster. A medoid always belongs to its own cluster, so
+    no cluster is ever empty, and the objective, the sum of all w_j d(j, its medoid), never rises.
+
+    `released`: the cost is w_i sum_j d(i,j) over all tokens j, as in TokenReduction's code, so members do not matter and attended tokens
+    lose. An empty cluster takes the first token. If a token is a medoid twice, the tokens of most weight fill up.
 
     Args:
-        tokens: (B,M,C). weights: (B,M), not negative. count: of medoids, at most the live slots of each image.
-        iterations, variant: see `KMedoids`.
-        live: (B,M) bool; None: all.
+        tokens: Tokens, (B,M,C).
+        weights: Weights, (B,M), not negative.
+        count: Number of medoids, at most the live slots of each image.
+        iterations: see `KMedoids`.
+        variant: see `KMedoids`.
+        live: Live slots, (B,M) bool; None for all.
     """
     live = torch.ones_like(weights, dtype=torch.bool) if live is None else live
     apart = distances(tokens, live)
     weights = weights.detach().to(apart.dtype).masked_fill(~live, 0.0)
-    pull = apart * weights.unsqueeze(1)  # [i,j]: what member j adds to the cost of candidate i
+    pull = apart * weights.unsqueeze(1)  # [i,j]: the part of the cost of candidate i that member j adds
     overall = weights * apart.masked_fill(~live.unsqueeze(1), 0.0).sum(-1)
     number = torch.arange(count, device=live.device)
     dead, worst = ~live.unsqueeze(-1), torch.finfo(apart.dtype).max

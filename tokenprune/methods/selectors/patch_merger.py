@@ -1,4 +1,4 @@
-"""PatchMerger (Renggli et al., 2022, section 3): learned queries attend to all tokens, without projections."""
+"""Defines PatchMerger (Renggli et al., 2022, section 3): learned queries attend to all tokens, without projections."""
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,13 @@ from tokenprune.registry import register
 
 @register("selector", "patch_merger")
 class PatchMerger(MixingSelector):
-    """New tokens are A LN(x) with A = softmax over tokens of c Q LN(x)^T, Q (K,C) drawn from N(0,1): normalised tokens, no residual.
+    """Makes new tokens A LN(x) with A = softmax over tokens of c Q LN(x)^T, Q (K,C) drawn from N(0,1): normalised tokens, no residual.
 
-    The paper merges once, in the middle of the network; here as often as the schedule says.
+    The paper merges once, in the middle of the network; here the schedule says how often.
 
     Args:
         context: see `Context`.
-        scaled: c = C^-0.5 instead of 1, with which one token takes nearly all the weight at first (TokenReduction's default).
+        scaled: c = C^-0.5 instead of 1. With 1, TokenReduction's default, one token takes nearly all the weight at first.
     """
 
     module = "learned queries"
@@ -34,5 +34,5 @@ class PatchMerger(MixingSelector):
         return over_live(self.scale * (self.queries @ values.mT), live), values
 
     def macs(self, slots: float) -> float:
-        """Return 2 K M C, of the logits and of the mixtures."""
+        """Return 2 K M C, for the logits and the mixtures."""
         return 2 * slots * self.queries.numel()

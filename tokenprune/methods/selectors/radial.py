@@ -1,4 +1,4 @@
-"""A control that knows the grid alone (after TokenReduction's radial patterns): tokens near the centre of the image."""
+"""Defines a control that knows the grid alone (after TokenReduction's radial patterns): it keeps tokens near the centre of the image."""
 
 import torch
 
@@ -15,16 +15,16 @@ NORMS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
 
 @register("selector", "radial")
 class RadialPattern(Selector):
-    """Keeps the positions nearest to the centre of the grid, whatever the image shows; ties go to the earlier position.
+    """Keeps the positions nearest to the centre of the grid, whatever the image shows; in a tie the earlier position stays.
 
-    TokenReduction masks all within a radius; here the schedule's count is met.
+    TokenReduction masks all positions within a radius; this selector meets the schedule's count.
 
     Args:
         context: see `Context`.
-        norm: of the distance: `l1` (a diamond), `l2` (a disc), `linf` (a square).
+        norm: Norm of the distance: `l1` (a diamond), `l2` (a disc) or `linf` (a square).
 
     Raises:
-        InvalidConfig: an unknown norm.
+        InvalidConfig: The norm is unknown.
     """
 
     module = "parameter-free"
@@ -35,10 +35,10 @@ class RadialPattern(Selector):
         self.norm = NORMS[one_of(self.name, "norm", norm, NORMS)]
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Keep the `budget.keep` most central slots; fused tokens, which have no place, stay."""
+        """Keep the `budget.keep` most central slots. Fused tokens have no place and stay."""
         (H, W), device = seen.state.grid, seen.live.device
-        row, column = ((2 * torch.arange(n, device=device) - (n - 1)).abs().float() for n in (H, W))  # halves, from the centre
+        row, column = ((2 * torch.arange(n, device=device) - (n - 1)).abs().float() for n in (H, W))  # half steps from the centre
         place = torch.stack(torch.meshgrid(row, column, indexing="ij"), -1).flatten(0, 1)
-        distance = place.square().sum(-1) if self.norm == 2.0 else place.norm(self.norm, dim=-1)  # squares are exact, so ties are ties
+        distance = place.square().sum(-1) if self.norm == 2.0 else place.norm(self.norm, dim=-1)  # squares are exact, so ties stay
         central = (distance.max() - distance).expand(seen.live.shape[0], -1)
         return keep_top(at_slots(central, seen.state), seen.live, budget.keep)

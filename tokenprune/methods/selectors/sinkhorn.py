@@ -1,4 +1,4 @@
-"""The Sinkhorn tokenizer (Haurum et al., 2022, as in TokenReduction): an optimal transport plan from tokens to learned slots."""
+"""Defines the Sinkhorn tokenizer (Haurum et al., 2022, as in TokenReduction): an optimal transport plan from tokens to learned slots."""
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,17 @@ VARIANTS = ("fixed", "released")
 
 @register("selector", "sinkhorn")
 class SinkhornTokenizer(MixingSelector):
-    """Each token's mass of 1 is shared out among K learned unit vectors by cosine, by entropic transport; each gets about M/K.
+    """Shares out each token's mass of 1 among K learned unit vectors, by entropic transport on cosines; each vector gets about M/K.
 
     Args:
         context: see `Context`.
-        eps: strength of the entropy; with 1.0, as published, cosines hardly matter and all new tokens are much the same.
-        iterations: of the scaling, at least 1.
-        variant: `fixed` mixes the tokens as they are, by the plan over each slot's mass, so that new tokens are of their scale; `released`
+        eps: Strength of the entropy. With 1.0, as published, cosines hardly matter and all new tokens are much the same.
+        iterations: Number of scaling rounds, at least 1.
+        variant: `fixed` mixes the tokens as they are, by the plan over each slot's mass, so that new tokens have their scale. `released`
             sums unit tokens by the plan itself, whatever the scale of the tokens was (TokenReduction).
 
     Raises:
-        InvalidConfig: eps that is not positive, no iteration, an unknown variant.
+        InvalidConfig: eps is not positive, iterations is below 1, or the variant is unknown.
     """
 
     module = "learned slots"
@@ -44,21 +44,21 @@ class SinkhornTokenizer(MixingSelector):
         self.slots = nn.Parameter(torch.randn(self.count, context.dim))
 
     def mixtures(self, tokens: Tensor, live: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the plan (B,K,M) and the unit tokens (`released`), or the plan over its slots' masses."""
+        """Return the plan (B,K,M) and the unit tokens for `released`, or the plan over its slots' masses for `fixed`."""
         unit = F.normalize(tokens, dim=-1)
         plan = transport(F.normalize(self.slots, dim=-1) @ unit.mT, live, self.eps, self.iterations)
         return (plan, unit) if self.variant == "released" else (plan / plan.sum(-1, keepdim=True), None)
 
     def macs(self, slots: float) -> float:
-        """Return 2 K M C, of the cosines and of the mixtures."""
+        """Return 2 K M C, for the cosines and the mixtures."""
         return 2 * slots * self.slots.numel()
 
 
 def transport(scores: Tensor, live: Tensor, eps: float, iterations: int) -> Tensor:
-    """Return a plan (B,K,M) by Sinkhorn's scaling of exp(scores / eps), in logarithms: rows to equal sums, then columns, so many times.
+    """Return a plan (B,K,M) by Sinkhorn's scaling of exp(scores / eps), in logarithms.
 
-    Live tokens (B,M) give 1 each, because the columns come last; dead ones give nothing. The marginals of the released code, whose two
-    sides are of unequal mass, differ by constants that cancel.
+    Each iteration scales rows to equal sums and then columns. Live tokens (B,M) give 1 each, because the columns come last; dead tokens
+    give nothing. The marginals of the released code, whose two sides have unequal mass, differ by constants that cancel.
     """
     kernel = scores.float() / eps
     of_tokens, dead = torch.zeros_like(kernel[:, :1]), ~live.unsqueeze(1)

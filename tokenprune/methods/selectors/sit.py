@@ -1,4 +1,4 @@
-"""SiT's token slimming module (Zong et al., ECCV 2022, section 3.2): an MLP says how much of each token goes into each new one."""
+"""Defines SiT's token slimming module (Zong et al., ECCV 2022, section 3.2): an MLP weighs how much of each token enters each new one."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from tokenprune.registry import register
 
 @register("selector", "sit")
 class TokenSlimming(MixingSelector):
-    """New tokens are softmax-weighted means of all: softmax over tokens of s * MLP(LN(x)), C -> C/2 -> GELU -> K, s learned from 1.
+    """Makes new tokens as weighted means of all: softmax over tokens of s * MLP(LN(x)), C -> C/2 -> GELU -> K, where s is learned from 1.
 
-    The reverse module, which rebuilds all tokens in training for a distillation, is in the official code alone and left out, as in
-    TokenReduction's.
+    The reverse module, which rebuilds all tokens for a distillation in training, is in the official code alone. It is left out here, as in
+    TokenReduction's code.
     """
 
     module = "token slimming module"
@@ -33,6 +33,6 @@ class TokenSlimming(MixingSelector):
         return over_live((self.scale * self.weigh(tokens)).mT, live), None
 
     def macs(self, slots: float) -> float:
-        """Return M (C^2/2 + K C/2) of the MLP and K M C of the mixtures."""
+        """Return M (C^2/2 + K C/2) of the MLP, plus K M C of the mixtures."""
         C = self.context.dim
         return slots * (C * (C // 2) + (C // 2) * self.count + self.count * C)

@@ -1,4 +1,4 @@
-"""SPViT's selector (Kong et al., ECCV 2022, section 4): a classifier of each head's channels, heads weighted, and a package token."""
+"""Defines SPViT's selector (Kong et al., ECCV 2022, section 4): a classifier for each head's channels, weighted heads, a package token."""
 
 from dataclasses import replace
 
@@ -14,11 +14,16 @@ from tokenprune.registry import register
 
 
 class HeadwiseGate(nn.Module):
-    """Classifiers of h heads, each on its own d = C/h channels of a token, and the weights of their votes.
+    """Classifies tokens by h classifiers, one for the d = C/h channels of each head, and weighs their votes.
 
     A classifier is LN, Linear(d, d), GELU; then half of the channels stay local and half become a mean over kept tokens; then
-    Linear(d, d/2), GELU, Linear(d/2, d/4), GELU, Linear(d/4, 2). Its vote weighs what a squeeze-and-excitation branch, h -> h/2 -> h,
-    says of the h channel means. The released code gives all heads one classifier's weights, the paper one to each, as here.
+    Linear(d, d/2), GELU, Linear(d/2, d/4), GELU, Linear(d/4, 2). The weight of its vote is the output of a squeeze-and-excitation branch,
+    h -> h/2 -> h, on the h channel means. The released code gives all heads the weights of one classifier; the paper gives one to each, as
+    here.
+
+    Args:
+        dim: Channels C.
+        heads: Number of heads h.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -36,10 +41,14 @@ class HeadwiseGate(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities and probabilities of tokens (B,M,C), (B,M,2) each, index 0 = keep.
+        """Return log-probabilities and probabilities, (B,M,2) each, index 0 = keep.
 
-        The first are the heads' weighted mean log-probabilities, normalised (of which decisions are drawn), the second the weighted mean
-        of their probabilities (by which dropped tokens are packed). policy (B,M): how far a token counts in the means over tokens.
+        Decisions are drawn from the first: the weighted mean of the heads' log-probabilities, normalised. Dropped tokens are packed by the
+        second: the weighted mean of the heads' probabilities.
+
+        Args:
+            tokens: Tokens, (B,M,C).
+            policy: How far a token counts in the means over tokens, (B,M).
         """
         B, M = policy.shape
         x = self.norm(tokens.flatten(0, 1)).view(B, M, -1).transpose(1, 2)
@@ -61,17 +70,20 @@ class HeadwiseGate(nn.Module):
 
 @register("selector", "spvit")
 class SPViTClassifier(GatedSelector):
-    """Head-wise gate with soft visibility in training; `fuse` packs what it drops, and packages of earlier blocks always stay.
+    """Gates tokens head by head, with soft visibility in training; `fuse` packs the dropped tokens, and earlier packages always stay.
 
-    At test each image keeps its own number of tokens, as in the paper: those that the gate favours. The released code draws there
-    (`eval_mode: sample`). Under `topk` packages are among the schedule's count.
+    At test each image keeps its own number of tokens, as in the paper: those that the gate favours. The released code draws at test
+    (`eval_mode: sample`). Under `topk` packages are part of the schedule's count.
 
     Args:
         context: see `Context`.
-        eval_mode, calibration_images, tau, seed: see `GatedSelector`.
+        eval_mode: see `GatedSelector`.
+        calibration_images: see `GatedSelector`.
+        tau: see `GatedSelector`.
+        seed: see `GatedSelector`.
 
     Raises:
-        InvalidConfig: an unknown eval_mode, a negative number of images.
+        InvalidConfig: The eval_mode is unknown, or the number of images is negative.
     """
 
     visibility = "soft"
@@ -85,7 +97,7 @@ class SPViTClassifier(GatedSelector):
         self.gate = HeadwiseGate(context.dim, context.heads)
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Return the sampled gate in training and what `eval_mode` says at test time; packages, which have no position, stay."""
+        """Return the sampled gate in training and the choice of `eval_mode` at test time. Packages have no position and stay."""
         log_probs, probs = self.gate(seen.tokens, seen.policy())
         packages = seen.live & (seen.state.index < 0)
         return replace(self.decide(seen, budget, log_probs, packages), weight=probs[..., 0])

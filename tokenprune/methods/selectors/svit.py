@@ -1,4 +1,4 @@
-"""SViT's selector (Liu et al., WACV 2024, section 3.2): a 2-layer MLP gate on every token, Gumbel-softmax in training, Eq. 1."""
+"""Defines SViT's selector (Liu et al., WACV 2024, section 3.2): a 2-layer MLP gate on every token, Gumbel-softmax in training, Eq. 1."""
 
 import torch
 
@@ -14,18 +14,21 @@ from tokenprune.registry import register
 
 @register("selector", "svit")
 class SViTGate(GatedSelector):
-    """2-layer MLP gate: LN, Linear(C, C/4), GELU, Linear(C/4, 2); 9 gates add 341,298 parameters to DeiT-S.
+    """Gates tokens by a 2-layer MLP: LN, Linear(C, C/4), GELU, Linear(C/4, 2); 9 gates add 341,298 parameters to DeiT-S.
 
-    The class token is no candidate of any gate; in the released classification model it is one of the last gate's.
+    The class token is no candidate of any gate. In the released classification model it is a candidate of the last gate.
 
     Args:
         context: see `Context`.
         gate: `mlp`, or `complex` for DynamicViT's predictor in its place (SViT Table 4).
-        eval_mode, calibration_images, tau, seed: see `GatedSelector`.
-        init_keep_bias: added to the keep logit at initialisation; 0 as released, so training starts by dropping about half.
+        eval_mode: see `GatedSelector`.
+        calibration_images: see `GatedSelector`.
+        init_keep_bias: Added to the keep logit at initialisation. It is 0 as released, so training starts by dropping about half.
+        tau: see `GatedSelector`.
+        seed: see `GatedSelector`.
 
     Raises:
-        InvalidConfig: an unknown gate or eval_mode, a negative number of images.
+        InvalidConfig: The gate or eval_mode is unknown, or the number of images is negative.
     """
 
     paper = "SViT, WACV 2024"
@@ -49,7 +52,7 @@ class SViTGate(GatedSelector):
             self.gate.last.bias[0] += init_keep_bias
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Return the sampled gate in training, and what `eval_mode` says at test time."""
+        """Return the sampled gate in training, and the choice of `eval_mode` at test time."""
         return self.decide(seen, budget, self.gate(seen.tokens, seen.policy()))
 
     def macs(self, slots: float) -> float:

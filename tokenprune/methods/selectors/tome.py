@@ -1,4 +1,4 @@
-"""ToMe's bipartite soft matching (Bolya et al., ICLR 2023, section 3): who is merged into whom."""
+"""Defines ToMe's bipartite soft matching (Bolya et al., ICLR 2023, section 3), which pairs the tokens that merge."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ def half(live: int, prefix: int) -> int:
 
 @register("selector", "tome")
 class BipartiteMatching(Selector):
-    """Tokens alternate between sets A and B by rank; the most similar A-B pairs (mean key over heads, cosine) merge.
+    """Splits tokens by rank into alternating sets A and B, and merges the most similar A-B pairs by cosine of keys averaged over heads.
 
     Ranks follow the released order, unmerged A then B, so the split is the same in every execution.
     """
@@ -48,8 +48,8 @@ class BipartiteMatching(Selector):
         stays = edges[:, merged:].sort(1).values if P else edges[:, merged:]
         target = place.scatter(1, source, b.gather(1, partner.gather(1, edges[:, :merged])))
         keep = seen.live.scatter(1, source, False)
-        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
-        # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
+        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of the slots that are left
+        # From the first decision on, slots lie in that order. Only if dead slots stay among them must the order be remembered.
         traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if state.in_grid_order or not state.complete else {}
         score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
         return Decision(keep, target=target, score=score, traits=traits, slots=after)
@@ -60,5 +60,5 @@ class BipartiteMatching(Selector):
         return rank.masked_fill(~seen.live, 2**31).sort(dim=1, stable=True).indices
 
     def macs(self, slots: float) -> float:
-        """Return the M/2 x M/2 similarities of d channels."""
+        """Return (M/2)^2 d, for the M/2 x M/2 similarities of d channels."""
         return (slots / 2) ** 2 * self.context.dim / self.context.heads

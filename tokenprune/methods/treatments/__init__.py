@@ -1,4 +1,4 @@
-"""Treatments: what becomes of the tokens that were not kept? Importing this package registers all of them."""
+"""Holds the treatments, which say what happens to tokens that were not kept. Importing this package registers all of them."""
 
 import importlib
 import pkgutil

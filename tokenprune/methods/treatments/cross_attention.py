@@ -1,4 +1,4 @@
-"""The treatment `cross_attention`."""
+"""Defines the treatments `cross_attention` and `cross_attention_concat`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 @register("treatment", "cross_attention")
 @dataclass(frozen=True)
 class CrossAttend(Treatment):
-    """Dropped tokens are gone; behind the last block learned queries, one a position, look at those that stayed (Cropr Table 5).
+    """Removes dropped tokens; behind the last block learned queries, one a position, attend to the tokens that stayed (Cropr Table 5).
 
-    proj: one more linear layer behind it, as the table's sizes imply.
+    Args:
+        proj: Whether one more linear layer follows, as the sizes in the table imply.
     """
 
     proj: bool = True
@@ -24,13 +25,13 @@ class CrossAttend(Treatment):
     learns: ClassVar[bool] = True
 
     def module(self, family: "Family", positions: int) -> CrossAttention:
-        """Return the block of queries for N `positions`, with the heads of the model."""
+        """Return the block of queries for N `positions`, with as many heads as the model has."""
         return CrossAttention(family.dim, family.blocks[-1].heads, positions, self.remembers, self.proj)
 
 
 @register("treatment", "cross_attention_concat")
 @dataclass(frozen=True)
 class CrossAttendConcat(CrossAttend):
-    """Dropped tokens keep their last value; behind the last block learned queries look at them, too (Cropr Table 5)."""
+    """Keeps the last value of dropped tokens; behind the last block learned queries attend to these, too (Cropr Table 5)."""
 
     memory: str = "remember"

@@ -1,4 +1,4 @@
-"""The treatment `mhsa_concat`."""
+"""Defines the treatment `mhsa_concat`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 @register("treatment", "mhsa_concat")
 @dataclass(frozen=True)
 class MhsaConcat(Treatment):
-    """Dropped tokens keep their last value; one fresh transformer block behind the last one runs over all (Cropr Table 5).
+    """Keeps the last value of dropped tokens; one new transformer block behind the last one runs over all tokens (Cropr Table 5).
 
-    proj: one more linear layer behind it, as the table's sizes imply.
+    Args:
+        proj: Whether one more linear layer follows, as the sizes in the table imply.
     """
 
     memory: str = "remember"
@@ -25,5 +26,5 @@ class MhsaConcat(Treatment):
     learns: ClassVar[bool] = True
 
     def module(self, family: "Family", positions: int) -> SelfAttention:
-        """Return the block, with the heads of the model."""
+        """Return the block, with as many heads as the model has."""
         return SelfAttention(family.dim, family.blocks[-1].heads, self.proj)

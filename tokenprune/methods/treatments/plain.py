@@ -1,4 +1,4 @@
-"""The treatments that are a point in the space of memory, candidates, revive and fold, without code of their own."""
+"""Defines the treatments without code of their own: each is a point in the space of memory, candidates, revive and fold."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tokenprune.registry import register
 @register("treatment", "remove")
 @dataclass(frozen=True)
 class Remove(Treatment):
-    """Dropped tokens are gone; a dense map shows zeros in their place (the default of the published methods)."""
+    """Removes dropped tokens; a dense map shows zeros in their place (the default of the published methods)."""
 
     memory: str = "forget"
 
@@ -17,7 +17,7 @@ class Remove(Treatment):
 @register("treatment", "preserve")
 @dataclass(frozen=True)
 class Preserve(Treatment):
-    """Dropped tokens keep their last value in the dense map and are not looked at again (SViT section 3.1)."""
+    """Keeps the last value of dropped tokens in the dense map, and no later decision looks at them again (SViT section 3.1)."""
 
     memory: str = "remember"
 
@@ -25,7 +25,7 @@ class Preserve(Treatment):
 @register("treatment", "reactivate")
 @dataclass(frozen=True)
 class Reactivate(Treatment):
-    """Dropped tokens keep their last value and may be chosen again at any later decision (SViT section 3.1)."""
+    """Keeps the last value of dropped tokens, which may be chosen again at any later decision (SViT section 3.1)."""
 
     memory: str = "remember"
     candidates: str = "all"
@@ -34,7 +34,7 @@ class Reactivate(Treatment):
 @register("treatment", "last_layer_fusion")
 @dataclass(frozen=True)
 class LastLayerFusion(Treatment):
-    """Dropped tokens return, with their last value, before the last block (Cropr section 3.3); its DropPath is off."""
+    """Brings dropped tokens back, with their last value, before the last block, whose DropPath is off (Cropr section 3.3)."""
 
     memory: str = "remember"
     revive: str = "last"
@@ -43,7 +43,7 @@ class LastLayerFusion(Treatment):
 @register("treatment", "none")
 @dataclass(frozen=True)
 class NoTreatment(Treatment):
-    """Nothing is dropped: the dense model."""
+    """Drops nothing: the dense model."""
 
     memory: str = "forget"
 
@@ -51,7 +51,7 @@ class NoTreatment(Treatment):
 @register("treatment", "fuse")
 @dataclass(frozen=True)
 class Fuse(Treatment):
-    """Dropped tokens are summed, weighted by score, into one extra token (EViT Eq. 4); a dense map shows zeros in their place."""
+    """Sums dropped tokens, weighted by score, into one extra token (EViT Eq. 4); a dense map shows zeros in their place."""
 
     fold: str = "fuse"
 
@@ -59,7 +59,7 @@ class Fuse(Treatment):
 @register("treatment", "merge")
 @dataclass(frozen=True)
 class Merge(Treatment):
-    """Dropped tokens are averaged into a kept one, which speaks for them in a dense map (ToMe section 3)."""
+    """Averages dropped tokens into a kept one, whose value a dense map shows in their place (ToMe section 3)."""
 
     memory: str = "remember"
     fold: str = "merge"

@@ -1,4 +1,4 @@
-"""Figures as reports, one file each; importing this package registers all of them, so they import matplotlib where they draw."""
+"""Holds figures as reports, one file each. Importing this package registers all of them, so they import matplotlib only when they draw."""
 
 import importlib
 import pkgutil

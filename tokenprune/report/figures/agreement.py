@@ -1,4 +1,4 @@
-"""Do selectors agree? Every pair of pruned rows of a sweep, on the same pictures."""
+"""Draws how far selectors agree: every pair of pruned rows of a sweep, on the same pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-ALL = "all"  # in the column `block`: the mean over blocks of which one of the two prunes at least
+ALL = "all"  # in the column `block`: the mean over blocks in which at least one of the two prunes
 _KINDS = {"rank": "rank correlation of how many blocks use a token", "overlap": "overlap (IoU) of the sets kept by a block"}
 
 
@@ -27,7 +27,7 @@ class Agreement(FigureReport):
     """Draws how far each pair of pruned rows agrees: Spearman's correlation of token usage, and IoU of the sets kept by each block.
 
     Args:
-        images: validation pictures that are averaged over, from the first.
+        images: Number of validation pictures that are averaged over, from the first.
     """
 
     images: int = 32
@@ -50,13 +50,13 @@ def _usages(sweep: Sweep, row: Mapping[str, Any], images: int) -> "list[Tensor]"
 
 
 def compared(usages: "Mapping[str, Sequence[Tensor]]") -> "pd.DataFrame":
-    """Return a row a pair and block, and one a pair for all blocks (`ALL`), which alone has the rank correlation.
+    """Return a row for each pair and block, and one for each pair over all blocks (`ALL`); only the latter has the rank correlation.
 
     Args:
-        usages: name -> of each picture (L,N) bool, in the same order for all.
+        usages: For each name, the usage (L,N) bool of each picture, in the same order for all names.
 
     Raises:
-        TokenPruneError: rows that saw the same picture on other grids or with other depths.
+        TokenPruneError: Rows saw the same picture on different grids or with different depths.
     """
     import numpy as np
     import pandas as pd
@@ -86,7 +86,7 @@ def _mean(values: "np.ndarray") -> float:
 
 
 def in_words(table: "pd.DataFrame") -> str:
-    """Return which pair agrees most and which least."""
+    """Return a sentence that names the pair that agrees most and the pair that agrees least."""
     pairs = table[table["block"] == ALL].dropna(subset=["overlap"]).sort_values("overlap", ascending=False)
     if not len(pairs):
         return "agreement: no block of these rows prunes"
@@ -99,7 +99,7 @@ def _said(pair: "pd.Series") -> str:
 
 
 def draw(table: "pd.DataFrame", names: Sequence[str], title: str) -> "Figure":
-    """Return the figure: a grid a kind of agreement, names by names, with the numbers written in."""
+    """Return the figure: one grid for each kind of agreement, names by names, with the numbers written in."""
     import numpy as np
 
     from tokenprune.report.figures.shared.panels import NORMAL, SMALL, new_figure

@@ -1,4 +1,4 @@
-"""What the figures share: checked options, the row they show, how they are called. No figure itself."""
+"""Holds the parts that figures share: checked options, the row they show, and names for titles. It draws no figure itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FigureReport:
-    """A report with options that are checked when a sweep begins, long before they are used."""
+    """Checks the options of a figure when a sweep begins, long before they are used."""
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig for values of a wrong type or out of range."""
+        """Check the options.
+
+        Raises:
+            InvalidConfig: A value has a wrong type or is out of range.
+        """
         where = f"reports.{type(self).name}"
         check_types(self, where)
         wrong = []
@@ -36,7 +40,7 @@ def row_of(sweep: Sweep, method: str) -> Mapping[str, Any]:
     """Return the first finished row of a method.
 
     Raises:
-        TokenPruneError: there is none.
+        TokenPruneError: There is none.
     """
     found = [row for row in sweep.good if row["method"] == method]
     if not found:
@@ -48,8 +52,14 @@ def row_of(sweep: Sweep, method: str) -> Mapping[str, Any]:
 def pruned_rows(sweep: Sweep, least: int, needed: str, remedy: str) -> list[Mapping[str, Any]]:
     """Return the finished rows that drop tokens.
 
+    Args:
+        sweep: The sweep.
+        least: Least number of rows that are needed.
+        needed: Says in the error which rows are needed.
+        remedy: Says in the error how to get them.
+
     Raises:
-        TokenPruneError: there are fewer than `least`; it says what is needed, which rows there are, and the remedy.
+        TokenPruneError: There are fewer than `least`; the message also lists the rows that there are.
     """
     found = [row for row in sweep.good if row["treatment"] != "none"]
     if len(found) < least:
@@ -59,7 +69,7 @@ def pruned_rows(sweep: Sweep, least: int, needed: str, remedy: str) -> list[Mapp
 
 
 def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the rows' labels, with treatment, keep rate and seed where labels alone do not tell them apart."""
+    """Return the rows' labels, with treatment, keep rate and seed if labels alone do not distinguish them."""
     parts = [[row["label"], row["treatment"], row["config"]["schedule"].get("keep_rate"), f"seed {row['seed']}"] for row in rows]
     kept = [0] + [i for i in (1, 2, 3) if len({part[i] for part in parts}) > 1]
     names = [", ".join(str(part[i]) for i in kept if part[i] is not None) for part in parts]
@@ -69,7 +79,7 @@ def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def load(sweep: Sweep, row: Mapping[str, Any]) -> "Loaded":
-    """Return the model of a row of the sweep (see `report.models.load_row`)."""
+    """Return the model of a row of the sweep (see `runs.load.load_row`)."""
     from tokenprune.runs.load import load_row
 
     return load_row(row, sweep.results_dir)
@@ -79,7 +89,7 @@ def shown(loaded: "Loaded", numbers: Sequence[int], predict: bool = True) -> "li
     """Return pictures of the validation split.
 
     Raises:
-        TokenPruneError: the split has none of these.
+        TokenPruneError: The split has none of these.
     """
     pictures = list(loaded.pictures(numbers, predict))
     if not pictures:

@@ -1,4 +1,4 @@
-"""SViT Figure 8: images a second over batch sizes, mean and standard deviation over batches, and the gain over the dense model."""
+"""Draws SViT Figure 8: images a second over batch sizes, mean and standard deviation over batches, and the gain over the dense model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tokenprune.report.figures.base import FigureReport
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils import console
 
-_WIDE = 100  # characters of a line in the title
+_WIDE = 100  # most characters of a line in the title
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @register("report", "batch_sizes")
 @dataclass(frozen=True)
 class BatchSizes(FigureReport):
-    """Draws throughput over batch sizes, a curve a method, and its ratio to the dense backbone timed in turn (SViT Fig. 8)."""
+    """Draws throughput over batch sizes, one curve a method, and its ratio to the dense backbone timed in turn (SViT Fig. 8)."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write batch_sizes.png and batch_sizes.csv (a row a method and batch size: images/s mean, sd, speed-up)."""
@@ -37,10 +37,10 @@ class BatchSizes(FigureReport):
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Return one row a method and batch size: name, batch, mean and sd (images/s), speedup; NaN where nothing was measured.
+    """Return one row for each method and batch size: name, batch, mean and sd (images/s), speedup; NaN where nothing was measured.
 
     Raises:
-        TokenPruneError: no finished row measured throughput.
+        TokenPruneError: No finished row measured throughput.
     """
     import pandas as pd
 
@@ -56,7 +56,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
 
 
 def words(points: "pd.DataFrame") -> str:
-    """Return in a sentence what each method does at the largest batch that ran."""
+    """Return a sentence on the speed of each method at the largest batch that ran."""
     ran = points.dropna(subset=["mean"]).groupby(["name", "seed"], sort=False).tail(1)
     said = [f"{p['name']} {p['mean']:.4g} at batch {p['batch']} ({p['speedup']:.2f} x dense)" for _, p in ran.iterrows()]
     return "images a second: " + (", ".join(said) or "nothing was timed")

@@ -1,4 +1,4 @@
-"""SViT Figure 10 (the supplement's Figure 3): the tokens that Evo-ViT and SViT keep, block by block."""
+"""Draws SViT Figure 10 (the supplement's Figure 3): the tokens that Evo-ViT and SViT keep, block by block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,15 +25,19 @@ class EvoVsSvit(FigureReport):
     """Draws the tokens that each block of two or more methods uses, on the same pictures (SViT Fig. 10).
 
     Args:
-        methods: whose first finished rows are shown, a line of maps each.
-        pictures: indices in the validation split; those beyond its end are left out.
+        methods: Methods whose first finished rows are shown, each as a line of maps.
+        pictures: Indices in the validation split; those beyond its end are left out.
     """
 
     methods: tuple[str, ...] = ("evo_vit", "svit")
     pictures: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig where there is nothing to compare."""
+        """Check the options.
+
+        Raises:
+            InvalidConfig: There is nothing to compare.
+        """
         super().__post_init__()
         if not self.methods:
             raise InvalidConfig("reports.evo_vs_svit.methods is empty; allowed: one or more methods of the sweep, e.g. [evo_vit, svit]")
@@ -47,14 +51,14 @@ class EvoVsSvit(FigureReport):
         numbers = overlaps(seen)
         console.say(words(numbers))
         title = "Tokens that each block uses, their share below; the others are painted white\n" + "; ".join(map(name_of, rows))
-        return save(draw(seen, title), sweep.folder, "evo_vs_svit", numbers, dpi=100)  # many small pictures: megabytes at more
+        return save(draw(seen, title), sweep.folder, "evo_vs_svit", numbers, dpi=100)  # more dots would make a file of megabytes
 
 
 def overlaps(seen: Seen) -> "pd.DataFrame":
-    """Return a row a picture, method and block.
+    """Return a row for each picture, method and block.
 
-    kept_share: used tokens / all. same_as_before: tokens used by this block and the one before / tokens used by either, 1 for the same
-    set; of blocks of which one at least prunes, NaN elsewhere.
+    kept_share is used tokens / all. same_as_before is the tokens used by this block and the one before / tokens used by either; 1 is the
+    same set. It is NaN if neither of the two blocks prunes.
     """
     import pandas as pd
 
@@ -70,7 +74,7 @@ def overlaps(seen: Seen) -> "pd.DataFrame":
 
 
 def words(numbers: "pd.DataFrame") -> str:
-    """Return in a sentence how much of its set of tokens each method keeps from block to block, over blocks that both prune."""
+    """Return a sentence on how much of its set of tokens each method keeps from block to block, over blocks that both prune."""
     pruning = numbers["kept_share"] < 1
     both = numbers[pruning & pruning.shift(fill_value=False) & (numbers["block"] > 0)]
     means = both.groupby("method", sort=False)["same_as_before"].mean()
@@ -80,7 +84,7 @@ def words(numbers: "pd.DataFrame") -> str:
 
 
 def draw(seen: Seen, title: str) -> "Figure":
-    """Return the figure: a picture and, beside it, a line of maps a method."""
+    """Return the figure: a picture and, beside it, one line of maps a method."""
     from tokenprune.report.figures.shared.panels import NORMAL, SMALL, WHITE, draw_painted, draw_picture, new_figure, tallest
 
     series = [list(pictures) for pictures in seen.values()]

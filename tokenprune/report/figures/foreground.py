@@ -1,4 +1,4 @@
-"""SViT Figure 11 (the supplement's Figure 4): foreground tokens are used more than background tokens."""
+"""Draws SViT Figure 11 (the supplement's Figure 4): foreground tokens are used more than background tokens."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 class _Split(NamedTuple):
-    """A row a block with mean and standard deviation of both parts; number of pictures, and those with a foreground token."""
+    """Holds the usage of foreground and background.
+
+    Attributes:
+        table: A row for each block, with mean and standard deviation of both parts.
+        pictures: Number of pictures.
+        with_foreground: Number of pictures with a foreground token.
+    """
 
     table: "pd.DataFrame"
     pictures: int
@@ -33,11 +39,11 @@ class ForegroundFigure(FigureReport):
     """Draws the share of foreground and of background tokens that each block uses, split by predicted masks (SViT Fig. 11).
 
     Args:
-        method: whose first finished row is shown.
-        images: validation pictures that are averaged over, from the first; None is all.
-        pictures: indices of the example pictures; those beyond the split's end are left out.
-        score: masks predicted with at least this score are foreground.
-        cover: share of a token's patch that they must cover.
+        method: Method whose first finished row is shown.
+        images: Number of validation pictures that are averaged over, from the first; None for all.
+        pictures: Indices of the example pictures; those beyond the split's end are left out.
+        score: Masks predicted with at least this score are foreground.
+        cover: Share of a token's patch that they must cover.
     """
 
     method: str = "svit"
@@ -59,10 +65,10 @@ class ForegroundFigure(FigureReport):
         return save(self.draw(split, examples, title), sweep.folder, "foreground", split.table)
 
     def split(self, pictures: "Iterable[Picture]") -> _Split:
-        """Return what each block uses of both parts: mean and standard deviation over the pictures that have the part.
+        """Return the shares of both parts that each block uses: mean and standard deviation over the pictures that have the part.
 
         Raises:
-            TokenPruneError: the task predicts no masks.
+            TokenPruneError: The task predicts no masks.
         """
         import pandas as pd
         import torch

@@ -1,4 +1,4 @@
-"""Cropr Appendix F: tokens before and after Last Layer Fusion, as t-SNE lays them out."""
+"""Draws Cropr Appendix F: tokens before and after Last Layer Fusion, as t-SNE lays them out."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -27,13 +27,16 @@ _WHEN = {"before": "before the last block", "after": "after the last block"}
 class FusedFeatures(FigureReport):
     """Draws t-SNE embeddings of a model's tokens, retired ones with their last value, before and after its last block (Cropr App. F).
 
-    Beside the picture, which shows what t-SNE chose to show, a number of the features themselves: the share of a token's nearest
-    neighbours (cosine, of other pictures' tokens too) that have its true class.
+    t-SNE decides what the picture shows. Beside it is a number of the features themselves: the share of a token's nearest neighbours (by
+    cosine, also among tokens of other pictures) that have its true class.
 
     Args:
-        method: whose first finished row is shown; its treatment must remember dropped tokens.
-        pictures: indices in the validation split; those beyond its end are left out.
-        tokens: so many at most are drawn, picked by `seed`. perplexity: of t-SNE. neighbours: of each token.
+        method: Method whose first finished row is shown; its treatment must remember dropped tokens.
+        pictures: Indices in the validation split; those beyond its end are left out.
+        tokens: Greatest number of tokens that are drawn, picked by `seed`.
+        perplexity: t-SNE's perplexity.
+        neighbours: Number of nearest neighbours of each token.
+        seed: Seed of the choice of tokens and of t-SNE.
     """
 
     method: str = "cropr"
@@ -44,7 +47,11 @@ class FusedFeatures(FigureReport):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig for too few tokens."""
+        """Check the options.
+
+        Raises:
+            InvalidConfig: There are too few tokens for the other values.
+        """
         super().__post_init__()
         least = int(3 * self.perplexity) + 1
         if self.perplexity <= 0 or self.neighbours < 1 or self.tokens < max(least, self.neighbours + 1):
@@ -71,7 +78,7 @@ class FusedFeatures(FigureReport):
 
 @dataclass
 class Captured:
-    """Tokens (B,N,C) of the latest pass, raw residual stream: as they enter the last block, and as they leave it."""
+    """Holds the tokens (B,N,C) of each pass in the raw residual stream: as they enter the last block, and as they leave it."""
 
     before: list["Tensor"] = field(default_factory=list)
     after: list["Tensor"] = field(default_factory=list)
@@ -82,7 +89,7 @@ def captured(model: "nn.Module") -> Iterator[Captured]:
     """Record the tokens of all positions around the last block of each pass in the body.
 
     Raises:
-        TokenPruneError: a treatment that forgets dropped tokens: there is nothing to compare at their places.
+        TokenPruneError: The treatment forgets dropped tokens, so there is nothing to compare at their places.
     """
     from tokenprune.engine.model import pruned_of
 
@@ -98,7 +105,7 @@ def captured(model: "nn.Module") -> Iterator[Captured]:
             found.before.append(state.dense().float().cpu())
 
     def leaves(_: "nn.Module", given: tuple["Tensor", ...]) -> None:
-        if len(found.after) < len(found.before):  # the first call is of the map, the second of the prefix
+        if len(found.after) < len(found.before):  # the first call is for the map, the second for the prefix
             found.after.append(given[0].float().cpu())
 
     pruned.watch = enters
@@ -111,10 +118,10 @@ def captured(model: "nn.Module") -> Iterator[Captured]:
 
 
 def gathered(loaded: Any, numbers: Sequence[int], tokens: int, seed: int) -> "tuple[pd.DataFrame, dict[str, np.ndarray]]":
-    """Return picked tokens with a class: a table (picture, cell, class, exit) and their features (n,C) before and after.
+    """Return a sample of tokens with a class: a table (picture, cell, class, exit) and their features (n,C) before and after.
 
     Raises:
-        TokenPruneError: no picture has a token with a class.
+        TokenPruneError: No picture has a token with a class.
     """
     import numpy as np
     import pandas as pd
@@ -141,7 +148,15 @@ def gathered(loaded: Any, numbers: Sequence[int], tokens: int, seed: int) -> "tu
 
 
 def same_class(features: "np.ndarray", classes: Sequence[str], neighbours: int) -> float:
-    """Return the mean share of the nearest neighbours by cosine, itself left out, that have a token's class: features (n,C)."""
+    """Return the mean share of a token's nearest neighbours that have its class.
+
+    Neighbours are by cosine; the token itself is left out.
+
+    Args:
+        features: Features of the tokens, (n,C).
+        classes: Class of each token.
+        neighbours: Number of neighbours.
+    """
     import numpy as np
 
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
@@ -160,7 +175,7 @@ def embedded(features: "np.ndarray", perplexity: float, seed: int) -> "np.ndarra
 
 
 def draw(table: "pd.DataFrame", purity: dict[str, float], title: str) -> "Figure":
-    """Return the figure: both embeddings, a colour a class; tokens that left in the first half of the blocks are small."""
+    """Return the figure: both embeddings, one colour a class. Tokens that left earlier than the median are small."""
     from tokenprune.report.figures.shared.panels import NORMAL, SMALL, framed, looks, new_figure, wheel
 
     figure = new_figure(11.5, 5.6, title)

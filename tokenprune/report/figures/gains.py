@@ -1,4 +1,4 @@
-"""What pruning gains over the size of the model, over that of the image or over how much is pruned (Cropr Figure 4, Appendices D and E)."""
+"""Draws the gain of pruning over model size, image size or total share pruned (Cropr Figure 4, Appendices D and E)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +26,20 @@ _AXES: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
 @register("report", "gains")
 @dataclass(frozen=True)
 class Gains(FigureReport):
-    """Draws the speed-up over dense, what GMACs promise of it, and top-1 accuracy where there is one, over one axis.
+    """Draws the speed-up over dense, the speed-up that GMACs predict, and top-1 accuracy if there is one, over one axis.
 
     Args:
-        axis: size of the model, side of the image, or total, the share of the tokens that a per-block schedule drops in the end.
+        axis: `size` of the model, `side` of the image, or `total`, the share of the tokens that a per-block schedule drops in the end.
     """
 
     axis: str = "size"
 
     def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            InvalidConfig: The axis is unknown.
+        """
         super().__post_init__()
         if self.axis not in _AXES:
             raise InvalidConfig(f"reports.gains.axis is {self.axis!r}; allowed: {', '.join(_AXES)}")
@@ -52,10 +57,10 @@ class Gains(FigureReport):
 def table_of(rows: Sequence[Mapping[str, Any]], axis: str) -> "pd.DataFrame":
     """Return one row a configuration: name, dense or not, x, macs_ratio (dense GMAC / its own), speedup, top1 and its error, seeds.
 
-    A pruned model is compared with the dense one of the same size and image; with the only one over `total`.
+    A pruned model is compared with the dense one of the same size and image; over `total` with the only one.
 
     Raises:
-        TokenPruneError: a pruned row without a dense one to compare with.
+        TokenPruneError: A pruned row has no dense one to compare with.
     """
     import pandas as pd
 
@@ -89,7 +94,7 @@ def _line(label: str, rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[s
 
 
 def words(points: "pd.DataFrame") -> str:
-    """Return what each pruned model gains, in a sentence."""
+    """Return a sentence on the gain of each pruned model."""
     import pandas as pd
 
     pruned = points[~points["dense"]]
@@ -101,7 +106,7 @@ def words(points: "pd.DataFrame") -> str:
 
 
 def draw(points: "pd.DataFrame", axis: str, title: str) -> "Figure":
-    """Return the figure: speed-ups on the left, accuracy on the right where rows have one."""
+    """Return the figure: speed-ups on the left, accuracy on the right if rows have one."""
     from tokenprune.report.figures.shared.panels import NORMAL, looks, new_figure, open_axis
 
     judged = points["top1"].notna().any()

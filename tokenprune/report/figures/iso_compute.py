@@ -1,4 +1,4 @@
-"""Every method at the same GMAC: what each keeps for it, and the accuracy it comes to."""
+"""Draws every method at the same GMAC: the keep rate found for each, and its accuracy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _SCORES = {"top1": "top-1 accuracy (%)", "ap_box": "box AP", "miou": "mIoU"}
 @register("report", "iso_compute")
 @dataclass(frozen=True)
 class IsoCompute(FigureReport):
-    """Draws the accuracy of methods that spend the same GMAC, with the keep rate found for each and the GMAC it came to."""
+    """Draws the accuracy of methods that spend the same GMAC, with the keep rate found for each and its measured GMAC."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write iso_compute.png and iso_compute.csv (a row a method)."""
@@ -34,12 +34,12 @@ class IsoCompute(FigureReport):
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Return one row a configuration: method, treatment, target_gmac (NaN: dense), what was found for it, gmac_total measured, score.
+    """Return one row a configuration: method, treatment, target_gmac (NaN: dense), the setting found for it, measured gmac_total, score.
 
-    The error is the standard deviation over seeds where there are several, else the standard error over images.
+    The error is the standard deviation over seeds if there are several, else the standard error over images.
 
     Raises:
-        TokenPruneError: no finished row has accuracy and cost.
+        TokenPruneError: No finished row has accuracy and cost.
     """
     import pandas as pd
 
@@ -70,7 +70,7 @@ def _line(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def words(points: "pd.DataFrame") -> str:
-    """Return in a sentence how near the measured GMACs are to the target."""
+    """Return a sentence on how near the measured GMACs are to the target."""
     met = points.dropna(subset=["off_target"])
     if not len(met):
         return f"iso_compute: no row has schedule.{TARGET}"
@@ -80,7 +80,7 @@ def words(points: "pd.DataFrame") -> str:
 
 
 def draw(points: "pd.DataFrame", title: str) -> "Figure":
-    """Return the figure: a line a method, best on top, its score with error bar; what was found and spent on the right."""
+    """Return the figure: one line a method, best on top, its score with error bar; the setting found and the GMAC spent on the right."""
     from tokenprune.report.figures.shared.panels import BLACK, BLUE, NORMAL, SMALL, new_figure, open_axis
 
     ranked = points.sort_values("value").reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""SViT Figure 7: accuracy against the encoder's time and multiply-adds at several keep rates, the dense model for comparison."""
+"""Draws SViT Figure 7: accuracy against the encoder's time and multiply-adds at several keep rates, with the dense model for comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,30 +18,34 @@ _TIMES = {
     "relative": ("time_relative", "encoder time / dense encoder time (batch 1, timed in turn)"),
     "seconds": ("seconds_encoder", "encoder seconds an image (batch 1)"),
 }
-_ROOM = 3  # curves
+_ROOM = 3  # with more curves than this, points have no numbers beside them
 _SCORES = {"ap_box": "box AP", "ap_mask": "mask AP", "top1": "top-1 accuracy (%)", "miou": "mIoU"}
 
 
 @register("report", "keep_rates")
 @dataclass(frozen=True)
 class KeepRates(FigureReport):
-    """Draws box and mask AP against encoder time and GMAC, a curve a method over its keep rates, dense as a star (SViT Fig. 7).
+    """Draws box and mask AP against encoder time and GMAC, one curve a method over its keep rates, dense as a star (SViT Fig. 7).
 
     Args:
-        time: `relative` to the dense encoder, timed in turn with each row, so that a slow moment of the machine hits both; `seconds` as
-            measured, which differ between rows that were made at different times on a shared machine.
+        time: `relative` to the dense encoder, which is timed in turn with each row, so that a slow moment of the machine affects both; or
+            `seconds` as measured, which differ between rows that were made at different times on a shared machine.
     """
 
     time: str = "relative"
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig for a time that is not measured."""
+        """Check the options.
+
+        Raises:
+            InvalidConfig: The time is not measured.
+        """
         super().__post_init__()
         if self.time not in _TIMES:
             raise InvalidConfig(f"reports.keep_rates.time is {self.time!r}; allowed: {', '.join(_TIMES)}")
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write keep_rates.png and keep_rates.csv (a row a method, treatment and keep rate)."""
+        """Write keep_rates.png and keep_rates.csv (a row for each method, treatment and keep rate)."""
         from tokenprune.report.figures.shared.panels import save
 
         points = summarised(sweep.good)
@@ -49,12 +53,12 @@ class KeepRates(FigureReport):
 
 
 def summarised(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Return one row a label, treatment and keep rate: means over seeds, each score's error, and what kind of error that is.
+    """Return one row for each label, treatment and keep rate: means over seeds, each score's error, and the kind of that error.
 
-    The error is the standard deviation over seeds where there are several, else the bootstrap standard error over images.
+    The error is the standard deviation over seeds if there are several, else the bootstrap standard error over images.
 
     Raises:
-        TokenPruneError: no finished row.
+        TokenPruneError: There is no finished row.
     """
     import pandas as pd
 
@@ -80,14 +84,19 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
 
 
 def draw(points: "pd.DataFrame", time: str, title: str) -> "Figure":
-    """Return the figure: a line of panels a score, encoder time on the left and GMAC on the right."""
+    """Return the figure: one line of panels a score, encoder time on the left and GMAC on the right."""
     return curves(points, (_TIMES[time], ("gmac_total", "encoder GMAC")), title)
 
 
 def curves(points: "pd.DataFrame", costs: Sequence[tuple[str, str]], title: str) -> "Figure":
-    """Return a line of panels a score, a panel for each of two `costs`, a column of `points` (see `summarised`) and its name for people.
+    """Return a figure with one line of panels a score, and in it a panel for each of two `costs`.
 
-    Keep rates are written beside points where few curves leave room for them.
+    Keep rates are written beside points if few curves leave room for them.
+
+    Args:
+        points: See `summarised`.
+        costs: Column of `points` and its name for people.
+        title: Title of the figure.
     """
     from tokenprune.report.figures.shared.panels import NORMAL, new_figure
 

@@ -1,4 +1,4 @@
-"""SViT Figure 9 (the supplement's Figure 2): what the class token attends to in each block, dense and pruned, on the same pictures."""
+"""Draws SViT Figure 9 (the supplement's Figure 2): the class token's attention in each block, dense and pruned, on the same pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from tokenprune.runs.load import Loaded
     from tokenprune.tasks.pictures import Picture
 
-_BLOCKS = 6  # a line of panels
-_FAINT = 0.02  # of the brightest cell: shown as nothing
+_BLOCKS = 6  # panels in a line
+_FAINT = 0.02  # cells below this share of the brightest one are not shown
 
 
 class Seen(NamedTuple):
-    """A picture, and the class token's attention to its cells in each block, (L,H,W), NaN where a block has no token."""
+    """Holds a picture and the attention to its cells.
+
+    Attributes:
+        picture: The picture.
+        attention: The class token's attention to the cells in each block, (L,H,W); NaN where a block has no token.
+    """
 
     picture: "Picture"
     attention: "Tensor"
@@ -39,15 +44,19 @@ class LayerAttention(FigureReport):
     """Draws the class token's attention, mean over heads, block by block for two or more methods on the same pictures (SViT Fig. 9).
 
     Args:
-        methods: whose first finished rows are shown, the first is what the others are held against.
-        pictures: indices in the validation split; those beyond its end are left out.
+        methods: Methods whose first finished rows are shown; the others are compared with the first.
+        pictures: Indices in the validation split; those beyond its end are left out.
     """
 
     methods: tuple[str, ...] = ("dense", "svit")
     pictures: tuple[int, ...] = (0, 1)
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig where there is nothing to compare."""
+        """Check the options.
+
+        Raises:
+            InvalidConfig: There is nothing to compare.
+        """
         super().__post_init__()
         if len(self.methods) < 2:
             raise InvalidConfig(f"reports.layer_attention.methods is {list(self.methods)}; allowed: two or more, e.g. [dense, svit]")
@@ -75,7 +84,7 @@ def attended(loaded: "Loaded", numbers: Sequence[int]) -> list[Seen]:
 
 
 def covered(seen: Mapping[str, Sequence[Seen]]) -> "pd.DataFrame":
-    """Return a row a picture, method and block: the share of tokens in it, and of the first method's attention that falls on them."""
+    """Return a row for each picture, method and block: its share of tokens, and the share of the first method's attention on these."""
     import pandas as pd
 
     from tokenprune.measure.attention import coverage
@@ -91,7 +100,7 @@ def covered(seen: Mapping[str, Sequence[Seen]]) -> "pd.DataFrame":
 
 
 def words(numbers: "pd.DataFrame") -> str:
-    """Return in a sentence how much of the first method's attention the tokens of the others hold, over blocks that drop some."""
+    """Return a sentence on how much of the first method's attention the tokens of the others hold, over blocks that drop some."""
     reference, *others = numbers["method"].unique()
     pruning = numbers[numbers["kept_share"] < 1].groupby("method")[["kept_share", "attention_covered"]].mean()
     said = [
@@ -103,7 +112,7 @@ def words(numbers: "pd.DataFrame") -> str:
 
 
 def draw(seen: Mapping[str, Sequence[Seen]], title: str) -> "Figure":
-    """Return the figure: a picture and, beside it, lines of panels a method, a panel a block."""
+    """Return the figure: a picture and, beside it, lines of panels for each method, one panel a block."""
     from tokenprune.report.figures.shared.panels import NORMAL, draw_picture, new_figure, tallest
 
     series = list(seen.values())
@@ -136,7 +145,7 @@ def _panels(figure: "Figure", place: "SubplotSpec", methods: Mapping[str, Seen],
 
 
 def overlay(axis: "Axes", picture: "Picture", attention: "Tensor") -> None:
-    """Show attention (H,W) over a grey picture, transparent where it is low; cells that are NaN are grey and hatched."""
+    """Show attention (H,W) over a grey picture, transparent where it is low. Cells that are NaN are grey and hatched."""
     import numpy as np
 
     from tokenprune.report.figures.shared.panels import BLACK, GREY, framed, over

@@ -1,4 +1,4 @@
-"""SViT Figure 6: how many blocks use a token, by its place in the picture, on average."""
+"""Draws SViT Figure 6: how many blocks use a token, by its place in the picture, on average."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +21,14 @@ _PAPER_SIZE = (50, 80)
 
 
 class Mean(NamedTuple):
-    """The map (h,w), the number of blocks and of pictures, and whether the map was resized."""
+    """Holds a mean map.
+
+    Attributes:
+        map: The map, (h,w).
+        depth: Number of blocks.
+        pictures: Number of pictures.
+        resized: Whether the map was resized.
+    """
 
     map: "Tensor"
     depth: int
@@ -41,10 +48,10 @@ class MeanUsage(FigureReport):
     """Draws how many blocks use a token on average over the validation split, by position (SViT Fig. 6).
 
     Args:
-        method: whose first finished row is shown.
-        images: validation pictures that are averaged over, from the first; None is all.
-        size: rows and columns that each picture's map is resized to; None keeps the token grid where all pictures have one, and takes
-            the paper's 50 x 80 where they differ.
+        method: Method whose first finished row is shown.
+        images: Number of validation pictures that are averaged over, from the first; None for all.
+        size: Rows and columns that each picture's map is resized to. None keeps the token grid if all pictures share one, and takes the
+            paper's 50 x 80 if they differ.
     """
 
     method: str = "svit"
@@ -52,7 +59,11 @@ class MeanUsage(FigureReport):
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig for options that no map can have."""
+        """Check the options.
+
+        Raises:
+            InvalidConfig: No map can have them.
+        """
         super().__post_init__()
         if self.size is not None and min(self.size) < 1:
             raise InvalidConfig(f"reports.mean_usage.size is {self.size}; allowed: two numbers from 1 on, e.g. [50, 80]")
@@ -70,7 +81,7 @@ class MeanUsage(FigureReport):
 
 
 def average(pictures: "Iterable[Picture]", size: tuple[int, int] | None) -> Mean:
-    """Return the mean map of pictures, each resized before averaging where `size` is given or their grids differ."""
+    """Return the mean map of pictures, each resized before averaging if `size` is given or their grids differ."""
     from tokenprune.measure.usage import layers_per_token, resized
 
     sums, seen, depth = {}, Counter(), 0
@@ -80,7 +91,7 @@ def average(pictures: "Iterable[Picture]", size: tuple[int, int] | None) -> Mean
         seen[picture.grid] += 1
     if size is None and len(sums) > 1:
         size = _PAPER_SIZE
-    total = sum(resized(counts, grid, size) for grid, counts in sums.items())  # resizing is linear: sums first is the same
+    total = sum(resized(counts, grid, size) for grid, counts in sums.items())  # resizing is linear, so it may follow the sums
     return Mean(total / seen.total(), depth, seen.total(), size is not None and set(sums) != {size})
 
 

@@ -1,4 +1,4 @@
-"""What choosing tokens costs, against choosing at random (Cropr Figure 3b)."""
+"""Draws the cost of choosing tokens, against choosing at random (Cropr Figure 3b)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Overhead(FigureReport):
     """Draws images a second of each row as a bar, with its ratio to the random selector's written on it.
 
-    Each row is timed in turn with its own dense model, so the ratio is that of two speed-ups: a slow moment of the machine is in neither.
+    Each row is timed in turn with its own dense model, and the ratio is that of two speed-ups, so a slow moment of the machine affects
+    neither.
     """
 
     def __call__(self, sweep: Sweep) -> list[str]:
@@ -35,10 +36,10 @@ class Overhead(FigureReport):
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Return one line a label, means over its rows (seeds) at the largest batch that was timed; `ratio` is to the rows of method random.
+    """Return one line a label: means over its rows (seeds) at the largest batch that was timed; `ratio` is to the rows of method random.
 
     Raises:
-        TokenPruneError: no row of method random, or none with a speed.
+        TokenPruneError: There is no row of method random, or none with a speed.
     """
     import pandas as pd
 
@@ -66,20 +67,20 @@ def _line(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
 
 
 def _largest(cost: Mapping[str, Any]) -> tuple[int, float, float] | None:
-    """Batch, images a second and speed-up over dense at the last batch size that fitted."""
+    """Return the batch, images a second and speed-up over dense at the last batch size that fitted."""
     lists = [cost.get(f"throughput_{name}") or [] for name in ("batch", "mean", "speedup")]
     points = [point for point in zip(*lists, strict=True) if None not in point]
     return points[-1] if points else None
 
 
 def words(points: "pd.DataFrame") -> str:
-    """Return each row's speed in terms of random's, in a sentence."""
+    """Return a sentence on each row's speed in relation to that of random."""
     said = [f"{p['name']} {p['ratio']:.3f}" for _, p in points.iterrows() if p["method"] != "random"]
     return "images a second in terms of a random selector's: " + (", ".join(said) or "nothing else was timed")
 
 
 def draw(points: "pd.DataFrame", title: str) -> "Figure":
-    """Return the figure: a bar a row."""
+    """Return the figure: one bar a row."""
     from tokenprune.report.figures.shared.panels import NORMAL, looks, new_figure, open_axis
 
     figure = new_figure(1.6 + 1.5 * len(points), 4.2, f"{title} (ratios: of speed-ups over the dense model run in turn)")

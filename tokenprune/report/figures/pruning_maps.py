@@ -1,4 +1,4 @@
-"""Cropr Figures 6 and 7: when each token of a picture leaves, and what is predicted all the same."""
+"""Draws Cropr Figures 6 and 7: when each token of a picture leaves, and the predictions in spite of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ class PruningMaps(FigureReport):
     """Draws the block at which each token of a picture left, predictions of one or more methods, and the truth (Cropr Fig. 6 and 7).
 
     Args:
-        method: whose tokens are mapped, its first finished row.
-        compare: methods whose predictions are shown, in this order.
-        pictures: indices in the validation split; those beyond its end are left out.
-        score: objects predicted with at least this score are drawn.
+        method: Method whose tokens are mapped, in its first finished row.
+        compare: Methods whose predictions are shown, in this order.
+        pictures: Indices in the validation split; those beyond its end are left out.
+        score: Objects predicted with at least this score are drawn.
     """
 
     method: str = "cropr"
@@ -39,7 +39,11 @@ class PruningMaps(FigureReport):
     score: float = 0.5
 
     def __post_init__(self) -> None:
-        """Raise InvalidConfig where no prediction is to be shown."""
+        """Check the options.
+
+        Raises:
+            InvalidConfig: There is no prediction to show.
+        """
         super().__post_init__()
         if not self.compare:
             raise InvalidConfig("reports.pruning_maps.compare is empty; allowed: one or more methods of the sweep, e.g. [dense, cropr]")
@@ -62,14 +66,14 @@ class PruningMaps(FigureReport):
 
 
 def exits(used: "Tensor") -> "Tensor":
-    """Return the first block that does not use each token, (H,W) long, L for one that every block uses: used (L,H,W) bool."""
+    """Return the first block that does not use each token, (H,W) long, or L if every block uses it, for usage (L,H,W) bool."""
     return used.long().cumprod(0).sum(0)
 
 
 def by_class(pictures: "list[Picture]", maps: "list[Tensor]") -> "pd.DataFrame":
     """Return mean exits of the tokens of each true class: class, tokens, share of all, block; the earliest first, all tokens last.
 
-    A token has the class that most of its pixels have (`classes_of_cells`); those of no class only count for the whole picture.
+    A token has the class that most of its pixels have (`classes_of_cells`). Tokens of no class count only for the whole picture.
     """
     import pandas as pd
 
@@ -84,7 +88,7 @@ def by_class(pictures: "list[Picture]", maps: "list[Tensor]") -> "pd.DataFrame":
 def classes_of_cells(picture: "Picture") -> list[str]:
     """Return a class for each cell of the grid in raster order, "" for none.
 
-    Of a label map the class of most pixels; of objects `object` where their masks cover half of the pixels, else `background`.
+    For a label map it is the class of most pixels. For objects it is `object` if their masks cover half of the pixels, else `background`.
     """
     from tokenprune.tasks.pictures import LabelMap, most_frequent
 
@@ -97,7 +101,7 @@ def classes_of_cells(picture: "Picture") -> list[str]:
 
 
 def words(classes: "pd.DataFrame", label: str) -> str:
-    """Return in a sentence which classes leave first and last."""
+    """Return a sentence on the classes that leave first and last."""
     known = classes[classes["class"] != _EVERYTHING]
     if len(known) < 2:
         return f"pruning_maps: {label}'s tokens leave at block {classes['block'].iloc[-1]:.1f} on average"
@@ -106,7 +110,7 @@ def words(classes: "pd.DataFrame", label: str) -> str:
 
 
 def draw(pictures: "list[Picture]", maps: "list[Tensor]", predicted: "Mapping[str, list[Picture]]", title: str, score: float) -> "Figure":
-    """Return the figure: a line a picture with its map, a column of predictions a method, and the truth where there is one."""
+    """Return the figure: one line a picture with its map, one column of predictions a method, and the truth if there is one."""
     from tokenprune.report.figures.shared.panels import NORMAL, draw_answer, draw_map, draw_picture, new_figure, tallest
 
     depth, told = pictures[0].used.shape[0], pictures[0].truth is not None

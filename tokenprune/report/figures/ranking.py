@@ -1,4 +1,4 @@
-"""Every selector with every treatment: who is best at equal cost, and which pairings make no sense."""
+"""Ranks every selector with every treatment: the best ones at equal cost, and the pairings that are refused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Ranking(FigureReport):
     expects: ClassVar[tuple[str, ...]] = ("invalid",)
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write ranking.png, ranking.csv (a row a pairing, the best first) and ranking.md (the same in words, with all refusals)."""
+        """Write ranking.png, ranking.csv (a row a pairing, the best first) and ranking.md (the same as text, with all refusals)."""
         from tokenprune.report.figures.shared.panels import save
 
         points, refused = table_of(sweep.good), refusals(sweep.rows)
@@ -40,10 +40,10 @@ class Ranking(FigureReport):
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     """Return one row a pairing, the best first: label, treatment, score, value, error, gmac, seeds.
 
-    The error is the standard deviation over seeds where there are several, else the standard error over images.
+    The error is the standard deviation over seeds if there are several, else the standard error over images.
 
     Raises:
-        TokenPruneError: no finished row has an accuracy.
+        TokenPruneError: No finished row has an accuracy.
     """
     import pandas as pd
 
@@ -67,12 +67,15 @@ def _line(label: str, treatment: str, rows: Sequence[Mapping[str, Any]]) -> dict
 
 
 def refusals(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
-    """Return why each refused pairing was refused, by label and treatment."""
+    """Return the reason of each refused pairing, by label and treatment."""
     return {_pairing(row): row["reason"] for row in rows if row["status"] == "invalid"}
 
 
 def _pairing(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Label and treatment by its own name: what a method's table calls it (Evo-ViT's reactivation "preserve") would hide a pairing."""
+    """Return the label and the treatment by its own name.
+
+    The name in a method's table would hide a pairing: Evo-ViT's reactivation is "preserve" there.
+    """
     return row["label"], (row["config"].get("treatment") or {}).get("name", row["treatment"])
 
 
@@ -91,7 +94,7 @@ def refused_in_words(refused: Mapping[tuple[str, str], str]) -> str:
 
 
 def draw(points: "pd.DataFrame", refused: Mapping[tuple[str, str], str], title: str) -> "Figure":
-    """Return the grid: a line a selector, its best on top, a column a treatment, the score in each cell."""
+    """Return the grid: one line a selector, its best on top, one column a treatment, the score in each cell."""
     import numpy as np
 
     from tokenprune.report.figures.shared.panels import GREY, SMALL, new_figure

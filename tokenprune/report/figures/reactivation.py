@@ -1,4 +1,4 @@
-"""SViT Figure 5: how many pruned tokens come back later, and where they lie."""
+"""Draws SViT Figure 5: how many pruned tokens come back later, and where they lie."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 
 _AGAIN, _GONE, _SOON, _EDGE = "#56b4e9", "#ffffff", "#0072b2", "#222222"  # cyan and white as in the paper
 _BAR = 0.75
-_FEW = 0.01  # of all tokens: a ratio of fewer says little
+_FEW = 0.01  # share of all tokens; a ratio of fewer tokens says little
 
 
 class _Counts(NamedTuple):
-    """Means over pictures, a row a block; the number of pictures; their pruned tokens, those used again, those used at once again."""
+    """Holds the counts of tokens that come back.
+
+    Attributes:
+        table: Means over pictures, one row a block.
+        pictures: Number of pictures.
+        tokens: Their pruned tokens, those used again, and those used again at once.
+    """
 
     table: "pd.DataFrame"
     pictures: int
@@ -38,10 +44,10 @@ class ReactivationFigure(FigureReport):
     """Draws the share of pruned tokens that a later block uses again, and maps of one picture (SViT Fig. 5).
 
     Args:
-        method: whose first finished row is shown.
-        images: validation pictures that are averaged over, from the first; None is all.
-        picture: index of the picture of the maps.
-        blocks: blocks of the maps; None is four in the middle of those that can reactivate.
+        method: Method whose first finished row is shown.
+        images: Number of validation pictures that are averaged over, from the first; None for all.
+        picture: Index of the picture of the maps.
+        blocks: Blocks of the maps; None for four in the middle of those that can reactivate.
     """
 
     method: str = "svit"
@@ -69,11 +75,11 @@ class ReactivationFigure(FigureReport):
 
 
 def count(pictures: "Iterable[Picture]") -> _Counts:
-    """Return per block the means over pictures.
+    """Return the means over pictures for each block.
 
-    Columns: block, pruned_share (of all tokens), again_share (of pruned ones, the paper's ratio) with its standard deviation over
-    pictures, following_share (of pruned ones, back in the very next block), following_of_again, pooled_again_share (all
-    pictures' tokens in one), pictures_pruned (with a pruned token, which the shares are means of).
+    The columns are block; pruned_share (of all tokens); again_share (of pruned ones, the paper's ratio) with its standard deviation over
+    pictures; following_share (of pruned ones, back in the very next block); following_of_again; pooled_again_share (the tokens of all
+    pictures together); pictures_pruned (the pictures with a pruned token, over which the shares are means).
     """
     import pandas as pd
     import torch
@@ -101,7 +107,7 @@ def count(pictures: "Iterable[Picture]") -> _Counts:
 
 
 def words(counts: _Counts) -> str:
-    """Return the figure in a sentence, over the pruned tokens of all pictures and blocks."""
+    """Return the figure as a sentence, over the pruned tokens of all pictures and blocks."""
     pruned, again, following = counts.tokens
     if not pruned:
         return "reactivation: no block prunes a token"
@@ -109,14 +115,14 @@ def words(counts: _Counts) -> str:
 
 
 def middle(table: "pd.DataFrame", number: int = 4) -> tuple[int, ...]:
-    """Return `number` blocks in the middle of those that prune something worth showing and are not the last; of all if none does."""
+    """Return `number` blocks in the middle of those that prune enough to show and are not the last, or of all blocks if there are none."""
     able = [int(b) for b in table.loc[table["pruned_share"] >= _FEW, "block"] if b < len(table) - 1] or list(range(len(table)))
     start = max(0, (len(able) - number) // 2)
     return tuple(able[start : start + number])
 
 
 def draw(counts: _Counts, picture: "Picture", blocks: "Sequence[int]", title: str) -> "Figure":
-    """Return the figure: bars a block above, the picture and its maps at `blocks` below."""
+    """Return the figure: bars for the blocks above, the picture and its maps at `blocks` below."""
     from tokenprune.report.figures.shared.panels import LARGE, SMALL, draw_painted, draw_picture, new_figure, tallest
 
     maps = 11 / (1 + len(blocks)) * tallest([picture]) + 0.9
@@ -142,13 +148,13 @@ def draw(counts: _Counts, picture: "Picture", blocks: "Sequence[int]", title: st
 
 
 def state_of(picture: "Picture", block: int) -> "Tensor":
-    """Return (H,W): 0 the block uses the token, 1 only later blocks do, 2 no later block does."""
+    """Return the state of each token, (H,W): 0 if the block uses it, 1 if only later blocks do, 2 if no later block does."""
     used, later = picture.used[block], picture.used[block + 1 :].any(0)
     return (~used).int() + (~used & ~later).int()
 
 
 def _ratios(axis: "Axes", table: "pd.DataFrame") -> None:
-    """The paper's ratio: of the tokens that a block prunes, how many are used again."""
+    """Draw the paper's ratio: the share of the tokens pruned by a block that are used again."""
     from tokenprune.report.figures.shared.panels import BLACK, NORMAL, SMALL, open_axis
 
     few = table["pruned_share"] < _FEW
@@ -167,7 +173,7 @@ def _ratios(axis: "Axes", table: "pd.DataFrame") -> None:
 
 
 def _shares(axis: "Axes", table: "pd.DataFrame") -> None:
-    """The same of all tokens, so that a block that prunes little shows little."""
+    """Draw the same as a share of all tokens, so that a block that prunes little shows little."""
     from tokenprune.report.figures.shared.panels import NORMAL, open_axis
 
     bottom = 0 * table["block"]
@@ -178,7 +184,7 @@ def _shares(axis: "Axes", table: "pd.DataFrame") -> None:
         bottom = bottom + height
     open_axis(axis).set(xticks=list(table["block"]), xlim=(-0.7, len(table) - 0.3), ylim=(0, 1.1), xlabel="block")
     axis.set_ylabel("share of all tokens", fontsize=NORMAL)
-    axis.set_title("of all tokens (a whole bar is what the block prunes)", fontsize=NORMAL)
+    axis.set_title("of all tokens (a whole bar: all tokens that the block prunes)", fontsize=NORMAL)
 
 
 def _legend(figure: "Figure") -> None:

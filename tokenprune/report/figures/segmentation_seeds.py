@@ -1,4 +1,4 @@
-"""Cropr Figure 5: mIoU over images a second, a point a seed, the median of each method marked."""
+"""Draws Cropr Figure 5: mIoU over images a second, one point a seed, the median of each method marked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,13 @@ _STYLES = {"mIoU": "{:.1f}", "images/s": "{:.4g}", "speed-up": "{:.2f}"}
 
 @dataclass(frozen=True)
 class Medians:
-    """What `formats.publish` writes: `data` a line a method, `shown` the same as text, `blocks` below it."""
+    """Holds a table for `formats.publish`.
+
+    Attributes:
+        data: One line a method.
+        shown: The same as text.
+        blocks: Text below it.
+    """
 
     data: "pd.DataFrame"
     shown: "pd.DataFrame"
@@ -29,7 +35,7 @@ class Medians:
 @register("report", "segmentation_seeds")
 @dataclass(frozen=True)
 class SegmentationSeeds(FigureReport):
-    """Draws mIoU over images a second, a point a seed, and says the median and range of each method (Cropr Fig. 5)."""
+    """Draws mIoU over images a second, one point a seed, and states the median and range of each method (Cropr Fig. 5)."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write segmentation_seeds.png, .csv and .md (a line a method), and segmentation_seeds_points.csv (a line a seed)."""
@@ -46,10 +52,10 @@ class SegmentationSeeds(FigureReport):
 def points_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     """Return one line a row: name, dense or not, seed, miou, images_per_second and speedup over the dense backbone, timed in turn.
 
-    Where throughput was not measured these are of single images.
+    If throughput was not measured, the speeds are those of single images.
 
     Raises:
-        TokenPruneError: no finished row has an mIoU.
+        TokenPruneError: No finished row has an mIoU.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Accuracy over keep rates without any training, and whether attention finds better tokens than chance does."""
+"""Draws accuracy over keep rates without any training, and compares attention with chance as a choice of tokens."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from tokenprune.utils import console
 if TYPE_CHECKING:
     import pandas as pd
 
-_SURE = 1.96  # standard errors: 95 % of a normal distribution
+_SURE = 1.96  # standard errors that hold 95 % of a normal distribution
 _AXES = (("keep_rate", "keep rate of a stage"), ("gmac_total", "encoder GMAC"))
 
 
@@ -25,14 +25,15 @@ class TrainingFree(FigureReport):
     """Draws top-1 accuracy over keep rates and over GMAC of methods that were not trained, with a table, and compares two of them.
 
     Args:
-        first, second: the methods that are compared at each keep rate; no comparison where the sweep lacks one.
+        first: First of the methods that are compared at each keep rate. There is no comparison if the sweep lacks one of the two.
+        second: Second of these methods.
     """
 
     first: str = "topk"
     second: str = "random"
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write training_free.png, training_free.csv (a row a method and keep rate) and training_free.md (both in words)."""
+        """Write training_free.png, training_free.csv (a row for each method and keep rate) and training_free.md (both as text)."""
         from tokenprune.report.figures.shared.panels import save
 
         rows, refused = parted(sweep.good)
@@ -47,7 +48,7 @@ class TrainingFree(FigureReport):
 
 
 def parted(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
-    """Return the rows whose selectors need no training, and a sentence that names the others, "" for none."""
+    """Return the rows whose selectors need no training, and a sentence that names the others, or "" if there are none."""
     learners, free = {}, []
     for row in rows:
         name = row["config"]["selector"].get("name", "none") if row["config"].get("selector") else "none"
@@ -56,11 +57,11 @@ def parted(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], 
         else:
             free.append(row)
     named = ", ".join(f"{label} (selector {name})" for label, name in learners.items())
-    return free, f"Left out, because what they select by has to be trained first: {named}." if named else ""
+    return free, f"Left out, because their selectors need training: {named}." if named else ""
 
 
 def pivot(points: "pd.DataFrame") -> str:
-    """Return a Markdown table: a line a method, a column a keep rate, top-1 ± standard error and GMAC."""
+    """Return a Markdown table: one line a method, one column a keep rate, top-1 ± standard error and GMAC."""
     rates = sorted(points["keep_rate"].dropna().unique(), reverse=True)
     lines = ["| Method | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---|" + "---|" * len(rates)]
     for (label, treatment), group in points.groupby(["label", "treatment"], sort=False):
@@ -78,10 +79,10 @@ def _cell(point: "pd.DataFrame") -> str:
 
 
 def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
-    """Return whether one method beats another, keep rate by keep rate; "" where a sweep lacks either.
+    """Return if one method beats another, keep rate by keep rate, as text, or "" if the sweep lacks either.
 
-    Rows of the first one's treatment are compared: what the selectors do and not what becomes of the others. The error of a difference is
-    that of independent samples; both are judged on the same images, so the true one is smaller.
+    Rows of the first one's treatment are compared, so that the selectors differ and not the treatments. The error of a difference is that
+    of independent samples. Both methods are judged on the same images, so the true error is smaller.
     """
     judged = [row for row in rows if "top1" in row["metrics"]]
     treatment = next((row["treatment"] for row in judged if row["method"] == first), None)

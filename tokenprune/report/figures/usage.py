@@ -1,4 +1,4 @@
-"""Which tokens the blocks of any pruned rows use: counts an image and block, what comes back, foreground, places in the picture."""
+"""Draws the tokens that the blocks of any pruned rows use: counts an image and block, tokens that come back, foreground, places."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from tokenprune.tasks.pictures import Picture
 
 _SHARES = ("kept_share", "again_share", "foreground", "background")  # columns of the second table, each with a standard deviation
-_MAPS = 4  # a line of the figure
+_MAPS = 4  # maps in a line of the figure
 
 
 class Seen(NamedTuple):
-    """A row's usage: a table with a line an image and block (see `counted`), and its mean map."""
+    """Holds the usage of a row.
+
+    Attributes:
+        table: One line for each image and block (see `counted`).
+        map: Its mean map.
+    """
 
     table: "pd.DataFrame"
     map: "Mean"
@@ -37,18 +42,18 @@ class Usage(FigureReport):
     """Writes which tokens the blocks of each pruned row use, image by image, and draws the means: for the rows of any sweep.
 
     Args:
-        images: validation pictures of each row, from the first; None is all.
-        cover: share of a token's patch that annotated masks must cover for it to be foreground; used where the data have masks.
+        images: Number of validation pictures of each row, from the first; None for all.
+        cover: Share of a token's patch that annotated masks must cover for it to be foreground; used if the data have masks.
     """
 
     images: int | None = 32
     cover: float = 0.5
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write usage.png, usage.csv (a line a row, image and block), usage_blocks.csv (means), usage_map.csv (mean maps).
+        """Write usage.png, usage.csv (a line for each row, image and block), usage_blocks.csv (means) and usage_map.csv (mean maps).
 
         Raises:
-            TokenPruneError: no row prunes.
+            TokenPruneError: No row prunes.
         """
         from tokenprune.report.figures.shared.panels import cells_of, save
 
@@ -68,11 +73,11 @@ class Usage(FigureReport):
         return [*save(figure, sweep.folder, "usage", _named(seen, lambda found: found.table).round(5)), "usage_blocks.csv", "usage_map.csv"]
 
     def counted(self, pictures: "Iterable[Picture]") -> Seen:
-        """Return what is used of pictures of one row.
+        """Return the usage of pictures of one row.
 
-        Columns of the table: picture, block, tokens (in the picture), kept (used by the block), pruned, again (pruned, and used by a later
-        block), following (pruned, and used by the next one), foreground, background (the shares of these tokens that the block uses; NaN
-        where the picture has none, or the data no masks).
+        The columns of the table are picture; block; tokens (in the picture); kept (used by the block); pruned; again (pruned, and used by a
+        later block); following (pruned, and used by the next one); foreground and background (the shares of these tokens that the block
+        uses; NaN if the picture has none, or the data have no masks).
         """
         import pandas as pd
 
@@ -80,7 +85,7 @@ class Usage(FigureReport):
 
         tables = []
 
-        def counting() -> "Iterator[Picture]":  # one by one: a split may be larger than memory
+        def counting() -> "Iterator[Picture]":  # one by one, because a split may be larger than memory
             for picture in pictures:
                 tables.append(self._of(picture))
                 yield picture
@@ -111,10 +116,10 @@ class Usage(FigureReport):
 
 
 def over_blocks(seen: "dict[str, Seen]") -> "pd.DataFrame":
-    """Return a line a row and block: means over pictures, and standard deviations, of the shares that have a meaning there.
+    """Return a line for each row and block: means over pictures, and standard deviations, of the shares that have a meaning there.
 
-    Columns: row, block, kept_share (of all tokens), again_share (of pruned ones: SViT's reactivation ratio), foreground, background, each
-    with _std; pictures.
+    The columns are row; block; kept_share (of all tokens); again_share (of pruned ones: SViT's reactivation ratio), foreground and
+    background, each with _std; pictures.
     """
 
     def means(found: Seen) -> "pd.DataFrame":
@@ -132,7 +137,7 @@ def over_blocks(seen: "dict[str, Seen]") -> "pd.DataFrame":
 
 
 def in_words(name: str, blocks: "pd.DataFrame") -> str:
-    """Return a row's usage in a sentence."""
+    """Return a row's usage as a sentence."""
     back, parts = blocks["again_share"].mean(), blocks[["foreground", "background"]].mean()
     said = [f"a block uses {blocks['kept_share'].mean():.1%} of the tokens"]
     said += [] if back != back else [f"{back:.1%} of what a block prunes comes back"]
@@ -141,7 +146,7 @@ def in_words(name: str, blocks: "pd.DataFrame") -> str:
 
 
 def draw(blocks: "pd.DataFrame", cells: "pd.DataFrame", title: str) -> "Figure":
-    """Return the figure, from the tables usage_blocks.csv and usage_map.csv: curves a row above, mean maps below."""
+    """Return the figure, from the tables usage_blocks.csv and usage_map.csv: one curve a row above, mean maps below."""
     from tokenprune.report.figures.shared.panels import SMALL, new_figure
 
     names = blocks["row"].nunique()

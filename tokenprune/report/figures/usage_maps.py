@@ -1,4 +1,4 @@
-"""SViT Figures 1 and 4: how many blocks use each token of a picture."""
+"""Draws SViT Figures 1 and 4: how many blocks use each token of a picture."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tokenprune.tasks.pictures import Picture
 
-_PAIRS = 4  # a line of the grid
+_PAIRS = 4  # pairs in a line of the grid
 
 
 @register("report", "usage_maps")
@@ -22,9 +22,9 @@ class UsageMaps(FigureReport):
     """Draws validation pictures beside heat maps of how many blocks use each token (SViT Fig. 4).
 
     Args:
-        method: whose first finished row is shown.
-        pictures: indices in the validation split; those beyond its end are left out.
-        score: boxes predicted with at least this score are drawn on the pictures.
+        method: Method whose first finished row is shown.
+        pictures: Indices in the validation split; those beyond its end are left out.
+        score: Boxes predicted with at least this score are drawn on the pictures.
     """
 
     method: str = "svit"
@@ -46,7 +46,7 @@ class UsageMaps(FigureReport):
 
 
 def draw(pictures: "list[Picture]", maps: "list[Tensor]", title: str, score: float | None = None) -> "Figure":
-    """Return the figure: each picture, boxes of at least `score` on it, beside its map (H,W) of numbers of blocks."""
+    """Return the figure: each picture, with boxes of at least `score` on it, beside its map (H,W) of numbers of blocks."""
     from tokenprune.report.figures.shared.panels import NORMAL, SMALL, draw_map, draw_picture, new_figure, plain_axis, tallest
 
     depth, least = pictures[0].used.shape[0], min(int(m.min()) for m in maps)

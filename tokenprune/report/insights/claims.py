@@ -1,4 +1,4 @@
-"""SViT's four insights (section 3.2) as differences between rows that vary one fact of their configuration and agree in the rest."""
+"""Compares SViT's four insights (section 3.2) with rows that differ in one fact of their configuration and agree in the rest."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,16 +26,20 @@ _TABLE4 = {"mlp": "SViT 2-layer MLP", "complex": "SViT complex gate"}
 
 @dataclass(frozen=True)
 class Claim:
-    """One insight: configurations whose `fact` is `first` against those whose is `second`.
+    """States one insight: configurations whose `fact` is `first` are compared with those whose `fact` is `second`.
 
     Args:
-        text: what the paper says.
-        differs: in what the compared rows differ.
-        fact: reads the fact that differs from a configuration.
-        rest: a configuration without it, which has to agree.
-        rule: see `verdicts.RULES`.
-        experiment: holds the paper's numbers.
-        label: the name of a row in that experiment's expected.csv; treatments count there only where `by_treatment`.
+        name: Name of the insight.
+        text: The paper's statement.
+        differs: How the compared rows differ, in words.
+        fact: Reads the fact that differs from a configuration.
+        first: Value of the fact on the first side.
+        second: Value of the fact on the second side.
+        rest: Returns a configuration without the fact; both sides must agree in it.
+        rule: See `verdicts.RULES`.
+        experiment: Experiment that holds the paper's numbers.
+        label: Returns the name of a row in that experiment's expected.csv.
+        by_treatment: Whether treatments count there.
     """
 
     name: str
@@ -53,17 +57,21 @@ class Claim:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One claim, one pair of configurations, one metric.
+    """Holds one claim, one pair of configurations, one metric.
 
     Args:
-        first, second: the compared rows in words.
-        setting: keep rate, class token and size where pairs of the same names differ in them, else "".
-        gap: first minus second; None where no seed has both.
-        level: the better mean of the two, NaN where none came to a result.
-        spread: standard deviation over seeds of one configuration, pooled over the two (NaN with one seed each).
-        shares: mean kept share of the two, NaN where none came to a result.
-        paper: the paper's difference, NaN where it has none.
-        missing: the rows that did not come to a result, in words.
+        claim: The claim.
+        first: The first of the compared rows, in words.
+        second: The second of the compared rows, in words.
+        setting: Keep rate, class token and size if pairs of the same names differ in them, else "".
+        keep_rate: The keep rate of the two.
+        metric: The metric.
+        gap: First minus second; None if no seed has both.
+        level: The better mean of the two; NaN if neither has a result.
+        spread: Standard deviation over seeds of one configuration, pooled over the two (NaN with one seed each).
+        shares: Mean kept share of the two; NaN if neither has a result.
+        paper: The paper's difference; NaN if it has none.
+        missing: The rows without a result, in words.
     """
 
     claim: Claim
@@ -81,7 +89,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return what the seeds say by the claim's rule; nothing where neither side has learnt to detect."""
+        """Return the verdict of the seeds by the claim's rule; it is undecided if neither side has learnt to detect."""
         if self.gap is None or self.level < LEAST:
             return UNDECIDED
         return judge(self.gap, self.claim.rule, self.spread)

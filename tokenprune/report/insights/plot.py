@@ -1,4 +1,4 @@
-"""Differences with their intervals, a panel a claim (their sizes differ by orders), the paper's difference as a mark."""
+"""Draws differences with their intervals, one panel a claim (their sizes differ by orders), and the paper's difference as a mark."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tokenprune.report.insights.verdicts import FAILS, HOLDS, UNDECIDED, interva
 
 _STYLES = {"ap_box": ("#0072b2", "o", -0.18, "box AP"), "ap_mask": ("#d55e00", "s", 0.18, "mask AP")}
 _VERDICTS = {HOLDS: "#007a3d", FAILS: "#b00020", UNDECIDED: "#666666"}
-_LONGEST = 6  # standard errors that a panel is stretched for: intervals of two seeds run out of it
+_LONGEST = 6  # standard errors that fit into a panel; intervals of two seeds may be longer and are cut off
 _SPREAD = "#dddddd"
 
 
@@ -22,9 +22,9 @@ def draw(comparisons: Sequence[Comparison], path: Path, where: str) -> Figure:
     """Draw comparisons (`claims.compare`) and write the figure.
 
     Args:
-        comparisons: at least one.
+        comparisons: At least one.
         path: PNG or PDF.
-        where: scale and data of the rows, for the title.
+        where: Scale and data of the rows, for the title.
 
     Returns:
         The figure, for notebooks.
@@ -98,5 +98,5 @@ def _handles() -> list[Line2D | Patch]:
         Line2D([], [], linewidth=3.5, label="thick: ± standard error over seeds", **grey),
         Line2D([], [], linewidth=1, label="thin: 95 % interval (Student's t, paired by seed)", **grey),
         Line2D([], [], linewidth=0, marker="D", markerfacecolor="white", label="the paper's difference (COCO)", **grey),
-        Patch(color=_SPREAD, label="± spread over seeds, what `as good as` allows"),
+        Patch(color=_SPREAD, label="± spread over seeds, which `as good as` allows"),
     ]

@@ -1,4 +1,4 @@
-"""SViT's four insights held against measured rows: a table, a verdict for each claim, and a picture."""
+"""Compares SViT's four insights with measured rows: a table, a verdict for each claim, and a picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @register("report", "insights")
 @dataclass(frozen=True)
 class InsightsReport:
-    """SViT's four claims as differences paired by seed, each with a verdict by a printed rule: insights.md, .csv, .png."""
+    """Writes SViT's four claims as differences paired by seed, each with a verdict by a printed rule: insights.md, .csv, .png."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Print and write what the rows say; nothing where no pair of them bears on a claim."""
+        """Print and write the result, or nothing if no pair of rows bears on a claim."""
         from tokenprune.report.insights.claims import compare
         from tokenprune.report.insights.plot import draw
         from tokenprune.report.tables.formats import publish
@@ -35,7 +35,13 @@ class InsightsReport:
 
 @dataclass(frozen=True)
 class Findings:
-    """`data` for the CSV, a line a difference; `shown` and `blocks` for people."""
+    """Holds the findings.
+
+    Attributes:
+        data: For the CSV, one line a difference.
+        shown: The same as text.
+        blocks: Paragraphs below it.
+    """
 
     data: "pd.DataFrame"
     shown: "pd.DataFrame"
@@ -43,7 +49,7 @@ class Findings:
 
     @classmethod
     def of(cls, comparisons: "Sequence[Comparison]", where: str) -> "Findings":
-        """Return what comparisons say; `where` names scale and data of the rows."""
+        """Return the findings of comparisons; `where` names scale and data of the rows."""
         import pandas as pd
 
         from tokenprune.report.insights.claims import verdict_of_claims
@@ -82,7 +88,7 @@ def _numbers(comparison: "Comparison") -> dict[str, Any]:
 def _shown(comparison: "Comparison") -> dict[str, str]:
     from tokenprune.report.insights.claims import METRICS
 
-    line = {k: None if v != v else v for k, v in _numbers(comparison).items()}  # NaN is what is not equal to itself
+    line = {k: None if v != v else v for k, v in _numbers(comparison).items()}  # only NaN differs from itself
     error = "" if line["standard_error"] is None else f" ± {line['standard_error']:.2f}"
     bounds = [line["interval_low"], line["interval_high"]]
     return {

@@ -1,4 +1,4 @@
-"""What a few seeds can say: an interval around a mean difference, and a verdict by a rule that is printed with it."""
+"""Judges differences of a few seeds: an interval around a mean difference, and a verdict by a rule that is printed with it."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 HOLDS, FAILS, UNDECIDED, MIXED = "holds", "does not hold", "undecided", "mixed"
 LEVEL = 0.95
-LEAST = 1.0  # AP
+LEAST = 1.0  # least AP of a side that has learnt to detect
 RULES = {
     "better": (
         "A difference holds if its 95 % interval (mean ± t(n-1) standard errors over n seeds, differences paired by seed) lies above 0,"
@@ -31,7 +31,7 @@ RULES = {
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
     """Return t so that a share `level` of Student's distribution with `freedom` >= 1 degrees lies within ±t, to four digits.
 
-    The density is integrated in u = atan(x / sqrt(freedom)), where its tails are short.
+    The density is integrated in u = atan(x / sqrt(freedom)), in which its tails are short.
     """
     u = np.linspace(0.0, math.pi / 2, 200_001)
     density = np.cos(u) ** (freedom - 1)
@@ -40,7 +40,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
 
 
 def interval(gap: "Difference") -> tuple[float, float]:
-    """Return the ends of the interval of `LEVEL` around a mean difference; infinite for one seed."""
+    """Return the ends of the interval of `LEVEL` around a mean difference. They are infinite for one seed."""
     if gap.n < 2:
         return -math.inf, math.inf
     half = t_quantile(gap.n - 1) * gap.error
@@ -48,12 +48,12 @@ def interval(gap: "Difference") -> tuple[float, float]:
 
 
 def judge(gap: "Difference", rule: str, spread: float) -> str:
-    """Return holds, does not hold or undecided.
+    """Return the verdict: holds, does not hold or undecided.
 
     Args:
-        gap: first minus second, over seeds.
+        gap: First minus second, over seeds.
         rule: `better` or `as good`, see `RULES`.
-        spread: standard deviation over seeds of one configuration; `as good` allows that much less.
+        spread: Standard deviation over seeds of one configuration; `as good` allows the mean to be lower by this much.
     """
     low, high = interval(gap)
     if gap.n < 2:
@@ -64,7 +64,7 @@ def judge(gap: "Difference", rule: str, spread: float) -> str:
 
 
 def together(verdicts: Sequence[str]) -> str:
-    """Return the verdict on a claim: mixed where some differences hold and others do not, undecided where none says anything."""
+    """Return the verdict on a claim: mixed if some differences hold and others do not, undecided if none is decided."""
     found = set(verdicts) - {UNDECIDED}
     if not found:
         return UNDECIDED

@@ -1,4 +1,4 @@
-"""Result rows that were written as a CSV table (`table.csv`), read back line by line: a bad line costs itself and not the table."""
+"""Reads result rows back from a CSV table (`table.csv`) line by line; a bad line is left out and the other lines are kept."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ _FACTS = ("label", "method", "treatment", "scale", "task", "data", "cls", "execu
 
 
 def holds_rows(path: Path) -> bool:
-    """Tell from its first line whether a CSV file is a table of result rows."""
+    """Tell by its first line if a CSV file is a table of result rows."""
     try:
         with path.open(newline="") as file:
             return set(_NEEDED) <= set(next(csv.reader(file), ()))
@@ -29,7 +29,7 @@ def holds_rows(path: Path) -> bool:
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Return the rows of a table, flat, and of each line that is none (which, why)."""
+    """Return the rows of a table, flat, and for each line that is no row the pair (line, reason)."""
     rows, problems = [], []
     try:
         with path.open(newline="") as file:
@@ -45,7 +45,11 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
 
 
 def _row(line: Mapping[Any, Any]) -> dict[str, Any]:
-    """One line with numbers as numbers; raises ValueError with what is wrong."""
+    """Return one line with numbers as numbers.
+
+    Raises:
+        ValueError: The line is no row; the message says why.
+    """
     if None in line or None in line.values():
         raise ValueError("has more or fewer fields than the head of the table")
     if line["status"] not in STATUSES:
@@ -54,7 +58,7 @@ def _row(line: Mapping[Any, Any]) -> dict[str, Any]:
     row = {**{name: "" for name in _TEXT}, "threads": math.nan, "keep_rate": math.nan, **row}
     if row["seed"] != row["seed"]:
         raise ValueError("has no seed")
-    # rows from before the column existed: as `expected.size_of` has it
+    # rows from before the column existed get the size that `expected.size_of` gives
     return {**row, "seed": int(row["seed"]), "size": row["size"] or ("" if row["scale"] == "paper" else "tiny")}
 
 
@@ -68,9 +72,9 @@ def _number(name: str, value: str) -> float | str:
 
 
 def told_apart(data: "pd.DataFrame") -> "pd.DataFrame":
-    """Return rows with `configuration` and `rest` (see `tables.rows_frame`), where the table did not hold them.
+    """Return rows with `configuration` and `rest` (see `tables.rows_frame`), also if the table did not hold them.
 
-    They then are what the columns say; of rows that agree in all of it and in their seed, the n-th of each seed belong together.
+    Then they are made of the other columns. Of rows that agree in all of these and in their seed, the n-th of each seed belong together.
     """
     if not len(data):
         return data

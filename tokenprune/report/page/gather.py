@@ -1,4 +1,4 @@
-"""Result rows of a whole folder, by experiment: from rows/<key>/result.json, or from tables of rows that were written as CSV."""
+"""Gathers result rows of a whole folder by experiment, from rows/<key>/result.json or from tables of rows that were written as CSV."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +13,20 @@ from tokenprune.runs.results import read_result
 if TYPE_CHECKING:
     import pandas as pd
 
-SINGLE = "single runs"  # rows of no experiment
+SINGLE = "single runs"  # rows that belong to no experiment
 _MEASURED = "measured"
 _START = re.compile(r"starts from the (?:dense|classification) run (\w+)")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rows of one experiment and what else lies beside its table.
+    """Holds the rows of one experiment and the other files beside its table.
 
     Args:
-        name: of conf/experiment, or `SINGLE`.
-        data: rows of any status as `tables.rows_frame` has them; may be empty where only files are there.
-        folders: where its pictures and texts lie.
-        own: stems of files that are made of these rows again and so are no extras.
+        name: Name in conf/experiment, or `SINGLE`.
+        data: Rows of any status in the form of `tables.rows_frame`; empty if there are only files.
+        folders: Folders of its pictures and texts.
+        own: Stems of files that are made of these rows again and so are no extras.
     """
 
     name: str
@@ -41,7 +41,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds: experiments by name, what could not be read as (where, why), and how many rows others start from."""
+    """Holds the content of a folder.
+
+    Attributes:
+        experiments: The experiments.
+        unreadable: For each file that could not be read, the pair (place, reason).
+        starts: Number of rows from which others start.
+    """
 
     experiments: list[Experiment]
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -52,11 +58,12 @@ def gather(root: Path, names: Sequence[str] = (), without: Path | None = None) -
     """Return everything under a results folder, or under a folder of measured tables (experiments/).
 
     Args:
-        names: of the experiments that are wanted; none is all.
-        without: a folder that is left out, such as an earlier report.
+        root: The folder.
+        names: Names of the experiments that are wanted; none for all.
+        without: A folder that is left out, such as an earlier report.
 
     Raises:
-        TokenPruneError: no such folder, no row in it, or an experiment that it does not have.
+        TokenPruneError: There is no such folder, it holds no row, or it lacks an experiment.
     """
     if not root.is_dir():
         raise TokenPruneError(f"report: there is no folder {root}; give a results folder (it holds rows/), or one of measured tables")
@@ -101,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _relisted(path: Path, rows: Mapping[str, Any], root: Path, unreadable: list[tuple[str, str]]) -> Iterator[Mapping[str, Any]]:
-    """The rows of a table under the names that it gives them, in its order."""
+    """Yield the rows of a table under the names that it gives them, in its order."""
     lines, problems = read_rows(path)
     unreadable += [(f"{path.relative_to(root)}: {where}", why) for where, why in problems]
     for line in lines:

@@ -1,10 +1,10 @@
-"""Tables for a page of limited width: columns that say the same in every line go into a sentence."""
+"""Makes tables for a page of limited width: columns with the same value in every line become a sentence."""
 
 from dataclasses import dataclass
 
 import pandas as pd
 
-_SAID = ("Treatment", "CLS", "size", "keep_rate", "seed", "seeds", "status")  # facts of a line, said once if they are the same
+_SAID = ("Treatment", "CLS", "size", "keep_rate", "seed", "seeds", "status")  # facts of a line, written once if they are the same
 _WORDS = (
     "Method", "Treatment", "CLS", "size", "status", "experiment", "row", "why", "what", "task, data, scale", "device",
     "commit", "experiments",
@@ -13,12 +13,13 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells as text.
+    """Holds a table as text.
 
     Args:
-        head: titles. kinds: of each column: `word`, `number` or `paper` (a number of a paper).
-        lines: cells, a tuple a line.
-        same: what holds for every line and has no column, "" for nothing.
+        head: Titles of the columns.
+        kinds: Kind of each column: `word`, `number` or `paper` (a number of a paper).
+        lines: Cells, one tuple a line.
+        same: Facts that hold for every line and have no column; "" for none.
     """
 
     head: tuple[str, ...]
@@ -28,7 +29,7 @@ class Grid:
 
     @classmethod
     def of(cls, shown: pd.DataFrame) -> "Grid":
-        """Return a table of text, such as `Table.shown`; facts that are the same in all of several lines move to `same`."""
+        """Return a grid of a table of text, such as `Table.shown`. Facts that are the same in all of several lines move to `same`."""
         said = {name: shown[name].iloc[0] for name in _SAID if len(shown) > 1 and name in shown and shown[name].nunique() == 1}
         left = shown.drop(columns=list(said))
         same = ", ".join(f"{name} {value}" for name, value in said.items() if value not in ("—", ""))
@@ -37,7 +38,7 @@ class Grid:
 
     @property
     def markdown(self) -> str:
-        """Return the table as Markdown, what is the same in every line below it."""
+        """Return the table as Markdown, with the facts of every line below it."""
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [self.head, *self.lines]]
         lines.insert(1, "|" + "---|" * len(self.head))
         return "\n".join(lines) + (f"\n\nIn every line: {self.same}." if self.same else "")

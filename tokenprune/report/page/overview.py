@@ -1,4 +1,4 @@
-"""What a report opens with: what was run, with what, which rows are not ok, what could not be read."""
+"""Makes the opening of a report: the experiments, the machines, the rows that are not ok, and the files that cannot be read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _MACHINE = ("device", "threads", "python", "torch", "timm", "detectron2", "token
 
 @dataclass(frozen=True)
 class Overview:
-    """A sentence and tables; `bad` and `unreadable` are None where there are none."""
+    """Holds a sentence and tables; `bad` and `unreadable` are None if there are none."""
 
     sentence: str
     experiments: Grid

@@ -1,4 +1,4 @@
-"""The little Markdown that reports are written in, as HTML: headings, pipe tables, lists, paragraphs, code, bold. All of it escaped."""
+"""Turns the Markdown that reports are written in to HTML: headings, pipe tables, lists, paragraphs, code, bold. All of it is escaped."""
 
 import re
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ _INLINE = ((re.compile(r"`([^`]+)`"), r"<code>\1</code>"), (re.compile(r"\*\*([^
 
 
 def to_html(text: str) -> str:
-    """Return the HTML of Markdown text; whatever is not known stays as it is written."""
+    """Return the HTML of Markdown text. Unknown syntax stays as it is written."""
     return "\n".join(_block(block) for block in _blocks(text))
 
 
 def _blocks(text: str) -> Iterator[list[str]]:
-    """Yield the lines of each block: what blank lines, headings and the beginnings of lists and tables set apart."""
+    """Yield the lines of each block. Blank lines, headings and the beginnings of lists and tables separate blocks."""
     block: list[str] = []
     for line in [*text.splitlines(), ""]:
         starts = not line.strip() or line.startswith("#") or (block and _kind(line) != _kind(block[-1]) and not line.startswith(" "))
@@ -49,7 +49,7 @@ def _table(lines: list[str]) -> str:
 
 
 def breakable(text: str) -> str:
-    """Return text as HTML whose long names may break after an underscore, where there is no room for them."""
+    """Return text as HTML whose long names may break after an underscore if there is no room for them."""
     from markupsafe import escape
 
     return str(escape(text)).replace("_", "_<wbr>")

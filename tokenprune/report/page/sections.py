@@ -1,4 +1,4 @@
-"""What a report says of each experiment: tables, the plot with its front, seeds, pictures. No format yet."""
+"""Collects the parts of a report on each experiment: tables, the plot with its front, seeds, pictures. It sets no format."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from tokenprune.utils.paths import expected_of
 if TYPE_CHECKING:
     from tokenprune.report.page.grids import Grid
 
-APART = ("task", "data", "scale", "device", "execution")  # rows that differ in one of these share no column
+APART = ("task", "data", "scale", "device", "execution")  # rows that differ in one of these share no table
 PLOT = "speed_accuracy"
 
 
 @dataclass(frozen=True)
 class Image:
-    """A PNG file and what stands below it."""
+    """Holds a PNG file and the caption below it."""
 
     path: Path
     caption: str
@@ -34,7 +34,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of an experiment that may be compared: `stem` names its files, `heading` what sets it apart, "" where it is alone."""
+    """Holds the rows of an experiment that may be compared.
+
+    `stem` names its files. `heading` says how it differs from the other parts, "" for the only part.
+    """
 
     stem: str
     heading: str
@@ -47,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment; `about` is None for names that conf/experiment does not have."""
+    """Holds one experiment; `about` is None for names that conf/experiment does not have."""
 
     name: str
     about: Described | None
@@ -57,7 +60,7 @@ class Section:
 
 
 def section(experiment: Experiment, folder: Path) -> Section:
-    """Return what there is to say of an experiment; its plots are drawn into `folder`, which is made."""
+    """Return the section of an experiment. Its plots are drawn into `folder`, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     gallery = [Image(path, _caption(path.stem)) for path in experiment.files(".png")]
     texts = [path.read_text() for path in experiment.files(".md")]
@@ -65,7 +68,7 @@ def section(experiment: Experiment, folder: Path) -> Section:
 
 
 def apart(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows that may share a table, each with what sets it apart from the others ("" where all may)."""
+    """Return the groups of rows that may share a table, each with its differences from the others ("" if all rows may share one)."""
     if not len(data):
         return []
     differ = [name for name in APART if data[name].nunique(dropna=False) > 1]
@@ -84,14 +87,14 @@ def _parts(experiment: Experiment, folder: Path) -> Iterator[Part]:
 
 
 def table_of(experiment: str, rows: pd.DataFrame) -> Table:
-    """Return the table of rows that may share one, beside the paper's numbers as they are now, not as they were when rows were written."""
+    """Return the table of rows that may share one, beside the paper's current numbers, not those of the time when the rows were written."""
     expected = expected_of(experiment)
     fresh = rows.drop(columns=[name for name in rows if name.startswith("paper_")]) if expected else rows
     return of_frame(fresh.reset_index(drop=True), expected)
 
 
 def common(rows: pd.DataFrame) -> str:
-    """Return what rows that may share a table have in common, in words."""
+    """Return in words the facts that rows of one table have in common."""
     first, seeds = rows.iloc[0], sorted(rows["seed"].unique())
     run = f"{first['task']} on {first['data']}, scale {first['scale']}"
     return f"{run}; {first['device']}; execution {first['execution']}; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
@@ -103,7 +106,7 @@ def _plot(table: Table, folder: Path, stem: str, name: str, heading: str) -> tup
     if score is None or not pareto.costs_of(lines):
         return None, []
     lines = lines[lines[score].notna()]
-    if len(lines) < 2:  # one point has nothing to be compared with
+    if len(lines) < 2:  # a single point can be compared with nothing
         return None, []
     bars = "bootstrap standard error over images" if table.seeds is None else "standard deviation over seeds"
     path = folder / f"{PLOT}{stem.removeprefix('table')}.png"
@@ -120,7 +123,7 @@ def called(line: pd.Series) -> str:
 
 
 def _seeds(table: Table) -> "Grid | None":
-    """The values of each seed, their mean and standard deviation, of rows that were run with several."""
+    """Return the values of each seed, their mean and standard deviation, of rows that were run with several seeds."""
     from tokenprune.report.page.grids import Grid
 
     names = [(name, title) for name, title in SCORES if name in table.data and table.data[name].notna().any()]
@@ -155,7 +158,7 @@ def _caption(stem: str) -> str:
 
 
 def moved(image: Image, folder: Path) -> Image:
-    """Return the image as a file of `folder`, copied there where it lies elsewhere."""
+    """Return the image as a file of `folder`, copied there if it lies elsewhere."""
     path = folder / image.path.name
     if image.path != path:
         path.write_bytes(image.path.read_bytes())

@@ -1,4 +1,4 @@
-"""One page from a folder of result rows: report.html with everything in it, and its parts as Markdown, LaTeX, CSV and PNG."""
+"""Writes one page from a folder of result rows: report.html with everything in it, and its parts as Markdown, LaTeX, CSV and PNG."""
 
 import base64
 from dataclasses import replace
@@ -17,11 +17,12 @@ _TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write(found: Found, out: Path, title: str) -> list[Path]:
-    """Write report.html, report.md, rows.csv and, in a folder an experiment, its tables and pictures; return these files.
+    """Write report.html, report.md, rows.csv and, in a folder for each experiment, its tables and pictures; return these files.
 
     Args:
-        found: at least one experiment.
-        out: a folder, made if need be; files of an earlier report are replaced.
+        found: At least one experiment.
+        out: A folder, which is made if needed; files of an earlier report are replaced.
+        title: Title of the page.
     """
     out.mkdir(parents=True, exist_ok=True)
     opening = overview(found)
@@ -38,7 +39,7 @@ def write(found: Found, out: Path, title: str) -> list[Path]:
 
 
 def in_html(opening: Overview, sections: list[Section], title: str) -> str:
-    """Return the page: no file beside it is needed, nothing is fetched, no script is run."""
+    """Return the page. It needs no file beside it, fetches nothing and runs no script."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -51,12 +52,12 @@ def in_html(opening: Overview, sections: list[Section], title: str) -> str:
 
 
 def data_uri(path: Path) -> str:
-    """Return a PNG file as an address that holds it."""
+    """Return a PNG file as a data address."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def in_markdown(opening: Overview, sections: list[Section], title: str) -> str:
-    """Return the report as Markdown; its pictures are files in a folder an experiment, beside it."""
+    """Return the report as Markdown. Its pictures are files beside it, in a folder for each experiment."""
     parts = [f"# {title}", opening.sentence]
     tables = {"What was run": opening.experiments, "With what": opening.machines}
     tables |= {"Rows that are not ok": opening.bad, "Left out because they cannot be read": opening.unreadable}

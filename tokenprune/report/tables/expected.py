@@ -1,8 +1,8 @@
-"""The paper's numbers, experiments/<experiment>/expected.csv, beside measured rows.
+"""Shows the paper's numbers, experiments/<experiment>/expected.csv, beside measured rows.
 
-Columns to match by, each may be absent, an empty cell matches anything: method (the row's label), treatment, keep_rate, cls, size (of the
-backbone). Columns to show: see `NUMBERS`; a cell may be a word ("diverged"). `source` says where a number is printed and under which
-conditions, `note` what a reader must know of it; both go below the table.
+Columns to match by: method (the row's label), treatment, keep_rate, cls, size (of the backbone). Each may be absent, and an empty cell
+matches anything. Columns to show: see `NUMBERS`; a cell may be a word ("diverged"). `source` says where a number is printed and under
+which conditions; `note` is a remark for readers. Both go below the table.
 """
 
 import math
@@ -54,16 +54,16 @@ def size_of(config: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """One file of a paper's numbers."""
+    """Reads one file of a paper's numbers."""
 
     path: Path
 
     @cached_property
     def lines(self) -> list[dict[str, str]]:
-        """Return the lines of the file as they stand.
+        """Return the lines of the file unchanged.
 
         Raises:
-            DatasetError: no such file, or a column that is none of those above.
+            DatasetError: There is no such file, or a column is none of those above.
         """
         try:
             lines = pd.read_csv(self.path, dtype=str, keep_default_na=False)
@@ -82,12 +82,12 @@ class Expected:
         return [name for name in NUMBERS if self.lines and name in self.lines[0]]
 
     def of(self, **row: Any) -> dict[str, str]:
-        """Return the line for a row given by `MATCH`, the most specific of several; {} where the paper has none."""
+        """Return the most specific line for a row given by `MATCH`; {} if the paper has none."""
         found = [line for line in self.lines if all(_matches(line.get(name, ""), row.get(name)) for name in MATCH)]
         return max(found, key=lambda line: sum(bool(line.get(name)) for name in MATCH), default={})
 
     def number(self, name: str, **row: Any) -> float | str:
-        """Return one number of a row, the word that stands in its place, or NaN."""
+        """Return one number of a row, the word in its place, or NaN."""
         cell = self.of(**row).get(name, "")
         try:
             return float(cell) if cell else math.nan
@@ -101,7 +101,7 @@ class Expected:
         return data.assign(**columns) if any(found) else data
 
     def legend(self, data: pd.DataFrame) -> str:
-        """Return where the numbers beside these rows are from, and notes on them; "" where there are none."""
+        """Return the sources of the numbers beside these rows, and notes on them; "" if there are none."""
         found = [line for row in _keys(data) if (line := self.of(**row))]
         sources = list(dict.fromkeys(line["source"] for line in found if line.get("source")))
         notes = list(dict.fromkeys(f"{line['method']}, paper: {line['note']}" for line in found if line.get("note")))

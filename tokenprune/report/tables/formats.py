@@ -1,4 +1,4 @@
-"""A table of strings as text, Markdown and LaTeX, with the paragraphs that belong below it."""
+"""Writes a table of strings as text, Markdown and LaTeX, with the paragraphs below it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,13 @@ _LATEX = {"±": r"$\pm$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "—":
 
 
 class Shown(Protocol):
-    """What can be printed: raw `data`, `shown` as strings with the titles people read, `blocks` text below it, in paragraphs."""
+    """Is a table that can be printed.
+
+    Attributes:
+        data: The raw table.
+        shown: The same as strings, with titles for people.
+        blocks: Paragraphs of text below it.
+    """
 
     data: pd.DataFrame
     shown: pd.DataFrame
@@ -30,7 +36,7 @@ def publish(table: Shown, folder: Path, stem: str, title: str, latex: bool = Tru
 
 
 def to_text(table: Shown) -> str:
-    """Return the table for a terminal, aligned, with what is below it."""
+    """Return the table for a terminal, aligned, with the text below it."""
     return "\n\n".join([_aligned(table.shown), *table.blocks])
 
 
@@ -43,7 +49,7 @@ def to_markdown(table: Shown, title: str) -> str:
 
 
 def to_latex(table: Shown, title: str) -> str:
-    """Return the table as LaTeX, what is below it as comments; needs the booktabs package."""
+    """Return the table as LaTeX, with the text below it as comments. It needs the booktabs package."""
     rows = [" & ".join(map(_latex, cells)) + r" \\" for cells in table.shown.values.tolist()]
     head = " & ".join(map(_latex, table.shown.columns)) + r" \\"
     columns = "ll" + "r" * (len(table.shown.columns) - 2)
@@ -53,7 +59,7 @@ def to_latex(table: Shown, title: str) -> str:
 
 
 def numbers(data: pd.DataFrame, name: str, style: str) -> list[str]:
-    """Return a column as strings: a dash where there is no number, words as they are ("diverged" in a paper's table)."""
+    """Return a column as strings: a dash for a missing number, words unchanged ("diverged" in a paper's table)."""
     if name not in data:
         return ["—"] * len(data)
     return [value if isinstance(value, str) else "—" if pd.isna(value) else style.format(value) for value in data[name]]

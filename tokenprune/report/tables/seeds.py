@@ -1,4 +1,4 @@
-"""Rows that differ in nothing but their seed: what one line says of them, and differences paired by seed."""
+"""Joins rows that differ only in their seed: their summary in one line, and differences paired by seed."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ SAME = ["configuration", "label", "treatment"]
 def configuration(config: Mapping[str, Any], without: Sequence[str] = ()) -> str:
     """Return a digest of a resolved configuration without the run's seed, and without the sections named in `without`.
 
-    The seeds of a data set, of a selector's draw and of the dense model are part of what is compared and stay.
+    The seeds of a data set, of a selector's draw and of the dense model are part of the comparison and stay.
     """
     kept = {k: v for k, v in config.items() if k != "seed" and k not in without}
     if isinstance(kept.get("training"), Mapping):
@@ -26,7 +26,13 @@ def configuration(config: Mapping[str, Any], without: Sequence[str] = ()) -> str
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of differences paired by seed, its standard error (NaN for one pair), and the number n of pairs."""
+    """Holds the mean of differences paired by seed.
+
+    Attributes:
+        mean: The mean.
+        error: Its standard error; NaN for one pair.
+        n: Number of pairs.
+    """
 
     mean: float
     error: float
@@ -34,7 +40,7 @@ class Difference:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
-    """Return first minus second over the seeds that both have; None where they share none."""
+    """Return first minus second over the seeds that both have; None if they share none."""
     gaps = [first[seed] - second[seed] for seed in first if seed in second]
     if not gaps:
         return None
@@ -42,7 +48,7 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
 
 
 def repeated(data: pd.DataFrame) -> bool:
-    """Tell whether a configuration of `data` (`tables.rows_frame`) was run with several seeds."""
+    """Tell if a configuration of `data` (`tables.rows_frame`) was run with several seeds."""
     return bool(data.duplicated(SAME).any())
 
 
@@ -50,11 +56,12 @@ def collapse(data: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
     """Return one line a configuration under the columns of `data`: means over the seeds that are ok.
 
     Args:
-        data: see `tables.rows_frame`.
-        measured: columns to average. NAME_se becomes the standard deviation over seeds where there are several, else it stays.
+        data: See `tables.rows_frame`.
+        measured: Columns to average. NAME_se becomes the standard deviation over seeds if there are several, else it stays.
 
     Returns:
-        `data` with columns `n` (how many are ok) and `seeds`: "3", or "2 of 3" where a row is not ok; `status` names what the others are.
+        `data` with columns `n` (number of rows that are ok) and `seeds`: "3", or "2 of 3" if a row is not ok. `status` names the states of
+        the others.
     """
     lines = []
     for group, good in _groups(data):
@@ -71,7 +78,7 @@ def collapse(data: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
 
 
 def summarise(data: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
-    """Return one line a configuration: which it is, seeds, n (how many are ok), and NAME_mean and NAME_std (empty for n = 1)."""
+    """Return one line a configuration: its identity, seeds, n (number of rows that are ok), NAME_mean and NAME_std (empty for n = 1)."""
     which = ["label", "method", "treatment", "scale", "task", "data", "cls", "execution", "size", "keep_rate"]
     lines = []
     for group, good in _groups(data):

@@ -1,4 +1,4 @@
-"""The reports that every sweep has: its table, and accuracy against cost."""
+"""Defines the reports that every sweep has: its table, and accuracy against cost."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class TableReport:
     """Prints the rows beside the paper's numbers, seeds as one line: table.md, table.tex, raw table.csv, table_seeds.csv."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Print and write the table; nothing where there are no rows."""
+        """Print and write the table; nothing if there are no rows."""
         from tokenprune.report.tables.formats import publish
         from tokenprune.report.tables.table import build
 
@@ -22,7 +22,7 @@ class TableReport:
         table = build(sweep.rows, expected_of(sweep.name))
         wrote = publish(table, sweep.folder, "table", sweep.name)
         means = sweep.folder / "table_seeds.csv"
-        means.unlink(missing_ok=True)  # of an earlier table with other seeds
+        means.unlink(missing_ok=True)  # the file may belong to an earlier table with other seeds
         if table.seeds is not None:
             table.seeds.to_csv(means, index=False)
         return wrote + [means.name] * means.is_file()
@@ -34,7 +34,7 @@ class PlotReport:
     """Draws accuracy against GMAC and against the measured speed-up: plot.png."""
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Draw the rows that are ok; nothing where there are none, or none with an accuracy and a cost."""
+        """Draw the rows that are ok; nothing if there are none, or none with an accuracy and a cost."""
         from tokenprune.report.figures.shared.plots import speed_accuracy
         from tokenprune.report.tables.table import build
 

@@ -1,4 +1,4 @@
-"""Rows -> one table: measured numbers with their spread, the paper's beside them, and what preserving brought."""
+"""Turns rows into one table: measured numbers with their spread, the paper's beside them, and the effect of preserving."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _COSTS = (
 )  # fmt: skip
 _FPS = (("seconds_backbone", "FPS backbone"), ("seconds_total", "FPS whole"))  # 1/s; shown where a backbone was timed
 _WHERE_MEASURED = ("kept_share_uncalibrated", "images_per_second", "speedup_batch")  # other columns show a dash
-_BESIDE = (  # what is measured, the sum of its parts; the paper's column; title; unit; style
+_BESIDE = (  # the parts whose sum is measured; the paper's column; title; unit; style
     (("gmac_linear", "gmac_selector"), "gmacs_linear", "linear GMAC", 1, "{:.3g}"),
     (("gmac_linear", "gmac_selector", "gmac_norm", "gmac_head"), "gmacs_pixels", "linear, norm, head GMAC", 1, "{:.4g}"),
     (("parameters",), "parameters", "M parameters", 1e6, "{:.3g}"),
@@ -32,19 +32,19 @@ _ABOUT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
     "reason", "size", "configuration", "rest", "notes",
 )  # fmt: skip
-NOTES = " | "  # between the notes of a row
+NOTES = " | "  # separates the notes of a row
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of rows.
+    """Holds a table of rows.
 
     Args:
-        data: raw numbers, a row a run.
-        lines: numbers as shown, a row a configuration.
-        shown: the same as text with the titles people read.
-        blocks: text below it, in paragraphs.
-        seeds: means and standard deviations where configurations were run with several seeds, else None.
+        data: Raw numbers, one row a run.
+        lines: Numbers as shown, one row a configuration.
+        shown: The same as text, with titles for people.
+        blocks: Paragraphs of text below it.
+        seeds: Means and standard deviations if configurations were run with several seeds, else None.
     """
 
     data: pd.DataFrame
@@ -55,7 +55,7 @@ class Table:
 
     @property
     def measured_lines(self) -> pd.DataFrame:
-        """Return the lines with at least one row that is ok; their status then is ok."""
+        """Return the lines with at least one row that is ok, with the status ok."""
         good = self.lines["status"] == "ok" if self.seeds is None else self.lines["n"] > 0
         return self.lines[good].assign(status="ok")
 
@@ -64,11 +64,11 @@ def build(rows: Sequence[Mapping[str, Any]], expected: Path | None = None) -> Ta
     """Return the table of result rows.
 
     Args:
-        rows: rows of any status, in the order of the table.
-        expected: the paper's numbers, see `report.expected`.
+        rows: Rows of any status, in the order of the table.
+        expected: The paper's numbers, see `tables.expected`.
 
     Raises:
-        DatasetError: `expected` is not of that form.
+        DatasetError: `expected` does not have that form.
     """
     return of_frame(rows_frame(rows), expected)
 
@@ -77,7 +77,7 @@ def of_frame(data: pd.DataFrame, expected: Path | None = None) -> Table:
     """Return the table of rows that are a frame already (see `rows_frame`).
 
     Raises:
-        DatasetError: as `build`.
+        DatasetError: See `build`.
     """
     paper, names = None if expected is None else Expected(expected), measured(data)
     data = data if paper is None else paper.beside(data)
@@ -90,7 +90,10 @@ def of_frame(data: pd.DataFrame, expected: Path | None = None) -> Table:
 
 
 def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows as `results.frame` does, with `size`, `configuration` (without seeds), `rest` (also without treatment) and `notes`."""
+    """Return rows in the form of `results.frame`, with four more columns.
+
+    These are `size`, `configuration` (without seeds), `rest` (also without treatment) and `notes`.
+    """
     digests = {"configuration": (), "rest": ("treatment",)}
     columns = {name: [configuration(row["config"], without) for row in rows] for name, without in digests.items()}
     columns["notes"] = [NOTES.join(row["notes"]) for row in rows]
@@ -104,10 +107,10 @@ def measured(data: pd.DataFrame) -> list[str]:
 
 
 def differences(data: pd.DataFrame) -> list[str]:
-    """Return paragraphs "preserve minus remove" of rows that differ in nothing else; none where there is no such pair.
+    """Return paragraphs "preserve minus remove" of rows that differ in nothing else; none if there is no such pair.
 
-    One seed: with the combined bootstrap error; the rows share their images, so the error of their difference is smaller: a cautious
-    reading. Several seeds: the mean of the differences by seed, with its standard error.
+    With one seed, the difference has the combined bootstrap error. The rows share their images, so the error of their difference is
+    smaller; this is a cautious reading. With several seeds, it is the mean of the differences by seed, with its standard error.
     """
     single, several = [], []
     good = data[data["status"] == "ok"]
@@ -116,7 +119,7 @@ def differences(data: pd.DataFrame) -> list[str]:
         shared = [seed for seed in kept.index if seed in gone.index]
         at = label if pd.isna(rate) else f"{label} at {rate:g}"
         if not any(name in good and group[name].notna().any() for name, _ in SCORES):
-            continue  # rows of time and cost alone
+            continue  # these rows measure time and cost only
         if len(shared) == 1:
             single.append(f"- {at}, seed {shared[0]}: {_by_bootstrap(kept.loc[shared[0]], gone.loc[shared[0]])}")
         elif shared:
@@ -164,7 +167,10 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
 
 
 def _as_printed(data: pd.DataFrame, parts: tuple[str, ...]) -> pd.DataFrame:
-    """A column as Cropr prints it, under the name of its first part: its linear GMAC hold selectors, in segmentation norms and head."""
+    """Return a column as Cropr prints it, under the name of its first part.
+
+    Cropr's linear GMAC include selectors, and in segmentation norms and head.
+    """
     column = data[[parts[0]]].astype(float)
     for name in (part for part in parts[1:] if part in data):
         column = column.add(data[name].astype(float).fillna(0), axis=0)
@@ -191,7 +197,7 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
         " with the pruned one on each image; masked execution is never timed."
     )
     if "kept_share_uncalibrated" in data and data["kept_share_uncalibrated"].notna().any():
-        text += " Uncalibrated share: what gates keep at p > 0.5, before their thresholds are set to meet the target."
+        text += " Uncalibrated share: the share that gates keep at p > 0.5, before their thresholds are set to meet the target."
     if "images_per_second" in data and data["images_per_second"].notna().any():
         sizes = sorted({int(size) for size in data["images_per_second_batch"].dropna()})
         text += f" Images/s: of the whole model at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
@@ -203,7 +209,7 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
         as_it_is = data[data["gmac_note"].notna()]
         text += f" GMAC of {', '.join(dict.fromkeys(as_it_is['label']))}: {as_it_is['gmac_note'].iloc[0]}; timed alone."
     if _has_backbone(data):
-        text += " FPS: one over the seconds an image; backbone: the encoder with what makes feature maps of it."
+        text += " FPS: one over the seconds an image; backbone: the encoder with the modules that make feature maps of its tokens."
     if data["device"].nunique() > 1:
         text += "\n\nThese rows are of several devices: do not compare their seconds."
     return text
@@ -223,7 +229,7 @@ def _caution(data: pd.DataFrame) -> str:
 
 
 def _notes(data: pd.DataFrame) -> str:
-    """What rows say of themselves beside where they start from, which tables say elsewhere."""
+    """Return the notes of rows, but for those on the run that they start from, which tables show elsewhere."""
     notes = ((label, note) for label, notes in zip(data["label"], data["notes"], strict=True) for note in notes.split(NOTES))
     said = dict.fromkeys((label, note) for label, note in notes if note and not note.startswith("starts from"))
     return "\n".join(f"- {label}: {note}" for label, note in said)

@@ -1,4 +1,4 @@
-"""SViT's Table 1, generated from what selectors and treatments declare and what conf/method chooses, beside the paper's."""
+"""Makes SViT's Table 1 from the facts that selectors and treatments declare and the choices of conf/method, beside the paper's."""
 
 import csv
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ _RULES = (
 @register("report", "taxonomy")
 @dataclass(frozen=True)
 class TaxonomyReport:
-    """SViT's Table 1 from declared facts, each cell held against the paper's: taxonomy.csv, .md, .tex.
+    """Makes SViT's Table 1 from declared facts and compares each cell with the paper's: taxonomy.csv, .md, .tex.
 
     Args:
-        others: also list the methods that the paper's table does not have.
+        others: Whether to list the methods, too, that the paper's table does not have.
     """
 
     others: bool = True
@@ -48,7 +48,7 @@ class TaxonomyReport:
 
 @dataclass(frozen=True)
 class Method:
-    """One preset of conf/method with what its plugins declare."""
+    """Holds one preset of conf/method and reads the facts that its plugins declare."""
 
     preset: Mapping[str, Any]
 
@@ -59,7 +59,7 @@ class Method:
 
     @cached_property
     def treatment(self) -> Any:
-        """Return the treatment as it works."""
+        """Return the treatment by its behaviour."""
         return build("treatment", {**self.preset.get("treatment", {}), "name": choices(self.preset)["treatment"]})
 
     @cached_property
@@ -74,12 +74,12 @@ class Method:
         return {"selection_module": self.selector.module, "dynamic_rate": rate, **self._fate(self.listed)}
 
     def by_design(self) -> dict[str, str]:
-        """Return the cells that differ if the treatment counts as it works and not as it is listed."""
+        """Return the cells that differ if the treatment counts by its behaviour and not as it is listed."""
         works, listed = self._fate(self.treatment), self._fate(self.listed)
         return {name: value for name, value in works.items() if value != listed[name]}
 
     def notes(self) -> list[str]:
-        """Return what a bare yes or no does not say."""
+        """Return remarks that a bare yes or no cannot express."""
         label, lines = self.preset["label"], []
         for name, value in self.by_design().items():
             lines.append(
@@ -98,7 +98,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """The table: `data` for the CSV, `shown` and `blocks` for people."""
+    """Holds the table: `data` for the CSV, `shown` and `blocks` for people."""
 
     data: "pd.DataFrame"
     shown: "pd.DataFrame"
@@ -109,8 +109,8 @@ class Taxonomy:
         """Return the table.
 
         Args:
-            expected: CSV of the paper's cells: method (a preset), the four names of `CELLS`, source, note. None: without the paper.
-            others: also the presets that the CSV does not have.
+            expected: CSV of the paper's cells: method (a preset), the four names of `CELLS`, source, note. None leaves the paper out.
+            others: Whether to add the presets that the CSV does not have.
         """
         import pandas as pd
 

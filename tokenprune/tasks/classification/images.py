@@ -1,4 +1,4 @@
-"""The labelled images of one classification run, as training and as tests see them."""
+"""Reads the labelled images of one classification run, for training and for tests."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,15 +15,26 @@ from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
 
 
 class LabelledImages:
-    """Both splits of a run, each opened when it is first asked for."""
+    """Opens both splits of a run, each when it is first asked for.
+
+    Args:
+        config: A resolved run.
+
+    Raises:
+        InvalidConfig: Settings of `task` do not fit.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """config: a resolved run. Raises InvalidConfig for settings of `task` that do not fit."""
+        """Read the settings; no data are read."""
         self.config, self.recipe = config, read_recipe(config)
         self._splits: dict[str, Any] = {}
 
     def split(self, name: str) -> Any:
-        """The data of "train" or "val". Raises DatasetError, also where the two have different classes."""
+        """Return the data of "train" or "val".
+
+        Raises:
+            DatasetError: The data cannot be read, or the two splits have different classes.
+        """
         if name not in self._splits:
             self._splits[name] = build_classification(self.config["data"], name)
             if len(self._splits) == 2:
@@ -32,20 +43,22 @@ class LabelledImages:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels."""
+        """Return the names of the labels."""
         return self.split("val").classes
 
     @property
     def statistics(self) -> Statistics:
-        """Mean and standard deviation of each channel that images are normalised with, on the 0..255 scale."""
+        """Return the mean and standard deviation of each channel for normalisation, on the 0..255 scale."""
         view = self.recipe.view
         return (IMAGE_MEAN, IMAGE_STD) if view is None else tuple(tuple(255 * v for v in values) for values in (view.mean, view.std))
 
     def training(self, start: int) -> Iterator[Batch]:
-        """Endless batches from iteration `start` on, each a function of the seed and of its number.
+        """Yield batches without end from iteration `start` on, each a function of the seed and of its number.
 
-        Images (B,3,H,W), uint8, or float and normalised already where they are augmented or mixed; labels (B,) or, mixed, targets
-        (B,classes); with token labels maps (B,H,W).
+        Returns:
+            Images (B,3,H,W), uint8, or float and already normalised if they are augmented or mixed; labels (B,) or, mixed, targets
+                (B,classes);
+            with token labels, maps (B,H,W).
         """
         settings, recipe = self.config["training"], self.recipe
         data, seed = self.split("train"), settings.get("seed", 0)
@@ -56,7 +69,11 @@ class LabelledImages:
         return batches_from(plan, make, join, start, settings.get("workers", 0))
 
     def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `count` samples as a test sees them: images (batch,3,H,W), normalised and on the device, labels (batch,) on the CPU."""
+        """Yield the first `count` samples as a test sees them.
+
+        Returns:
+            Images (batch,3,H,W), normalised and on the device; labels (batch,) on the CPU.
+        """
         data = self.split(split)
         look = self._look(data)
 
@@ -68,13 +85,16 @@ class LabelledImages:
             yield as_input(images.to(device), self.statistics), labels
 
     def drawn(self, size: int, number: int) -> Tensor:
-        """Batch `number` of `size` validation images drawn at random, with repetition, as a test sees them: (size,3,H,W), normalised."""
+        """Return batch `number` of `size` validation images as a test sees them, normalised, (size,3,H,W).
+
+        The images are drawn at random, with repetition.
+        """
         data = self.split("val")
         look, chosen = self._look(data), np.random.default_rng((size, number)).integers(len(data), size=size)
         return as_input(collate([(look(data[int(i)][0]), 0) for i in chosen])[0], self.statistics)
 
     def pixels(self, number: int) -> np.ndarray:
-        """Validation image (H,W,3) uint8 at the model's input size."""
+        """Return a validation image (H,W,3), uint8, at the model's input size."""
         data = self.split("val")
         return self._look(data)(data[number][0])
 
@@ -93,7 +113,7 @@ class LabelledImages:
         return make
 
     def _look(self, data: Any) -> Callable[[np.ndarray], np.ndarray]:
-        """What a test does with an image: nothing where all have one size and no view is asked for."""
+        """Return the test's transform of an image: the identity if all images have one size and no view is asked for."""
         view = self.recipe.view or (None if hasattr(data, "side") else View())
         return (lambda image: image) if view is None else evaluation_view(view, self._side())
 

@@ -1,4 +1,4 @@
-"""The `task` group of a classification run: how images are seen at test time, and how training varies and mixes them."""
+"""Defines the `task` group of a classification run: the view of images at test time, and their variation and mixing in training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,13 @@ _Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class View:
-    """How a test sees images of any size: their shorter side resized to data.side / crop_pct, cropped in the centre, normalised.
+    """Sets how a test sees images of any size: shorter side resized to data.side / crop_pct, cropped in the centre, normalised.
 
-    crop_pct: 0.875 is 256 -> 224. mean, std: by channel on the 0..1 scale, as the weights were trained.
+    Args:
+        crop_pct: Share of the resized side that the crop keeps; 0.875 is 256 -> 224.
+        interpolation: One of INTERPOLATIONS.
+        mean: Mean of each channel on the 0..1 scale, as the weights were trained.
+        std: Standard deviation of each channel on the 0..1 scale, as the weights were trained.
     """
 
     crop_pct: float = DEFAULT_CROP_PCT
@@ -31,11 +35,16 @@ class View:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Training images through timm's transforms; the defaults are DeiT's (Touvron et al. 2021, Table 9).
+    """Sets how training images are varied through timm's transforms; the defaults are DeiT's (Touvron et al. 2021, Table 9).
 
-    area, ratio: of the random crop, as a share of the image and as width / height. flip: probability. policy: RandAugment in timm's
-    words, null for none. color_jitter: strength, of effect without a policy only, as in timm. erase: probability of random erasing.
-    repeats: how often an image is in a batch, each time varied anew (Hoffer et al. 2020; DeiT 3), which leaves less different images.
+    Args:
+        area: Range of the random crop's area, as a share of the image.
+        ratio: Range of the random crop's width / height.
+        flip: Probability of a horizontal flip.
+        policy: RandAugment in timm's notation; null for none.
+        color_jitter: Strength of colour jitter; as in timm it acts only without a policy.
+        erase: Probability of random erasing.
+        repeats: Copies of an image in a batch, each varied anew (Hoffer et al. 2020; DeiT 3); a batch then has fewer different images.
     """
 
     area: tuple[float, float] = (0.08, 1.0)
@@ -49,9 +58,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) through timm, and label smoothing; the defaults are DeiT's.
+    """Sets Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) through timm, and label smoothing; the defaults are DeiT's.
 
-    mixup, cutmix: alpha of the Beta distribution, 0 for none. prob: of mixing a batch; switch_prob: of CutMix where both are on.
+    Args:
+        mixup: alpha of Mixup's Beta distribution; 0 for none.
+        cutmix: alpha of CutMix's Beta distribution; 0 for none.
+        prob: Probability that a batch is mixed.
+        switch_prob: Probability of CutMix if both are on.
+        smoothing: Strength of the label smoothing.
     """
 
     mixup: float = 0.8
@@ -63,12 +77,22 @@ class Mixing:
 
 @dataclass(frozen=True)
 class ClassificationConfig:
-    """The `task` group. flip, vertical_flip, channels: augmentations of training images, each drawn with probability 1/2.
+    """Sets the `task` group of a classification run.
 
-    token_labels: weight of a second cross-entropy on every patch token, whose label is the object's or "no class" (token labelling
-    as in LV-ViT, Jiang et al. 2021); needs a data set with class maps. The head then has one output more.
-    view: None takes images of one size as they are, and View() of others. augment: in the place of flips and channels. mix: None for
-    plain labels. throughput: how images a second are measured, where a run asks for them.
+    Args:
+        name: Name of the task.
+        flip: Whether training images are flipped horizontally, with probability 1/2.
+        vertical_flip: Whether they are flipped vertically, with probability 1/2.
+        channels: Whether their channels are permuted, with probability 1/2.
+        token_labels: Weight of a second cross-entropy on every patch token, whose label is the object's or "no class" (token labelling as
+            in LV-ViT, Jiang et al. 2021). It needs a data set with class maps. The head then has one output more.
+        batch_size: Images in a forward pass of the evaluation.
+        cost_images: Images over which MACs and kept shares are averaged.
+        speed_images: Images whose times give the median; 0 for no timing.
+        view: The test's view. None takes images of one size as they are, and View() for others.
+        augment: Variation of training images, in place of flips and channels.
+        mix: Mixing of training batches; None for plain labels.
+        throughput: Plan of the measurement of images a second, for runs that ask for it.
     """
 
     name: str = "classification"
@@ -89,7 +113,8 @@ def read_recipe(config: Mapping[str, Any]) -> ClassificationConfig:
     """Read the `task` group of a run.
 
     Raises:
-        InvalidConfig: unknown settings, wrong types and values that do not fit together or to the data and the batch, all at once.
+        InvalidConfig: A setting is unknown, has a wrong type, or does not fit the others, the data or the batch. The message names all of
+            them.
     """
     cfg = read_settings(ClassificationConfig, config["task"], "task")
     problems = [*_view(cfg.view), *_augmentation(cfg.augment), *_mixing(cfg.mix), *_together(cfg, config)]
@@ -129,7 +154,7 @@ def _augmentation(augment: Augmentation | None) -> list[str]:
 
 
 def _policy(policy: str | None) -> list[str]:
-    """What timm says of a policy, which it reads with assertions and look-ups of its own."""
+    """Return timm's complaint about a policy, which it reads with assertions and look-ups of its own."""
     if policy is None:
         return []
     try:

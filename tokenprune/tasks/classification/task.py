@@ -1,4 +1,7 @@
-"""Image classification: the ViT's own head, cross-entropy, top-1, top-5. What pre-trains the encoder of a dense task, as ImageNet does."""
+"""Defines image classification: the ViT's own head, cross-entropy, top-1, top-5.
+
+It pre-trains the encoder of a dense task, as ImageNet does.
+"""
 
 import copy
 import math
@@ -25,30 +28,36 @@ from tokenprune.utils.console import progress
 if TYPE_CHECKING:
     from tokenprune.engine.model import PrunedViT
 
-_TOP5_FROM = 10  # classes; of fewer, five guesses say little
-_OBJECT_SHARE = 0.25  # of a patch's pixels, from which on the patch carries the object's label
+_TOP5_FROM = 10  # least number of classes for top-5; with fewer, five guesses say little
+_OBJECT_SHARE = 0.25  # share of a patch's pixels from which on the patch carries the object's label
 
 
 @register("task", "classification")
 class ClassificationTask:
-    """Image classification, judged by top-1 accuracy."""
+    """Classifies images; the metric is top-1 accuracy."""
 
     name = "classification"
     gives = ("images", "logits", "targets", "teacher")
 
     def __init__(self) -> None:
-        self._key, self.images = "", None  # the LabelledImages of the latest configuration, and which that was
+        self._key, self.images = "", None  # the latest configuration as a text, and its LabelledImages
         self.teacher: PrunedViT | None = None
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:
-        """Raise InvalidConfig for settings of `task` that do not fit; no data are read."""
+        """Check the settings of `task`; no data are read.
+
+        Raises:
+            InvalidConfig: Settings do not fit.
+        """
         read_recipe(cfg)
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
-        """The PrunedViT with timm's own head, on the CPU, random weights.
+        """Build the PrunedViT with timm's own head, on the CPU with random weights.
 
-        Raises InvalidConfig for settings that do not fit, DatasetError for data that cannot be read.
+        Raises:
+            InvalidConfig: Settings do not fit.
+            DatasetError: The data cannot be read.
         """
         from tokenprune.tasks.encoder import build_pruned
 
@@ -56,16 +65,20 @@ class ClassificationTask:
         return build_pruned(cfg, num_classes=len(images.classes) + int(images.recipe.token_labels > 0))
 
     def begin(self, model: nn.Module) -> None:
-        """Keep a frozen copy of the unpruned model, head included, where a loss learns from one."""
+        """Keep a frozen copy of the unpruned model, head included, if a loss learns from one."""
         if any("teacher" in term.needs for term in model.loss_terms.values()):
             self.teacher = prune(copy.deepcopy(model.backbone)).eval().requires_grad_(False)
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Batch]:
-        """Endless batches from iteration `start` on, see `LabelledImages.training`."""
+        """Yield batches without end from iteration `start` on, see `LabelledImages.training`."""
         return self._images(cfg).training(start)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy of labels (B,) or soft targets (B,classes), of token labels where there are any, and the encoder's own losses."""
+        """Return the losses of a batch.
+
+        They are the cross-entropy of labels (B,) or soft targets (B,classes), that of token labels if there are any, and the encoder's own
+        losses.
+        """
         images, labels, *maps = (t.to(device_of(model)) for t in batch)
         images = as_input(images, self.images.statistics)
         outputs = model.encode(images)
@@ -78,13 +91,17 @@ class ClassificationTask:
         return losses
 
     def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
-        """The encoder, and `count` training images in batches, normalised."""
+        """Return the encoder, and `count` normalised training images in batches."""
         images = self._images(cfg)
         return model.encode, [batch for batch, _ in images.first("train", count, images.recipe.batch_size, device_of(model))]
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
-        """top1 in points 0..100 on the validation split, with top1_se, its binomial standard error; from 10 classes on top5 and top5_se."""
+        """Return the accuracy on the validation split.
+
+        Returns:
+            top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se.
+        """
         images, training = self._images(cfg), model.training
         count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
@@ -98,7 +115,7 @@ class ClassificationTask:
         return {key: value for name, n in right.items() for key, value in _percent(name, n / count, count).items()}
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """GMACs (without the head) and kept shares over validation images, seconds an image of the encoder and of the whole model."""
+        """Return GMACs (without the head) and kept shares over validation images, and seconds an image of encoder and whole model."""
         known, training = self._images(cfg), model.training
         settings = known.recipe
         model.eval()
@@ -111,7 +128,7 @@ class ClassificationTask:
         return {**cost, **times}
 
     def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Images a second over batch sizes, of validation images drawn at random (see `tasks.throughput`)."""
+        """Return images a second over batch sizes, on validation images drawn at random (see `measure.throughput`)."""
         images, device = self._images(cfg), device_of(model)
         return throughput(model.eval(), lambda size, number: images.drawn(size, number).to(device), images.recipe.throughput, device)
 
@@ -119,7 +136,7 @@ class ClassificationTask:
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
     ) -> Iterator[Picture]:
-        """Validation pictures with the tokens that each block used; there is nothing in them to predict."""
+        """Yield validation pictures with the tokens that each block used. There is nothing in them to predict."""
         images = self._images(cfg)
         for number in chosen(numbers, len(images.split("val"))):
             pixels = images.pixels(number)
@@ -139,6 +156,13 @@ def _percent(name: str, share: float, count: int) -> dict[str, float]:
 
 
 def patch_labels(maps: Tensor, labels: Tensor, patch: int, none: int) -> Tensor:
-    """Labels (B*N,) of patches of `patch` pixels from class maps (B,H,W): the image's label (B,) where enough is object, else `none`."""
+    """Return labels (B*N,) of patches: the image's label where enough of the patch is object, else `none`.
+
+    Args:
+        maps: Class maps, (B,H,W).
+        labels: Labels of the images, (B,).
+        patch: Side of a patch in pixels.
+        none: The label of a patch without object.
+    """
     share = F.avg_pool2d((maps == labels.view(-1, 1, 1)).float().unsqueeze(1), patch).flatten(1)
     return torch.where(share > _OBJECT_SHARE, labels.unsqueeze(1), none).flatten()

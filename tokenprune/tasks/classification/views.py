@@ -1,4 +1,4 @@
-"""What an image goes through on its way to a classifier: the test's crop, training's variations, and mixing of a batch; through timm."""
+"""Prepares images for a classifier through timm: the test's crop, training's variations, and the mixing of a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +15,11 @@ from tokenprune.tasks.pixels import normalised
 
 Batch = tuple[Tensor, ...]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation by channel, 0..255 scale
-_MIXING = 1  # sets the draws of a batch apart from those of its first sample
+_MIXING = 1  # makes the draws of a batch differ from those of its first sample
 
 
 def evaluation_view(view: View, side: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from an image (h,w,3) uint8 to what a test sees of it, (side,side,3) uint8, not normalised yet."""
+    """Return the function from an image (h,w,3) uint8 to the test's view of it, (side,side,3) uint8, not normalised yet."""
     transform = create_transform(side, crop_pct=view.crop_pct, interpolation=view.interpolation, normalize=False)
     return lambda image: _pixels(transform(Image.fromarray(image)))
 
@@ -40,7 +40,7 @@ def training_view(augment: Augmentation, view: View, side: int, seed: int) -> Ca
 
 
 def flipped(views: list[np.ndarray], cfg: ClassificationConfig, rng: np.random.Generator) -> list[np.ndarray]:
-    """An image (H,W,3) and its maps (H,W), flipped alike; the image's channels permuted."""
+    """Return an image (H,W,3) and its maps (H,W), flipped alike, and the image's channels permuted."""
     if cfg.flip and rng.random() < 0.5:
         views = [v[:, ::-1] for v in views]
     if cfg.vertical_flip and rng.random() < 0.5:
@@ -51,15 +51,18 @@ def flipped(views: list[np.ndarray], cfg: ClassificationConfig, rng: np.random.G
 
 
 def collate(samples: list[tuple[Any, ...]]) -> Batch:
-    """Samples (image (H,W,3), label, maps (H,W)) -> images (B,3,H,W), labels (B,), maps (B,H,W), in the images' own type."""
+    """Join samples (image (H,W,3), label, maps (H,W)) to images (B,3,H,W), labels (B,) and maps (B,H,W), in the images' own type."""
     images, labels, *maps = zip(*samples, strict=True)
     pixels = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
     return torch.from_numpy(pixels), torch.tensor(labels), *(torch.from_numpy(np.stack(m)) for m in maps)
 
 
 def mixer(mix: Mixing, classes: int, seed: int, statistics: Statistics) -> Callable[[list[tuple[Any, ...]]], Batch]:
-    """Return what makes one batch of samples (image, label, place): images (B,3,H,W), normalised, and targets (B,classes) that sum to 1."""
-    none = not (mix.mixup or mix.cutmix)  # timm smooths labels in the same step, and wants something to mix
+    """Return the function that mixes samples (image, label, place) to a batch: normalised images (B,3,H,W) and targets (B,classes).
+
+    The targets of an image sum to 1.
+    """
+    none = not (mix.mixup or mix.cutmix)  # timm smooths labels in the same step, and insists on something to mix
     mixup = Mixup(
         mix.mixup or float(none), mix.cutmix, prob=0.0 if none else mix.prob, switch_prob=mix.switch_prob,
         label_smoothing=mix.smoothing, num_classes=classes,
@@ -74,7 +77,7 @@ def mixer(mix: Mixing, classes: int, seed: int, statistics: Statistics) -> Calla
 
 
 def as_input(images: Tensor, statistics: Statistics) -> Tensor:
-    """Images (B,3,H,W) as the model takes them: bytes are normalised, floats are already."""
+    """Return images (B,3,H,W) as the model takes them: bytes are normalised here, floats already are."""
     return images if images.is_floating_point() else normalised(images, *statistics)
 
 

@@ -1,1 +1,1 @@
-"""Detection and instance segmentation through Detectron2, the only folder that imports it (lazily)."""
+"""Holds detection and instance segmentation through Detectron2. This is the only folder that imports it (lazily)."""

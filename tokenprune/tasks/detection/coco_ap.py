@@ -1,4 +1,4 @@
-"""COCO's average precision with pycocotools, silently, in points 0..100, and its bootstrap standard error over images."""
+"""Computes COCO's average precision with pycocotools, silently, in points 0..100, and its bootstrap standard error over images."""
 
 import contextlib
 import copy
@@ -22,13 +22,16 @@ def score(
     """Judge results against exactly the images of `truth`.
 
     Args:
-        truth: a COCO instances dictionary. results: COCO result records with "bbox" (XYWH), "segmentation" (RLE), "score".
-        kind: "bbox" or "segm". max_detections: the best results an image that count.
-        limits: square roots of the areas (pixels) that part small, medium and large.
-        bootstrap: resamples of images for "ap_se"; 0 leaves it out.
+        truth: A COCO instances dictionary.
+        results: COCO result records with "bbox" (XYWH), "segmentation" (RLE), "score".
+        kind: "bbox" or "segm".
+        max_detections: Number of results an image that count: the best ones.
+        limits: Square roots of the areas (pixels) that separate small, medium and large.
+        bootstrap: Resamples of images for "ap_se"; 0 leaves it out.
 
     Returns:
-        ap, ap50, ap75, ap_small, ap_medium, ap_large (and ap_se) in points; an area without any object is left out; no results give 0.
+        ap, ap50, ap75, ap_small, ap_medium, ap_large (and ap_se) in points. An area without any object is left out. Without results all
+        are 0.
     """
     evaluation = match(truth, results, kind, max_detections, limits)
     precision = evaluation.eval["precision"][..., -1]  # (IoU thresholds, recalls, classes, areas)
@@ -64,7 +67,7 @@ def match(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, m
 
 
 def standard_error(evaluation: Any, resamples: int, seed: int = 0) -> float:
-    """Standard deviation of AP[.5:.95] (a fraction) over resamples of the images, with replacement."""
+    """Return the standard deviation of AP[.5:.95] (a fraction) over resamples of the images, with replacement."""
     classes, images = _flatten(evaluation), len(evaluation.params.imgIds)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
@@ -73,13 +76,13 @@ def standard_error(evaluation: Any, resamples: int, seed: int = 0) -> float:
 
 
 def resampled_ap(classes: list[dict[str, np.ndarray]], weights: np.ndarray, recalls: np.ndarray) -> float | None:
-    """AP (a fraction) where image i counts `weights[i]` times; COCOeval's own rule, so that all-one weights give its AP."""
+    """Return AP (a fraction) if image i counts `weights[i]` times. It is COCOeval's own rule, so all-one weights give its AP."""
     values = [_class_precision(c, weights, recalls) for c in classes]
     return _mean(np.stack(values)) if values else None
 
 
 def _flatten(evaluation: Any) -> list[dict[str, np.ndarray]]:
-    """The matches per class over all images, best score first, area 'all': done once, re-weighted for each resample."""
+    """Return the matches of each class over all images, best score first, area 'all'; done once and re-weighted for each resample."""
     params = evaluation.params
     images, areas, result = len(params.imgIds), len(params.areaRng), []
     for k in range(len(params.catIds)):
@@ -98,7 +101,7 @@ def _flatten(evaluation: Any) -> list[dict[str, np.ndarray]]:
 
 
 def _class_precision(matches: dict[str, np.ndarray], weights: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """Precision (IoU thresholds, recalls) of one class; -1 where the resample holds no object of it."""
+    """Return the precision (IoU thresholds, recalls) of one class; -1 if the resample holds no object of it."""
     true, positives = matches["true"], float(matches["positives"] @ weights)
     result = np.full((len(true), len(recalls)), -1.0 if positives == 0 else 0.0)
     if positives == 0 or true.shape[1] == 0:
@@ -116,7 +119,10 @@ def _class_precision(matches: dict[str, np.ndarray], weights: np.ndarray, recall
 
 
 def _load(gt: Any, results: Sequence[dict[str, Any]], kind: str) -> Any:
-    """Results as a COCO index. pycocotools takes areas from "bbox" where a record has one, so masks go in without; [] would crash it."""
+    """Return results as a COCO index.
+
+    pycocotools takes areas from "bbox" if a record has one, so masks are passed without it. An empty list would crash it.
+    """
     from pycocotools.coco import COCO
 
     wanted = {"image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation"}

@@ -1,4 +1,4 @@
-"""A detector on a data set: detections as COCO records, box and mask AP, the encoder's cost, seconds an image."""
+"""Evaluates a detector on a data set: detections as COCO records, box and mask AP, the encoder's cost, seconds an image."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from tokenprune.tasks.detection.model import PrunedRCNN
 from tokenprune.tasks.detection.settings import EvaluateConfig
 from tokenprune.utils.console import progress
 
-_SURE = 5.0  # logits by which `busy` prefers its class: p > 0.99
+_SURE = 5.0  # logits that `busy` adds for its class: p > 0.99
 
 
 def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, resize: Resize) -> dict[str, float]:
@@ -33,7 +33,7 @@ def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, res
 
 
 def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, float]:
-    """Box and mask AP of COCO result records (what `evaluate` does after detecting)."""
+    """Return box and mask AP of COCO result records; `evaluate` calls this after detecting."""
     metrics = {}
     for kind, suffix in (("bbox", "box"), ("segm", "mask")):
         values = score(data.coco_json(), results, kind, cfg.max_detections, cfg.limits, cfg.bootstrap)
@@ -46,7 +46,7 @@ def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateC
 
 @torch.no_grad()
 def detect(detector: PrunedRCNN, data: DetectionData, batch_size: int, resize: Resize) -> list[dict[str, Any]]:
-    """COCO result records of all images, at their original sizes; the detector's mode is put back afterwards."""
+    """Return COCO result records of all images, at their original sizes. The detector's mode is restored afterwards."""
     training, results = detector.training, []
     detector.eval()
     for start in progress(range(0, len(data), batch_size), "evaluation"):
@@ -58,7 +58,7 @@ def detect(detector: PrunedRCNN, data: DetectionData, batch_size: int, resize: R
 
 
 def coco_records(instances: D2Instances, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """One image's predictions as COCO records: bbox XYWH in pixels, segmentation as compressed RLE, score, category id."""
+    """Return one image's predictions as COCO records: bbox XYWH in pixels, segmentation as compressed RLE, score, category id."""
     from pycocotools import mask as rle_tools
 
     boxes = instances.pred_boxes.tensor.numpy().astype(float)
@@ -74,18 +74,21 @@ def coco_records(instances: D2Instances, image_id: int, category_ids: Sequence[i
 
 
 def encoder_images(detector: PrunedRCNN, data: DetectionData, count: int, resize: Resize, batch: int = 1) -> Iterator[Tensor]:
-    """The first `count` images as the encoder sees them: normalised, padded (batch,3,H,W)."""
+    """Yield the first `count` images as the encoder sees them: normalised, padded, (batch,3,H,W)."""
     count = min(count, len(data))
     for start in range(0, count, batch):
         yield detector.preprocess_image([test_input(data[i], resize) for i in range(start, min(start + batch, count))]).tensor
 
 
 def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, Any]:
-    """Seconds an image of the encoder, of the backbone (feature pyramid included) and of the whole detector, masks pasted at full size.
+    """Measure seconds an image of the encoder, of the backbone (feature pyramid included) and of the whole detector.
+
+    The whole detector pastes its masks at full size.
 
     Args:
+        detector: The detector.
         inputs: Detectron2 inputs as `test_input` makes them, each a batch of its own.
-        cfg: its speed_warmup, speed_repeats, speed_dtype and speed_busy are used.
+        cfg: Gives speed_warmup, speed_repeats, speed_dtype and speed_busy.
 
     Returns:
         seconds_encoder, seconds_backbone, seconds_total, speedup_encoder, seconds_note.
@@ -105,7 +108,10 @@ def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], cfg: E
 
 @contextmanager
 def busy(detector: nn.Module) -> Iterator[None]:
-    """Let every proposal be an object of the first class for the body, whatever the weights say: the mask head has its full number."""
+    """Make every proposal an object of the first class inside the body, whatever the weights say.
+
+    The mask head then gets its full number of objects.
+    """
     layers = [m.cls_score for m in detector.modules() if isinstance(m, FastRCNNOutputLayers)]
     before = [layer.bias.detach().clone() for layer in layers]
     with torch.no_grad():

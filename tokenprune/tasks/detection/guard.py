@@ -1,4 +1,4 @@
-"""Is Detectron2 there? Answered without importing it."""
+"""Checks that Detectron2 is installed, without importing it."""
 
 import importlib.util
 from pathlib import Path
@@ -18,10 +18,10 @@ def find_detectron2() -> Path | None:
 
 
 def require_detectron2() -> None:
-    """Pass where Detectron2 is importable.
+    """Check that Detectron2 is importable.
 
     Raises:
-        MissingDependency: it is not; the message is one line with the command that installs it.
+        MissingDependency: It is not. The message is one line with the command that installs it.
     """
     if find_detectron2() is None:
         raise MissingDependency(

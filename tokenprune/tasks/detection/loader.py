@@ -1,4 +1,4 @@
-"""Samples of a data set as Detectron2 inputs: resizing, augmentation, batches that depend on the iteration alone."""
+"""Turns samples of a data set into Detectron2 inputs: resizing, augmentation, batches that depend on the iteration alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,12 @@ from tokenprune.tasks.detection.settings import AugmentConfig
 
 @dataclass(frozen=True)
 class Resize:
-    """Short and long side in pixels of test pictures; None keeps a picture's own size."""
+    """Sets the size of test pictures.
+
+    Attributes:
+        short: Short side in pixels; None keeps a picture's own size.
+        long: Greatest long side in pixels.
+    """
 
     short: int | None = None
     long: int = 1333
@@ -27,7 +32,7 @@ class Resize:
 def train_batches(
     data: DetectionData, batch: int, seed: int, start: int, augment: AugmentConfig, resize: Resize, workers: int = 0
 ) -> Iterator[list[dict[str, Any]]]:
-    """Endless training batches (lists of Detectron2 input dicts) from iteration `start` on; pictures without objects stay in."""
+    """Yield training batches (lists of Detectron2 input dicts) from iteration `start` on, without end; pictures without objects stay in."""
     plan = BatchPlan(len(data), batch, seed, data.aspect_ratios())
 
     def make(index: int, place: int) -> dict[str, Any]:
@@ -37,7 +42,10 @@ def train_batches(
 
 
 def train_input(sample: Sample, augment: AugmentConfig, resize: Resize, seed: tuple[int, int]) -> dict[str, Any]:
-    """One augmented picture as {"image": (3,H,W) uint8, "instances": ground truth, "height", "width", "image_id"}; crowds are left out."""
+    """Return one augmented picture as {"image": (3,H,W) uint8, "instances": ground truth, "height", "width", "image_id"}.
+
+    Crowds are left out.
+    """
     with _seeded(seed):
         image, gt = sample.image, _without_crowds(sample.instances)
         if augment.policy == "detr":
@@ -55,7 +63,7 @@ def train_input(sample: Sample, augment: AugmentConfig, resize: Resize, seed: tu
 
 
 def test_input(sample: Sample, resize: Resize) -> dict[str, Any]:
-    """One picture at test size; "height" and "width" are the original's, to which Detectron2 scales its results back."""
+    """Return one picture at test size. "height" and "width" are the original's, to which Detectron2 scales its results back."""
     height, width = sample.image.shape[:2]
     image = sample.image
     for augmentation in _to_size(resize):
@@ -64,7 +72,7 @@ def test_input(sample: Sample, resize: Resize) -> dict[str, Any]:
 
 
 def resized(sample: Sample, resize: Resize) -> Instances:
-    """The annotated objects of a picture at test size, crowds left out."""
+    """Return the annotated objects of a picture at test size, without crowds."""
     return _transformed(sample.image, _without_crowds(sample.instances), _to_size(resize))[1]
 
 
@@ -73,7 +81,10 @@ def _to_size(resize: Resize) -> list[T.Augmentation]:
 
 
 def _detr_policy(cfg: AugmentConfig) -> list[T.Augmentation]:
-    """DETR's two policies, one of which is drawn: resize, or resize and crop and resize (Detectron2's RandomApply is not one-of)."""
+    """Return one of DETR's two policies, drawn: resize, or resize, crop and resize.
+
+    Detectron2's RandomApply cannot choose one of several.
+    """
     flip = [T.RandomFlip()] if cfg.flip else []
     last = T.ResizeShortestEdge(list(cfg.sides), cfg.long_side, sample_style="choice")
     if np.random.rand() < 0.5:
@@ -83,14 +94,14 @@ def _detr_policy(cfg: AugmentConfig) -> list[T.Augmentation]:
 
 
 def _lsj_policy(cfg: AugmentConfig) -> list[T.Augmentation]:
-    """ViTDet's large-scale jitter; what is smaller than the square is padded by the detector, if it wants squares."""
+    """Return ViTDet's large-scale jitter. The detector pads pictures smaller than the square, if it wants squares."""
     side = cfg.final_crop
     resize, crop = T.ResizeScale(*cfg.scale_range, side, side), T.FixedSizeCrop((side, side), pad=False)
     return [*([T.RandomFlip()] if cfg.flip else []), resize, crop]
 
 
 def _transformed(image: np.ndarray, gt: Instances, augmentations: list[T.Augmentation]) -> tuple[np.ndarray, Instances]:
-    """Apply Detectron2 augmentations; after a crop boxes are taken from what is left of the masks, and lost objects leave."""
+    """Apply Detectron2 augmentations. After a crop, boxes are taken from the remaining masks, and objects without any are dropped."""
     if not augmentations:
         return image, gt
     inputs = T.AugInput(image)
@@ -106,7 +117,7 @@ def _transformed(image: np.ndarray, gt: Instances, augmentations: list[T.Augment
 
 
 def _light(image: np.ndarray, gt: Instances, cfg: AugmentConfig) -> tuple[np.ndarray, Instances]:
-    """Flips, transposes and channel permutations: exact on pixels, masks and boxes, and free."""
+    """Apply flips, transposes and channel permutations, which are exact on pixels, masks and boxes, and cost almost nothing."""
     masks, boxes = gt.masks, gt.boxes
     height, width = image.shape[:2]
     if cfg.flip and np.random.rand() < 0.5:
@@ -140,7 +151,7 @@ def _tensor(image: np.ndarray) -> torch.Tensor:
 
 @contextmanager
 def _seeded(seed: tuple[int, int]) -> Iterator[None]:
-    """Detectron2's augmentations draw from numpy's global generator: seed it for one picture, then put it back."""
+    """Seed numpy's global generator for one picture, because Detectron2's augmentations draw from it, and restore it afterwards."""
     before = np.random.get_state()
     np.random.seed(np.random.SeedSequence(seed).generate_state(4))
     try:

@@ -1,4 +1,4 @@
-"""Detectron2's Mask R-CNN and Cascade Mask R-CNN over a pruned ViT (works on Detectron2 0.6 and on its main branch)."""
+"""Builds Detectron2's Mask R-CNN and Cascade Mask R-CNN over a pruned ViT (on Detectron2 0.6 and on its main branch)."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -34,43 +34,48 @@ _STAGE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0,
 
 
 class PrunedBackbone(Backbone):
-    """Detectron2's backbone contract over a pruned encoder: images (B,3,H,W) -> {"p2": (B,C,H/4,W/4), ...}."""
+    """Fulfils Detectron2's backbone contract over a pruned encoder: images (B,3,H,W) -> {"p2": (B,C,H/4,W/4), ...}.
+
+    Args:
+        dense: Images -> maps; the first module of `build_features`.
+        pyramid: Maps -> levels, with `strides`, `channels` and `top`; the second module of `build_features`.
+    """
 
     def __init__(self, dense: EncoderMaps, pyramid: nn.Module) -> None:
-        """The two modules of `build_features`: images -> maps, maps -> levels (with `strides`, `channels` and `top`)."""
+        """Take over the two modules."""
         super().__init__()
         self.dense, self.pyramid = dense, pyramid
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """H and W must be multiples of `size_divisibility`; Detectron2 pads to it."""
+        """Return the levels. H and W must be multiples of `size_divisibility`; Detectron2 pads to it."""
         return self.pyramid(self.dense(images))
 
     @property
     def size_divisibility(self) -> int:
-        """Multiple of what the encoder's maps need and of every stride but the subsampled top level's."""
+        """Return a multiple of the maps' own divisor and of every stride but that of the subsampled top level."""
         strides = [s for name, s in self.pyramid.strides.items() if name != self.pyramid.top]
         return max(self.dense.divisor, *strides)
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """Detectron2's main branch reads this where 0.6 reads only `size_divisibility`."""
+        """Return the constraints that Detectron2's main branch reads; 0.6 reads only `size_divisibility`."""
         return {"size_divisibility": self.size_divisibility, "square_size": 0}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each level."""
+        """Return the channels and stride of each level."""
         return {name: ShapeSpec(channels=self.pyramid.channels, stride=s) for name, s in self.pyramid.strides.items()}
 
 
 class PrunedRCNN(GeneralizedRCNN):
-    """GeneralizedRCNN with a channel for the encoder's own losses, which neither 0.6 nor main has."""
+    """Adds the encoder's own losses to GeneralizedRCNN, which has no place for them in 0.6 or main."""
 
     @property
     def pruned(self) -> nn.Module:
-        """The PrunedViT inside."""
+        """Return the PrunedViT inside."""
         return self.backbone.dense.pruned
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """As Detectron2's: losses by name in training, with the encoder's as `loss_<name>`; else one {"instances": ...} an image."""
+        """Return losses by name in training, with the encoder's as `loss_<name>`, else one {"instances": ...} an image, as Detectron2."""
         with _event_storage():
             result = super().forward(batched_inputs)
         if self.training:
@@ -80,15 +85,15 @@ class PrunedRCNN(GeneralizedRCNN):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a result row must say of how its results are scored."""
+        """Return the notes that a result row needs on the scoring of its results."""
         return self.roi_heads.notes
 
     def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights of a related detector in this one's form, see `adopting`."""
+        """Return the weights of a related detector in this one's form, see `weights.adopted`."""
         return adopted(state, self)
 
     def _presence(self, inputs: list[dict[str, Any]]) -> Tensor:
-        """Which classes each training picture holds, (B,K) 0/1: Cropr's multi-label target (section 3.2)."""
+        """Return the classes that each training picture holds, (B,K) 0/1: Cropr's multi-label target (section 3.2)."""
         found = torch.zeros(len(inputs), self.roi_heads.num_classes, device=self.device)
         for row, record in zip(found, inputs, strict=True):
             row[record["instances"].gt_classes.to(self.device)] = 1.0
@@ -99,18 +104,18 @@ def build_detector(cfg: DetectionConfig, pruned: nn.Module, num_classes: int, ba
     """Assemble the detector.
 
     Args:
-        cfg: the task's settings; `detector` is "mask" or "cascade".
-        pruned: the PrunedViT; its parameters appear under `backbone.dense.pruned.`.
-        num_classes: object classes, background not counted.
-        backbone: the `backbone` group, which says whether the encoder has an adapter.
+        cfg: The task's settings; `detector` is "mask" or "cascade".
+        pruned: The PrunedViT; its parameters appear under `backbone.dense.pruned.`.
+        num_classes: Number of object classes, without the background.
+        backbone: The `backbone` group, which says whether the encoder has an adapter.
 
     Raises:
-        InvalidConfig: pyramid scales or an adapter that the encoder's patch size or depth do not allow.
+        InvalidConfig: The encoder's patch size or depth does not allow the pyramid scales or the adapter.
     """
     levels = cfg.pyramid
     features = PrunedBackbone(*build_features(pruned, backbone, levels.scales, levels.channels, levels.top_level))
     shapes = features.output_shape()
-    # RoIs come from the pyramid proper; the top level only serves the RPN, as in FPN.
+    # RoIs come from the other levels; the top level only serves the RPN, as in FPN.
     pooled = [name for name in shapes if name != features.pyramid.top]
     return PrunedRCNN(
         backbone=features,
@@ -187,7 +192,7 @@ def _box_head(cfg: HeadsConfig, channels: int) -> FastRCNNConvFCHead:
 
 
 def _predictor(cfg: HeadsConfig, shape: ShapeSpec, num_classes: int, weights: tuple[float, ...], agnostic: bool) -> FastRCNNOutputLayers:
-    soft = cfg.soft_nms is not None  # which sees all boxes
+    soft = cfg.soft_nms is not None  # soft-NMS needs all boxes
     return FastRCNNOutputLayers(
         shape,
         box2box_transform=Box2BoxTransform(weights=weights),
@@ -209,12 +214,12 @@ def _mask_head(cfg: HeadsConfig, channels: int, num_classes: int) -> MaskRCNNCon
 
 
 def _norm(cfg: HeadsConfig) -> str | Callable[[int], nn.Module]:
-    """0.6 does not know "LN" by name, but both versions take a callable."""
+    """Return the norm of the heads' convolutions. 0.6 does not know "LN" by name, but both versions take a callable."""
     return ChannelNorm if cfg.norm == "LN" else ""
 
 
 def _event_storage() -> AbstractContextManager[Any]:
-    """Detectron2's heads write statistics to a global store and fail without one; a caller's own store is left in charge."""
+    """Return a store for statistics. Detectron2's heads write to a global one and fail without it; a caller's own store is kept."""
     try:
         get_event_storage()
     except AssertionError:

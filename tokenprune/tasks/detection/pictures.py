@@ -1,4 +1,4 @@
-"""Validation pictures as a detector saw them: which tokens it used, what it found."""
+"""Shows validation pictures as a detector saw them: the tokens that it used and the objects that it found."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +16,7 @@ from tokenprune.tasks.pictures import Picture, Predictions, cropped
 def pictures(detector: PrunedRCNN, data: DetectionData, numbers: Iterable[int], resize: Resize, predict: bool) -> Iterator[Picture]:
     """Run `detector`, which must be in eval mode, on pictures one by one; without `predict` on its backbone only.
 
-    Boxes and masks come at the size of the resized picture, so that they lie over its cells.
+    Boxes and masks have the size of the resized picture, so that they lie over its cells.
     """
     for number in numbers:
         source = test_input(data[number], resize)

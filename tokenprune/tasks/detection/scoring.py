@@ -1,4 +1,4 @@
-"""How EVA-02 turns predictions into results: linear soft-NMS in the place of NMS, scores that heed how sure a mask is. Off by default."""
+"""Turns predictions into results as EVA-02 does: linear soft-NMS in place of NMS, scores that depend on masks. Both are off by default."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,22 @@ from torchvision.ops import box_iou
 
 from tokenprune.tasks.detection.settings import HeadsConfig
 
-SURE = 0.5  # mask probability from which a cell is foreground
+SURE = 0.5  # a cell is foreground above this mask probability
 
 
 def soft_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float, least: float, most: int) -> tuple[Tensor, Tensor]:
-    """Linear soft-NMS (Bodla et al., 2017), each class by itself: the best box lowers others that overlap it by `iou` or more to 1 - IoU.
+    """Apply linear soft-NMS (Bodla et al., 2017) to each class by itself: the best box lowers the scores of boxes that overlap it.
 
     Args:
-        boxes: (R,4) XYXY. scores, classes: (R,).
-        iou: overlap above which a score is multiplied by 1 - overlap.
-        least: boxes whose score is not above it are no results. most: number of results, the best.
+        boxes: Boxes XYXY, (R,4).
+        scores: Scores, (R,).
+        classes: Classes, (R,).
+        iou: A score whose box overlaps by more than this is multiplied by 1 - overlap.
+        least: Boxes whose score is not above this are no results.
+        most: Number of results: the best ones.
 
     Returns:
-        indices (K,) of the results, best first, and their new scores (K,).
+        Indices (K,) of the results, best first, and their new scores (K,).
     """
     left, found, values = scores.clone(), [], []
     for _ in range(min(most, len(scores))):
@@ -42,19 +45,19 @@ def soft_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float, least: 
 
 
 def maskness(masks: Tensor) -> Tensor:
-    """Return the mean probability of the foreground of masks (R,1,h,w), (R,); 0 where there is none."""
+    """Return the mean probability of the foreground of masks (R,1,h,w), (R,); 0 for a mask without foreground."""
     sure = (masks > SURE).to(masks.dtype)
     return (masks * sure).flatten(1).sum(1) / sure.flatten(1).sum(1).clamp(min=1)
 
 
 class _Scored:
-    """In front of Detectron2's RoI heads: soft-NMS over all that the box head finds, scores times `maskness`; `settings` is set on it."""
+    """Adds soft-NMS over all boxes of the box head, and scores times `maskness`, to Detectron2's RoI heads; `settings` is set on it."""
 
     settings = HeadsConfig()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a result row must say of how it is judged."""
+        """Return the notes that a result row needs on its scoring."""
         cfg = self.settings
         soft = f"linear soft-NMS from an IoU of {cfg.soft_nms:g}, score threshold {cfg.score:g}" if cfg.soft_nms is not None else ""
         return tuple(filter(None, (soft, "scores times the mean foreground probability of masks" if cfg.mask_scoring else "")))
@@ -73,7 +76,7 @@ class _Scored:
         return result
 
     def forward_with_given_boxes(self, features: Any, instances: Sequence[Instances]) -> Sequence[Instances]:
-        """Return the instances with masks, and scores that heed them."""
+        """Return the instances with masks, and with scores that depend on these."""
         instances = super().forward_with_given_boxes(features, instances)
         for found in instances if self.settings.mask_scoring else ():
             found.scores = found.scores * maskness(found.pred_masks).to(found.scores.dtype)
@@ -81,8 +84,8 @@ class _Scored:
 
 
 class ScoredHeads(_Scored, StandardROIHeads):
-    """Mask R-CNN's heads."""
+    """Adds the scoring to Mask R-CNN's heads."""
 
 
 class ScoredCascade(_Scored, CascadeROIHeads):
-    """Cascade Mask R-CNN's heads."""
+    """Adds the scoring to Cascade Mask R-CNN's heads."""

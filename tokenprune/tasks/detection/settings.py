@@ -1,4 +1,4 @@
-"""What can be set about a detector, its pictures and its evaluation; readable without Detectron2. Defaults are the demo's values."""
+"""Defines the settings of a detector, its pictures and its evaluation; readable without Detectron2. The defaults are the demo's values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,13 @@ POLICIES = ("light", "detr", "lsj")
 
 @dataclass(frozen=True)
 class PyramidConfig:
-    """The levels that the heads read (backbones/features.py): scales of {4, 2, 1, 0.5}, channels, an extra coarse level."""
+    """Sets the levels that the heads read (backbones/features.py).
+
+    Args:
+        scales: Some of {4, 2, 1, 0.5}.
+        channels: Channels of every level.
+        top_level: Whether to add an extra coarse level.
+    """
 
     scales: tuple[float, ...] = (2.0,)
     channels: int = 64
@@ -22,13 +28,40 @@ class PyramidConfig:
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """RPN, box head and mask head. Sizes in input pixels; pairs are (training, test) for topk and (background, object) for IoU.
+    """Sets the RPN, the box head and the mask head.
 
-    anchor_sizes: per pyramid level, or one entry for all. box_fc: widths of the box head's linear layers after `box_convs`
-    convolutions. norm: "" or "LN" (channel norm after the heads' convolutions). sampling: RoIAlign points a bin, 0 adapts.
-    cascade_ious: the three stages of Cascade R-CNN; its boxes are always class-agnostic. soft_nms: IoU from which linear soft-NMS lowers a
-    score, in the place of `nms`; null for none. mask_scoring: whether a result's score is multiplied by how sure its mask is, which moves
-    the box AP, too.
+    Sizes are in input pixels. Pairs are (training, test) for topk and (background, object) for IoU.
+
+    Args:
+        anchor_sizes: Anchor sizes for each pyramid level, or one entry for all.
+        anchor_ratios: Aspect ratios of the anchors.
+        anchor_offset: Offset of the first anchor's centre, as a share of the stride.
+        rpn_convs: Convolutions of the RPN's head.
+        rpn_ious: IoU below which an anchor is background, and from which it is an object.
+        rpn_samples: Anchors of an image that the RPN trains on.
+        rpn_positive: Share of objects among these anchors.
+        rpn_nms: IoU of the RPN's NMS.
+        pre_nms: Proposals before NMS.
+        post_nms: Proposals after NMS.
+        roi_samples: Proposals of an image that the heads train on.
+        roi_positive: Share of objects among these proposals.
+        roi_iou: IoU from which a proposal is an object.
+        sampling: RoIAlign points a bin; 0 adapts.
+        box_pool: Side of the box head's input.
+        box_convs: Convolutions of the box head.
+        box_fc: Widths of the box head's linear layers, which follow its convolutions.
+        mask_pool: Side of the mask head's input.
+        mask_convs: Convolutions of the mask head.
+        mask_dim: Channels of the mask head.
+        norm: "" or "LN" (channel norm after the heads' convolutions).
+        agnostic_boxes: Whether all classes share one box regression.
+        agnostic_masks: Whether all classes share one mask.
+        score: Least score of a result.
+        nms: IoU of the NMS.
+        detections: Most results of an image.
+        cascade_ious: IoU of the three stages of Cascade R-CNN, whose boxes are always class-agnostic.
+        soft_nms: IoU from which linear soft-NMS lowers a score, in place of `nms`; null for none.
+        mask_scoring: Whether a result's score is multiplied by the confidence of its mask, which changes the box AP, too.
     """
 
     anchor_sizes: tuple[tuple[float, ...], ...] = ((14.0, 24.0, 40.0, 64.0, 96.0),)
@@ -64,13 +97,25 @@ class HeadsConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What training pictures go through. Test pictures are only resized to data.short_side / long_side where the data set sets them.
+    """Sets how training pictures are varied. Test pictures are only resized to data.short_side / long_side, if the data set sets them.
 
-    policy "light": flips, transposes, channel permutations at the test size. policy "detr": horizontal flip, then half of the pictures
-    resized to a short side of `sides`, the others resized to `crop_sides`, cropped to a range of `crop_range` and resized to `sides`.
-    policy "lsj" (large-scale jitter, ViTDet): horizontal flip, resized to fit a square of `final_crop` times a factor drawn from
-    `scale_range`, cropped to the square; smaller pictures stay as small.
-    final_crop: pixels; a picture with a longer side is cropped to it at random in the end, also where no object is left.
+    Policy "light": flips, transposes and channel permutations at the test size. Policy "detr": a horizontal flip; then half of the pictures
+    are resized to a short side of `sides`, and the others are resized to `crop_sides`, cropped to a range of `crop_range` and resized to
+    `sides`. Policy "lsj" (large-scale jitter, ViTDet): a horizontal flip; then the picture is resized to fit a square of `final_crop` times
+    a factor drawn from `scale_range`, and cropped to the square. Smaller pictures stay small.
+
+    Args:
+        policy: One of POLICIES.
+        flip: Whether to flip horizontally.
+        vertical_flip: Whether "light" flips vertically.
+        transpose: Whether "light" transposes.
+        channels: Whether "light" permutes channels.
+        sides: Short sides that "detr" draws from, in pixels.
+        crop_sides: Short sides before the crop of "detr", in pixels.
+        crop_range: Range of the crop's sides of "detr", in pixels.
+        long_side: Greatest long side of "detr", in pixels.
+        final_crop: Pixels; a picture with a longer side is cropped to it at random in the end, even if no object is left.
+        scale_range: Range of the factor of "lsj".
     """
 
     policy: str = "light"
@@ -88,12 +133,20 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How a detector is judged: COCOeval's detections a picture, the area limits of small | medium | large as square-root pixels.
+    """Sets how a detector is evaluated.
 
-    bootstrap: resamples of the standard error. batch_size: pictures a forward. cost_images: pictures over which MACs and kept shares
-    are averaged. speed_images: pictures whose times give the median (0: no timing); speed_warmup, speed_repeats: passes over the first
-    that do not count, and over each that do; speed_dtype: float32, bfloat16 or float16; speed_busy: for the time of the whole, let the
-    box head find as many objects as it may, because untrained heads find none and the mask head would have nothing to do.
+    Args:
+        max_detections: COCOeval's detections a picture.
+        limits: Limits of small | medium | large, as square roots of areas in pixels.
+        bootstrap: Resamples of the standard error.
+        batch_size: Pictures in a forward pass.
+        cost_images: Pictures over which MACs and kept shares are averaged.
+        speed_images: Pictures whose times give the median; 0 for no timing.
+        speed_warmup: Passes over the first picture that do not count.
+        speed_repeats: Passes over each picture that count.
+        speed_dtype: float32, bfloat16 or float16.
+        speed_busy: Whether the box head finds as many objects as it may while the whole is timed. Untrained heads find none, and the mask
+            head would have nothing to do.
     """
 
     max_detections: int = 100
@@ -110,7 +163,16 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class DetectionConfig:
-    """The `task` group of a detection run."""
+    """Sets the `task` group of a detection run.
+
+    Args:
+        name: Name of the task.
+        detector: `mask` (Mask R-CNN) or `cascade` (Cascade Mask R-CNN).
+        pyramid: The levels.
+        heads: The RPN and the heads.
+        augment: Variation of training pictures.
+        evaluate: The evaluation.
+    """
 
     name: str = "detection"
     detector: str = "mask"
@@ -124,7 +186,7 @@ def read_task(values: Mapping[str, Any]) -> DetectionConfig:
     """Read the `task` group.
 
     Raises:
-        InvalidConfig: unknown settings, wrong types and values that do not fit together, all at once.
+        InvalidConfig: A setting is unknown, has a wrong type, or does not fit the others. The message names all of them.
     """
     cfg = read_settings(DetectionConfig, values, "task")
     _check(cfg)

@@ -1,4 +1,4 @@
-"""The detection task: Mask R-CNN or Cascade Mask R-CNN on COCO-style data. Detectron2 is imported when a model is built, not before."""
+"""Defines detection: Mask R-CNN or Cascade Mask R-CNN on COCO-style data. Detectron2 is imported when a model is built, not before."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @register("task", "detection")
 class DetectionTask:
-    """Object detection and instance segmentation, judged by COCO's box and mask AP."""
+    """Detects objects and segments instances; the metric is COCO's box and mask AP."""
 
     name = "detection"
     gives = ("presence",)
@@ -29,10 +29,11 @@ class DetectionTask:
         self._sets: dict[tuple[str, str], DetectionData] = {}
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
-        """The detector on the CPU, random weights.
+        """Build the detector on the CPU with random weights.
 
         Raises:
-            MissingDependency: Detectron2 is not installed. InvalidConfig and its kin: settings that do not fit.
+            MissingDependency: Detectron2 is not installed.
+            InvalidConfig: Settings do not fit; also its subclasses.
         """
         require_detectron2()
         _quieten()
@@ -43,10 +44,10 @@ class DetectionTask:
         return build_detector(settings, build_pruned(cfg, classes=classes), classes, cfg["backbone"])
 
     def begin(self, model: nn.Module) -> None:
-        """Nothing that is learned from here needs a copy of the model."""
+        """Do nothing: no loss of this task needs a copy of the model."""
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[list[dict[str, Any]]]:
-        """Endless augmented batches from iteration `start` on."""
+        """Yield augmented batches without end from iteration `start` on."""
         from tokenprune.tasks.detection import loader
 
         training, augment = cfg["training"], read_task(cfg["task"]).augment
@@ -54,24 +55,28 @@ class DetectionTask:
         return loader.train_batches(self._data(cfg, "train"), training["batch_size"], seed, start, augment, _resize(cfg), workers)
 
     def losses(self, model: nn.Module, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """RPN, box and mask losses of Detectron2 and the encoder's own."""
+        """Return the RPN, box and mask losses of Detectron2 and the encoder's own."""
         return model(batch)
 
     def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
-        """The encoder with what feeds it, and `count` training images at test size in batches, normalised and padded."""
+        """Return the encoder with the modules that feed it, and `count` training images at test size in batches, normalised and padded."""
         from tokenprune.tasks.detection.evaluate import encoder_images
 
         batch = read_task(cfg["task"]).evaluate.batch_size
         return model.backbone.dense, list(encoder_images(model, self._data(cfg, "train"), count, _resize(cfg), batch))
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
-        """AP in points on the validation split, with bootstrap standard errors: ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ..."""
+        """Return AP in points on the validation split, with bootstrap standard errors.
+
+        Returns:
+            ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ...
+        """
         from tokenprune.tasks.detection.evaluate import evaluate
 
         return evaluate(model, self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg))
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """The encoder's GMACs and kept shares over validation images, and the seconds an image of encoder and whole detector."""
+        """Return the encoder's GMACs and kept shares over validation images, and the seconds an image of encoder and whole detector."""
         from tokenprune.tasks.detection import evaluate as measuring
         from tokenprune.tasks.detection.loader import test_input
 
@@ -83,14 +88,14 @@ class DetectionTask:
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
     ) -> "Iterator[Picture]":
-        """Validation pictures with the tokens that each block used, and the objects found where `predict`."""
+        """Yield validation pictures with the tokens that each block used, and with the objects found if `predict`."""
         from tokenprune.tasks.detection.pictures import pictures
 
         data = self._data(cfg, "val")
         return pictures(model, data, chosen(numbers, len(data)), _resize(cfg), predict)
 
     def _data(self, cfg: Mapping[str, Any], split: str) -> DetectionData:
-        """A split, opened once: annotations of a large set take seconds to read."""
+        """Return a split, opened once: the annotations of a large set take seconds to read."""
         key = (split, str(cfg["data"]))
         if key not in self._sets:
             self._sets[key] = build_detection(cfg["data"], split)
@@ -98,7 +103,7 @@ class DetectionTask:
 
 
 def _quieten() -> None:
-    """Hide two deprecation notices of torch about Detectron2's own code, which no user of ours can act on."""
+    """Hide two deprecation notices of torch about Detectron2's own code, on which users cannot act."""
     warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"torch\.meshgrid: in an upcoming release", category=UserWarning)
 

@@ -1,4 +1,4 @@
-"""Weights of one detector for another of other parts: the encoder without a class token or a final norm, a cascade in place of one head."""
+"""Adapts the weights of one detector to another: an encoder without class token or final norm, a cascade in place of one head."""
 
 import re
 
@@ -11,10 +11,10 @@ _STAGE = re.compile(r"(roi_heads\.box_(?:head|predictor))\.\d+\.(.+)")
 
 
 def adopted(state: dict[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
-    """Return a file's state as a detector can take it; what has its form already is returned as it is.
+    """Return a file's state in a form that a detector can take. A state that has this form already is returned unchanged.
 
-    What the encoder does not have (class token, final norm) is left out and position codes are resampled. Every stage of a cascade starts
-    from the one box head of a file without stages.
+    The class token and the final norm are left out if the encoder lacks them, and position codes are resampled. Every stage of a cascade
+    starts from the one box head of a file without stages.
     """
     own, state = detector.state_dict(), dict(state)
     for name in ("cls_token", "norm.weight", "norm.bias"):

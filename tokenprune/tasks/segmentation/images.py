@@ -1,4 +1,4 @@
-"""The pictures of one segmentation run with their labels, as training and as tests see them."""
+"""Reads the labelled pictures of one segmentation run, for training and for tests."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,15 +18,26 @@ Seen = tuple[Tensor, list[tuple[int, int]], list[Tensor]]
 
 
 class LabelledPixels:
-    """Both splits of a run, each opened when it is first asked for."""
+    """Opens both splits of a run, each when it is first asked for.
+
+    Args:
+        config: A resolved run.
+
+    Raises:
+        InvalidConfig: Settings of `task` do not fit.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """config: a resolved run. Raises InvalidConfig for settings of `task` that do not fit."""
+        """Read the settings; no data are read."""
         self.config, self.settings = config, read_segmentation(config)
         self._splits: dict[str, Any] = {}
 
     def split(self, name: str) -> Any:
-        """The data of "train" or "val". Raises DatasetError, also where the two have different classes."""
+        """Return the data of "train" or "val".
+
+        Raises:
+            DatasetError: The data cannot be read, or the two splits have different classes.
+        """
         if name not in self._splits:
             self._splits[name] = build_segmentation(self.config["data"], name)
             if len(self._splits) == 2:
@@ -35,23 +46,24 @@ class LabelledPixels:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels."""
+        """Return the names of the labels."""
         return self.split("val").classes
 
     @property
     def side(self) -> int:
-        """Pixels of a side of the square that the model sees."""
+        """Return the side in pixels of the square that the model sees."""
         return self.config["data"].get("side") or self.config["backbone"].get("img_size", 512)
 
     @property
     def statistics(self) -> Statistics:
-        """Mean and standard deviation of each channel that images are normalised with, on the 0..255 scale."""
+        """Return the mean and standard deviation of each channel for normalisation, on the 0..255 scale."""
         return tuple(tuple(255 * v for v in values) for values in (self.settings.mean, self.settings.std))
 
     def training(self, start: int) -> Iterator[Batch]:
-        """Endless batches from iteration `start` on, each a function of the seed and of its number.
+        """Yield batches without end from iteration `start` on, each a function of the seed and of its number.
 
-        Images (B,3,side,side), normalised, and labels (B,side,side), -1 where a pixel has none.
+        Returns:
+            Images (B,3,side,side), normalised, and labels (B,side,side), -1 for pixels without one.
         """
         recipe, data = self.config["training"], self.split("train")
         seed = recipe.get("seed", 0)
@@ -63,10 +75,12 @@ class LabelledPixels:
         return batches_from(plan, make, lambda views: padded(views, self.side, self.statistics), start, recipe.get("workers", 0))
 
     def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[Seen]:
-        """The first `count` pictures as a test sees them.
+        """Yield the first `count` pictures as a test sees them.
 
-        Images (batch,3,side,side), normalised, padded, on the device; the size (h,w) of each without padding; the labels (H,W) of each at
-        the picture's own size, on the CPU.
+        Returns:
+            Images (batch,3,side,side), normalised, padded, on the device; the size (h,w) of each without padding; the labels (H,W) of each
+                at
+            the picture's own size, on the CPU.
         """
         data = self.split(split)
 
@@ -78,13 +92,13 @@ class LabelledPixels:
             yield images.to(device), sizes, [view.labels for view in views]
 
     def drawn(self, size: int, number: int) -> Tensor:
-        """Batch `number` of `size` validation pictures drawn at random, with repetition: (size,3,side,side), normalised, padded."""
+        """Return batch `number` of `size` validation pictures drawn at random, with repetition: (size,3,side,side), normalised, padded."""
         data = self.split("val")
         chosen = np.random.default_rng((size, number)).integers(len(data), size=size)
         return self._seen([view_of(*data[int(i)]) for i in chosen])[0]
 
     def shown(self, number: int) -> tuple[View, Tensor]:
-        """Validation picture and its labels as a test sees them, without padding, and as input (1,3,side,side)."""
+        """Return a validation picture and its labels as a test sees them, without padding, and the picture as input (1,3,side,side)."""
         view = fitted(view_of(*self.split("val")[number]), self.side)
         return view, padded([view], self.side, self.statistics)[0]
 

@@ -1,4 +1,4 @@
-"""Segmenter's linear decoder (Strudel et al., 2021) on a pruned ViT: the model's own head labels every patch (Cropr section 3.2)."""
+"""Builds Segmenter's linear decoder (Strudel et al., 2021) on a pruned ViT: its own head labels every patch (Cropr section 3.2)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,15 @@ from tokenprune.engine.loss import IGNORED
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.outputs import Outputs
 
-LOGITS = "logits"  # the trait that holds logits of positions that left (DToP)
+LOGITS = "logits"  # the trait that holds the logits of positions that have left (DToP)
 
 
 class Segmenter(nn.Module):
-    """A PrunedViT whose head has one output a class, as a model of pixels; `pruned` is the encoder with that head."""
+    """Labels pixels by a PrunedViT whose head has one output a class.
+
+    Args:
+        pruned: The encoder with that head.
+    """
 
     def __init__(self, pruned: PrunedViT) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class Segmenter(nn.Module):
     def label_logits(self, outputs: Outputs) -> Tensor:
         """Return logits (B,N,K) of every position.
 
-        Where the state has a trait `logits` (B,P+N,K), positions that the map does not hold take theirs from it (DToP).
+        If the state has a trait `logits` (B,P+N,K), positions that are missing in the map take their logits from it (DToP).
         """
         logits = self.pruned.family.label(outputs.map)
         stored = outputs.state.traits.get(LOGITS)
@@ -41,10 +45,11 @@ class Segmenter(nn.Module):
         return F.interpolate(grid, size=tuple(size), mode="bilinear", align_corners=False)
 
     def losses(self, images: Tensor, maps: Tensor) -> dict[str, Tensor]:
-        """Return cross-entropy at full resolution and, in training, the encoder's own losses.
+        """Return the cross-entropy at full resolution and, in training, the encoder's own losses.
 
         Args:
-            images: normalised (B,3,h,w). maps: (B,h,w) classes of pixels, `IGNORED` for none.
+            images: Normalised images, (B,3,h,w).
+            maps: Classes of pixels, (B,h,w); `IGNORED` for none.
         """
         outputs = self.pruned.encode(images)
         logits = self.upsampled(outputs, self.label_logits(outputs), images.shape[-2:])
@@ -52,22 +57,22 @@ class Segmenter(nn.Module):
         return {"loss_seg": pixel_loss(logits, maps), **self.pruned.losses(outputs, **facts)}
 
     def head_macs(self, positions: int) -> float:
-        """Return the MACs of the head at N positions, N C K."""
+        """Return the MACs of the head at N positions: N C K."""
         return positions * self.pruned.family.head_macs()
 
     def deploy(self) -> "Segmenter":
-        """Return a copy for inference, whose selectors have shed what only training needs (Cropr section 3.4)."""
+        """Return a copy for inference, whose selectors lack the parts that only training needs (Cropr section 3.4)."""
         return Segmenter(self.pruned.deploy()).eval()
 
     def dense(self) -> "Segmenter":
-        """Return the same model with nothing dropped, which shares its weights."""
+        """Return the same model with nothing dropped; both share their weights."""
         from tokenprune.engine.prune import prune
 
         return Segmenter(prune(self.pruned.backbone)).eval()
 
 
 def pixel_loss(logits: Tensor, maps: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits (B,K,h,w) over the pixels of maps (B,h,w) that have a class; 0 where none has."""
+    """Return the mean cross-entropy of logits (B,K,h,w) over the pixels of maps (B,h,w) that have a class, or 0 if none has."""
     total = F.cross_entropy(logits.float(), maps, ignore_index=IGNORED, reduction="sum")
     return total / (maps != IGNORED).sum().clamp(min=1)
 

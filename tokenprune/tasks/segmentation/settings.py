@@ -1,4 +1,4 @@
-"""The `task` group of a segmentation run: how pictures are seen at test time, how training varies them, how a model is judged."""
+"""Defines the `task` group of a segmentation run: the view of pictures at test time, their variation in training, and the evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +16,21 @@ _Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class PixelAugmentation:
-    """What training pictures and their labels go through.
+    """Sets how training pictures and their labels are varied.
 
-    policy "light": the test's view, flipped with `flip`, `vertical_flip`, channels permuted with `channels`, each with probability 1/2.
-    policy "segmenter" (Cropr 4.2, after Segmenter): the shorter side resized to data.side times a factor of `ratio`; a square of data.side
-    cut out at random, up to ten times anew where one class has more than `most` of its labelled pixels; a horizontal flip with `flip`;
-    with `distort` brightness, contrast, saturation and hue, each with probability 1/2; what is missing to the square padded.
+    Policy "light": the test's view, flipped with `flip` and `vertical_flip`, channels permuted with `channels`, each with probability 1/2.
+    Policy "segmenter" (Cropr 4.2, after Segmenter), in this order: the shorter side is resized to data.side times a factor of `ratio`; a
+    square of data.side is cut out at random, up to ten times anew if one class has more than `most` of its labelled pixels; a horizontal
+    flip with `flip`; with `distort` brightness, contrast, saturation and hue, each with probability 1/2; padding to the square.
+
+    Args:
+        policy: One of POLICIES.
+        flip: Whether to flip horizontally.
+        vertical_flip: Whether "light" flips vertically.
+        channels: Whether "light" permutes channels.
+        ratio: Range of the resize factor of "segmenter".
+        most: Greatest share of one class in a square of "segmenter".
+        distort: Whether "segmenter" changes colours.
     """
 
     policy: str = "light"
@@ -35,11 +44,18 @@ class PixelAugmentation:
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """The `task` group. mean, std: by channel on the 0..1 scale, as the weights were trained.
+    """Sets the `task` group of a segmentation run.
 
-    batch_size: pictures a forward of the evaluation. bootstrap: resamples of the standard error. cost_images: pictures over which MACs
-    and kept shares are averaged. speed_images: pictures whose times give the median, 0 for no timing. throughput: how images a second are
-    measured, where a run asks for them.
+    Args:
+        name: Name of the task.
+        augment: Variation of training pictures.
+        mean: Mean of each channel on the 0..1 scale, as the weights were trained.
+        std: Standard deviation of each channel on the 0..1 scale, as the weights were trained.
+        batch_size: Pictures in a forward pass of the evaluation.
+        bootstrap: Resamples of the standard error.
+        cost_images: Pictures over which MACs and kept shares are averaged.
+        speed_images: Pictures whose times give the median; 0 for no timing.
+        throughput: Plan of the measurement of images a second, for runs that ask for it.
     """
 
     name: str = "segmentation"
@@ -57,7 +73,7 @@ def read_segmentation(config: Mapping[str, Any]) -> SegmentationConfig:
     """Read the `task` group of a run.
 
     Raises:
-        InvalidConfig: unknown settings, wrong types and values out of range, all at once.
+        InvalidConfig: A setting is unknown, has a wrong type or is out of range. The message names all of them.
     """
     cfg = read_settings(SegmentationConfig, config["task"], "task")
     low, high = cfg.augment.ratio

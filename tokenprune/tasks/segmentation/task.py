@@ -1,4 +1,4 @@
-"""Semantic segmentation: Segmenter's linear head on every patch, cross-entropy over pixels, mIoU (Cropr sections 3.2 and 4.2)."""
+"""Defines semantic segmentation: Segmenter's linear head on every patch, cross-entropy over pixels, mIoU (Cropr sections 3.2 and 4.2)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,41 +25,47 @@ _GIGA = 1e9
 
 @register("task", "segmentation")
 class SegmentationTask:
-    """Semantic segmentation, judged by mean intersection over union."""
+    """Segments semantically; the metric is mean intersection over union."""
 
     name = "segmentation"
     gives = ("images", "patches")
 
     def __init__(self) -> None:
-        self._key, self.pixels = "", None  # the LabelledPixels of the latest configuration, and which that was
+        self._key, self.pixels = "", None  # the latest configuration as a text, and its LabelledPixels
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:
-        """Raise InvalidConfig for settings of `task` that do not fit; no data are read."""
+        """Check the settings of `task`; no data are read.
+
+        Raises:
+            InvalidConfig: Settings do not fit.
+        """
         read_segmentation(cfg)
 
     def build_model(self, cfg: Mapping[str, Any]) -> Segmenter:
-        """The segmenter with one output a class, on the CPU, random weights.
+        """Build the segmenter with one output a class, on the CPU with random weights.
 
-        Raises InvalidConfig for settings that do not fit, DatasetError for data that cannot be read.
+        Raises:
+            InvalidConfig: Settings do not fit.
+            DatasetError: The data cannot be read.
         """
         from tokenprune.tasks.encoder import build_pruned
 
         return Segmenter(build_pruned(cfg, num_classes=len(self._pixels(cfg).classes)))
 
     def begin(self, model: nn.Module) -> None:
-        """Nothing that is learned from here needs a copy of the model."""
+        """Do nothing: no loss of this task needs a copy of the model."""
 
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Batch]:
-        """Endless batches from iteration `start` on, see `LabelledPixels.training`."""
+        """Yield batches without end from iteration `start` on, see `LabelledPixels.training`."""
         return self._pixels(cfg).training(start)
 
     def losses(self, model: Segmenter, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy of pixels at full resolution, and the encoder's own losses."""
+        """Return the cross-entropy of pixels at full resolution, and the encoder's own losses."""
         return model.losses(*(t.to(device_of(model)) for t in batch))
 
     def calibration(self, model: Segmenter, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Tensor], Any], list[Tensor]]:
-        """The encoder, and `count` training pictures in batches, as a test sees them."""
+        """Return the encoder, and `count` training pictures in batches, as a test sees them."""
         pixels = self._pixels(cfg)
         return model.pruned.encode, [seen[0] for seen in pixels.first("train", count, pixels.settings.batch_size, device_of(model))]
 
@@ -83,9 +89,9 @@ class SegmentationTask:
         return {"miou": mean_iou(counts), "miou_se": error, "pixel_accuracy": pixel_accuracy(counts)}
 
     def cost(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """GMACs and kept shares over validation pictures and seconds a picture of encoder and whole model, all as it is deployed.
+        """Return GMACs and kept shares over validation pictures and seconds a picture of encoder and whole model, all as deployed.
 
-        gmac_head is that of the head at every position, which gmac_linear and gmac_total do not hold.
+        gmac_head is that of the head at every position; gmac_linear and gmac_total do not include it.
         """
         pixels, device = self._pixels(cfg), device_of(model)
         settings, deployed = pixels.settings, model.deploy()
@@ -99,7 +105,7 @@ class SegmentationTask:
         return {**cost, **head, **times}
 
     def throughput(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Pictures a second, up to logits at the input's size, over batch sizes, of validation pictures drawn at random."""
+        """Return pictures a second, up to logits at the input's size, over batch sizes, on validation pictures drawn at random."""
         pixels, device = self._pixels(cfg), device_of(model)
         plan = pixels.settings.throughput
         return throughput(model.pruned.eval(), lambda size, number: pixels.drawn(size, number).to(device), plan, device, around=_whole)
@@ -108,7 +114,7 @@ class SegmentationTask:
     def pictures(
         self, model: Segmenter, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
     ) -> Iterator[Picture]:
-        """Validation pictures with the tokens that each block used, their labels, and the predicted ones where `predict`."""
+        """Yield validation pictures with the tokens that each block used and their labels, and with the predicted labels if `predict`."""
         pixels = self._pixels(cfg)
         for number in chosen(numbers, len(pixels.split("val"))):
             view, images = pixels.shown(number)
@@ -127,9 +133,12 @@ class SegmentationTask:
 
 
 def predicted(logits: Tensor, inside: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Return classes (H,W) of a picture's own `size` from logits (K,side,side): softmax, padding cut off, bilinear, argmax.
+    """Return classes (H,W) at a picture's own `size` from logits: softmax, padding cut off, bilinear, argmax.
 
-    inside: (h,w), the picture in the input; below and to the right of it is padding.
+    Args:
+        logits: Logits, (K,side,side).
+        inside: Size (h,w) of the picture inside the input; below and to the right of it is padding.
+        size: The picture's own size (H,W).
     """
     shares = logits.float().softmax(0)[:, : inside[0], : inside[1]]
     if tuple(size) != tuple(inside):

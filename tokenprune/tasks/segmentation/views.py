@@ -1,4 +1,4 @@
-"""What a picture and its labels go through on their way to a segmenter: the test's resize, training's variations, padding to a square."""
+"""Prepares pictures and their labels for a segmenter: the test's resize, training's variations, padding to a square."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,21 +16,26 @@ from tokenprune.tasks.classification.views import Statistics, flipped
 from tokenprune.tasks.pixels import normalised
 from tokenprune.tasks.segmentation.settings import PixelAugmentation
 
-_TRIES = 10  # crops, as in the released recipe
-_LONGEST = 4  # times as long as the shorter side a resized picture may be
-# Of 255, 1, 1 and of the circle of hues: the strengths that are in use since SSD (Liu et al., 2016).
+_TRIES = 10  # number of crops that are tried, as in the released recipe
+_LONGEST = 4  # greatest long side of a resized picture, as a multiple of the short side that was drawn
+# Shares of 255, 1, 1 and the circle of hues: the strengths in use since SSD (Liu et al., 2016).
 _STRENGTHS = {"brightness": 32 / 255, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}
 
 
 class View(NamedTuple):
-    """A picture (3,h,w) uint8 and its labels (h,w) long, -1 for none."""
+    """Holds a picture and its labels.
+
+    Attributes:
+        image: The picture, (3,h,w) uint8.
+        labels: Its labels, (h,w) long; -1 for none.
+    """
 
     image: Tensor
     labels: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h,w) in pixels."""
+        """Return (h,w) in pixels."""
         return tuple(self.labels.shape)
 
 
@@ -40,7 +45,7 @@ def view_of(image: np.ndarray, labels: np.ndarray) -> View:
 
 
 def resized(view: View, size: Sequence[int]) -> View:
-    """Return a view of (h,w) pixels: the picture bilinear, antialiased, its labels by nearest neighbour."""
+    """Return a view of (h,w) pixels: the picture resized bilinearly with antialiasing, its labels by nearest neighbour."""
     if view.size == tuple(size):
         return view
     image = TF.resize(view.image, list(size), antialias=True)
@@ -48,7 +53,7 @@ def resized(view: View, size: Sequence[int]) -> View:
 
 
 def fitted(view: View, side: int) -> View:
-    """Return what a test sees: the longer side resized to `side` pixels ("1-shot", Cropr section 4.2)."""
+    """Return the test's view: the longer side resized to `side` pixels ("1-shot", Cropr section 4.2)."""
     factor = side / max(view.size)
     return resized(view, [max(1, round(n * factor)) for n in view.size])
 
@@ -89,7 +94,7 @@ def _segmenter(view: View, augment: PixelAugmentation, side: int, rng: np.random
 
 
 def _cut(view: View, side: int, most: float, rng: np.random.Generator) -> View:
-    """A random part of at most side x side pixels, the last that was tried if one class has too much of each."""
+    """Return a random part of at most side x side pixels, or the last one tried if one class has too much of each."""
     for _ in range(_TRIES):
         top, left = (int(rng.integers(max(n - side, 0) + 1)) for n in view.size)
         part = View(view.image[:, top : top + side, left : left + side], view.labels[top : top + side, left : left + side])
@@ -100,5 +105,5 @@ def _cut(view: View, side: int, most: float, rng: np.random.Generator) -> View:
 
 
 def _distortion() -> v2.Transform:
-    """Photometric distortion: each of the four with probability 1/2; brightness as a factor, where SSD's is added."""
+    """Return the photometric distortion: each of the four with probability 1/2. Brightness is a factor here; SSD adds it."""
     return v2.Compose([v2.RandomApply([v2.ColorJitter(**{name: strength})], 0.5) for name, strength in _STRENGTHS.items()])

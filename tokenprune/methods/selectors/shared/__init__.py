@@ -1,1 +1,1 @@
-"""Code that several selectors share."""
+"""Holds code that several selectors share."""

@@ -1,14 +1,14 @@
-"""How far tokens are from each other: what clusterings share."""
+"""Computes the distances between tokens, which the clusterings share."""
 
 import torch
 from torch import Tensor
 
 
 def distances(tokens: Tensor, live: Tensor) -> Tensor:
-    """Return the Euclidean distances of tokens (B,M,C), (B,M,M), without gradient, in single precision at least.
+    """Return the Euclidean distances of tokens (B,M,C), as (B,M,M), without gradient, in single precision at least.
 
-    Symmetric to the bit, with zeros on the diagonal, so that a tie is one in every execution. Tokens are centred over `live` (B,M) first:
-    what all have in common would cost the differences their digits.
+    They are symmetric to the bit and zero on the diagonal, so a tie is a tie in every execution. Tokens are first centred over `live`
+    (B,M), because a part that all tokens share would cost the differences their digits.
     """
     x = tokens.detach().to(torch.promote_types(tokens.dtype, torch.float32))
     weight = live.to(x.dtype).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""What selectors share that train by drawing each token's fate and may keep another number of tokens in each image at test time."""
+"""Defines the base of selectors that sample keep/drop gates in training and may keep a different number in each image at test time."""
 
 from dataclasses import replace
 
@@ -17,18 +17,18 @@ EVAL_MODES = ("threshold", "sample", "topk")
 
 
 class GatedSelector(Selector):
-    """Base of gates that are drawn by Gumbel-softmax in training.
+    """Base of selectors whose gates are drawn by Gumbel-softmax in training.
 
     Args:
         context: see `Context`.
-        eval_mode: `threshold` keeps p > threshold (a buffer, 0.5 until calibrated); `sample` draws as the released codes do at
-            test time, but the same draw each time; `topk` keeps the schedule's count.
-        calibration_images: training images by which each threshold is set after training, so that usage meets its target; 0: none.
-        tau: Gumbel temperature; P(keep) does not depend on it, the gradient does.
-        seed: of the draw under `sample`.
+        eval_mode: `threshold` keeps p > threshold, a buffer that is 0.5 until calibrated. `sample` draws as the released codes do at test
+            time, but makes the same draw each time. `topk` keeps the schedule's count.
+        calibration_images: Number of training images that set each threshold after training, so that usage meets its target; 0 for none.
+        tau: Gumbel temperature. The gradient depends on it; P(keep) does not.
+        seed: Seed of the draw under `sample`.
 
     Raises:
-        InvalidConfig: an unknown eval_mode, a negative number of images.
+        InvalidConfig: The eval_mode is unknown, or the number of images is negative.
     """
 
     budget = "dynamic"
@@ -52,23 +52,24 @@ class GatedSelector(Selector):
 
     @property
     def caveat(self) -> str:
-        """What the mode means for the counts."""
+        """Return the remark on what the mode means for the counts."""
         fresh = self.eval_mode == "threshold" and float(self.threshold) == 0.5
         drawn = "gates draw at test time, as the released code does" if self.eval_mode == "sample" else ""
         return "gates keep p > 0.5, not calibrated to the target: read the kept share" if fresh else drawn
 
     @property
     def counts_vary(self) -> bool:
-        """Tell whether images may keep different numbers: always, but for `topk` at test time."""
+        """Tell whether images may keep different numbers of tokens: always, except under `topk` at test time."""
         return self.training or self.eval_mode != "topk"
 
     def decide(self, seen: Observation, budget: Budget, log_probs: Tensor, always: Tensor | None = None) -> Decision:
-        """Return the drawn gate in training, and what `eval_mode` says at test time.
+        """Return the drawn gate in training, and the choice of `eval_mode` at test time.
 
         Args:
-            seen, budget: as `score` gets them.
-            log_probs: (B,M,2), index 0 = keep.
-            always: (B,M) live slots that stay whatever their score; under `topk` they are among the schedule's count.
+            seen: The observation that `score` gets.
+            budget: The budget that `score` gets.
+            log_probs: Log-probabilities, (B,M,2), index 0 = keep.
+            always: Live slots that stay whatever their score, (B,M). Under `topk` they are part of the schedule's count.
         """
         log_keep, live = log_probs[..., 0], seen.live
         p_keep = log_keep.exp()
@@ -80,7 +81,7 @@ class GatedSelector(Selector):
         if self.eval_mode == "topk":
             ranked = p_keep if always is None else p_keep.masked_fill(always, float("inf"))
             return replace(keep_top(ranked, live, budget.keep), score=p_keep)
-        # keep iff p exceeds a uniform number: the hard Gumbel draw, which has P(keep) = p for any tau
+        # Keep if p exceeds a uniform number. This equals the hard Gumbel draw, which has P(keep) = p for any tau.
         bar = self.threshold if self.eval_mode == "threshold" else uniform(seen, self.seed)
         wanted = (p_keep > bar) & live if always is None else (p_keep > bar) & live | always
         return Decision(at_least_one(wanted, p_keep, live), score=p_keep, log_prob=log_keep)

@@ -1,4 +1,4 @@
-"""Gates: SViT's 2-layer MLP and DynamicViT's predictor turn tokens into log-probabilities of keeping, from which decisions are drawn."""
+"""Defines gates, which turn tokens into log-probabilities of keeping (SViT's 2-layer MLP, DynamicViT's predictor), and draws from them."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,13 @@ from torch import Tensor, nn
 
 
 class MLPGate(nn.Module):
-    """SViT section 3.2: LN, Linear(C, C/4), GELU, Linear(C/4, 2) on every token by itself (the paper omits the LN, its code has it)."""
+    """Applies LN, Linear(C, C/4), GELU, Linear(C/4, 2) to every token by itself (SViT section 3.2).
+
+    The paper omits the LN; its code has it.
+
+    Args:
+        dim: Channels C.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -15,11 +21,11 @@ class MLPGate(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that gives the two logits, keep first."""
+        """Return the layer that gives the two logits, keep first."""
         return self.layers[-1]
 
     def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
-        """Return (B,M,2), index 0 = keep, of tokens (B,M,C); `policy` (B,M) is not looked at."""
+        """Return log-probabilities (B,M,2), index 0 = keep, of tokens (B,M,C). It does not use `policy` (B,M)."""
         return self.layers(tokens).log_softmax(-1)
 
     def macs(self, slots: float) -> float:
@@ -28,7 +34,11 @@ class MLPGate(nn.Module):
 
 
 class PredictorGate(nn.Module):
-    """DynamicViT Eq. 1-6: half of the channels stay local, half become a mean over kept tokens; then a 3-layer MLP."""
+    """Keeps half of the channels local, averages the other half over kept tokens, and applies a 3-layer MLP (DynamicViT Eq. 1-6).
+
+    Args:
+        dim: Channels C.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -42,11 +52,14 @@ class PredictorGate(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that gives the two logits, keep first."""
+        """Return the layer that gives the two logits, keep first."""
         return self.out[-1]
 
     def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
-        """Return (B,M,2), index 0 = keep, of tokens (B,M,C); the global half averages over `policy` (B,M), clamped against 0/0."""
+        """Return log-probabilities (B,M,2), index 0 = keep, of tokens (B,M,C).
+
+        The global half is a mean over `policy` (B,M), whose sum is clamped so that no 0/0 occurs.
+        """
         local, shared = self.into(tokens).chunk(2, -1)
         weight = policy.unsqueeze(-1)
         mean = (shared * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
@@ -62,8 +75,8 @@ GATES = {"mlp": MLPGate, "complex": PredictorGate}
 
 
 def at_least_one(keep: Tensor, score: Tensor, live: Tensor) -> Tensor:
-    """Return keep (B,M) with the best live slot added where an image would keep nothing (the released SViT turns NaN there)."""
-    if keep.device.type == "cpu" and not torch.compiler.is_compiling() and bool(keep.any(1).all()):  # a look that costs nothing there
+    """Return keep (B,M), with the best live slot added for images that would keep nothing (the released SViT gives NaN for these)."""
+    if keep.device.type == "cpu" and not torch.compiler.is_compiling() and bool(keep.any(1).all()):  # this check is free on a CPU
         return keep
     best = score.detach().masked_fill(~live, float("-inf")).argmax(1, keepdim=True)
     empty = ~keep.any(1, keepdim=True)
@@ -74,7 +87,8 @@ def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, 
     """Draw hard keep decisions from log_probs (B,M,2), index 0 = keep, by Gumbel-softmax.
 
     Returns:
-        keep (B,M) bool among live slots, at least one an image; gate (B,M), the same as 0/1 with a straight-through gradient.
+        keep: Kept slots, (B,M) bool, among live slots, at least one an image.
+        gate: The same as 0/1, (B,M), with a straight-through gradient.
     """
     gate = F.gumbel_softmax(log_probs, tau=tau, hard=True)[..., 0]
     keep = at_least_one((gate > 0) & live, log_probs[..., 0], live)
@@ -84,12 +98,12 @@ def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, 
 def cut(scores: Tensor, keep: float) -> float:
     """Return a threshold t such that the number of scores (n,) above t is as near to `keep` as ties allow.
 
-    It lies halfway between two scores, so that rounding noise does not move tokens over it; -inf where all stay.
+    The threshold lies halfway between two scores, so that rounding noise moves no token over it. It is -inf if all stay.
     """
     values, counts = torch.unique(scores.detach().double(), return_counts=True)
-    values, kept = values.flip(0), counts.flip(0).cumsum(0)  # best first; how many stay if a value is the last that stays
+    values, kept = values.flip(0), counts.flip(0).cumsum(0)  # best first; kept[i]: how many stay if values[i] is the last one that stays
     last = int((kept - keep).abs().argmin())
     if last + 1 == len(values):
         return float("-inf")
     halfway = ((values[last] + values[last + 1]) / 2).to(scores.dtype)
-    return float(halfway if halfway < values[last] else values[last + 1])  # neighbours in their own precision have nothing between
+    return float(halfway if halfway < values[last] else values[last + 1])  # adjacent floating-point numbers have none between them

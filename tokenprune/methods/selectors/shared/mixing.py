@@ -1,4 +1,4 @@
-"""What selectors share that replace all tokens by a fixed number of new ones, each a mixture."""
+"""Defines the base of selectors that replace all tokens by a fixed number of new ones, each a mixture."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,12 @@ from tokenprune.errors import InvalidSchedule
 
 
 class MixingSelector(Selector):
-    """Base of selectors with one learned output, query or slot for each new token: their number K is part of the weights.
+    """Base of selectors with one learned output, query or slot for each new token: the number K of new tokens is part of the weights.
 
-    Prefix tokens take no part: they are neither mixed nor mixed in.
+    Prefix tokens are not mixed and do not enter a mixture.
+
+    Args:
+        context: see `Context`; its budget sets K.
     """
 
     mixing = True
@@ -24,26 +27,38 @@ class MixingSelector(Selector):
         self.count = context.budget.keep  # K
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
-        """Return `mixtures` of the live slots.
+        """Return the `mixtures` of the live slots.
 
         Raises:
-            InvalidSchedule: another number of new tokens is asked for than the weights have.
+            InvalidSchedule: The number of new tokens asked for differs from the one that the weights have.
         """
         if budget.keep != self.count:
             built = self.context.budget
             raise InvalidSchedule(
                 f"{self.name}: the weights at block {built.block} make {self.count} tokens of {built.live}, and {budget.keep} of"
                 f" {budget.live} are asked for; allowed: the size of images and the counts of the schedule that the model was built for, or"
-                " build another with prune(..., positions=N), N positions being what these images have"
+                " build another with prune(..., positions=N), where N is the number of positions of these images"
             )
         mix, values = self.mixtures(seen.tokens, seen.live)
         return Decision(torch.zeros_like(seen.live), mix=mix, values=values)
 
     def mixtures(self, tokens: Tensor, live: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return weights (B,K,M), zero where `live` (B,M) is False, and what is mixed, (B,M,C): None for `tokens` (B,M,C) themselves."""
+        """Return the weights and the values that they mix.
+
+        Args:
+            tokens: Tokens, (B,M,C).
+            live: Live slots, (B,M).
+
+        Returns:
+            mix: Weights, (B,K,M), zero where `live` is False.
+            values: The mixed values, (B,M,C), or None for `tokens` themselves.
+
+        Raises:
+            TypeError: The subclass does not define it.
+        """
         raise TypeError(f"selector {type(self).__name__} must define mixtures(tokens, live)")
 
 
 def over_live(logits: Tensor, live: Tensor) -> Tensor:
-    """Return the softmax over live tokens of logits (B,K,M)."""
+    """Return the softmax over live tokens (B,M) of logits (B,K,M)."""
     return logits.masked_fill(~live.unsqueeze(1), float("-inf")).softmax(-1)

@@ -1,4 +1,4 @@
-"""Random numbers of a selection that depend on seed, block and the image alone."""
+"""Makes the random numbers of a selection, which depend on the seed, the block and the image alone."""
 
 import torch
 from torch import Tensor
@@ -9,20 +9,26 @@ from tokenprune.engine.state import TokenState
 
 
 def uniform(seen: Observation, seed: int | None) -> Tensor:
-    """Return uniform numbers in [0,1) at the slots (B,M), infinite without a position: `image_noise` of a seed, fresh ones for None."""
+    """Return uniform numbers in [0,1) at the slots, (B,M); slots without a position get infinity.
+
+    Args:
+        seen: The observation.
+        seed: Seed of `image_noise`; None for new numbers each time.
+    """
     B, N, pixels = seen.live.shape[0], seen.state.positions, seen.state.pixels
     fresh = seed is None or pixels is None
     return at_slots(torch.rand(B, N, device=seen.live.device) if fresh else image_noise(pixels, N, seed, seen.block), seen.state)
 
 
 def at_slots(values: Tensor, state: TokenState) -> Tensor:
-    """Return per-position values (B,N) at the slots (B,M), infinite where a slot has no position."""
+    """Return per-position values (B,N) at the slots, (B,M). Slots without a position get infinity."""
     return take(values, state.index.clamp(min=0)).masked_fill(state.index < 0, float("inf"))
 
 
 def image_noise(pixels: Tensor, count: int, seed: int, block: int) -> Tensor:
-    """Return (B,count) uniform numbers in [0,1), a hash of each image's exact pixels: same image, same numbers, on any device."""
-    content = pixels.float().contiguous().view(torch.int32).flatten(1).sum(1, dtype=torch.int64)  # integer, so order does not matter
+    """Return (B,count) uniform numbers in [0,1): a hash of each image's exact pixels, so that an image gets the same ones on any device."""
+    # A sum of integers does not depend on its order.
+    content = pixels.float().contiguous().view(torch.int32).flatten(1).sum(1, dtype=torch.int64)
     place = torch.arange(count, device=pixels.device, dtype=torch.int64)
     salt = ((seed * 8191 + block + 1) * 0x1D8E4E27C47D124F) % 2**62
     x = content.unsqueeze(1) * 0x2545F4914F6CDD1D + place * 0x632BE59BD9B4E019 + salt

@@ -1,1 +1,1 @@
-"""Drawing that several figures share; nothing here is a report."""
+"""Holds drawing code that several figures share; nothing here is a report."""

@@ -1,4 +1,4 @@
-"""Drawing pictures and maps of their tokens; the look of every figure. Colours are of Okabe and Ito's palette, or viridis."""
+"""Draws pictures and maps of their tokens, and sets the look of every figure. Colours are of Okabe and Ito's palette, or viridis."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
@@ -29,7 +29,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def looks() -> Iterator[dict[str, str]]:
-    """Return colours and markers of one curve after the other, without end; colours and markers go round together."""
+    """Yield colours and markers for one curve after the other, without end; colours and markers cycle together."""
     return cycle({"color": colour, "marker": marker} for colour, marker in zip(_LINES, _MARKERS, strict=True))
 
 
@@ -41,7 +41,7 @@ def save(figure: Figure, folder: Path, name: str, numbers: pd.DataFrame, dpi: in
 
 
 def tallest(pictures: Iterable[Picture]) -> float:
-    """Return the greatest height / width of pictures, for the height of their line; extremes count as 0.5 and 1.5."""
+    """Return the greatest height / width of pictures, for the height of their line, limited to the range 0.5 to 1.5."""
     return max(min(max(p.pixels.shape[0] / p.pixels.shape[1], 0.5), 1.5) for p in pictures)
 
 
@@ -54,13 +54,13 @@ def plain_axis(axis: Axes) -> Axes:
 
 
 def framed(axis: Axes) -> Axes:
-    """Hide ticks, keep a thin frame: pictures painted white end somewhere."""
+    """Hide ticks, and keep a thin frame, so that the border of a picture painted white can be seen."""
     plain_axis(axis).spines[:].set(visible=True, color=GREY, linewidth=0.6)
     return axis
 
 
 def open_axis(axis: Axes) -> Axes:
-    """Leave the left and lower frame and light grid lines, for curves."""
+    """Keep the left and lower frame and light grid lines, for curves."""
     axis.grid(alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -72,12 +72,12 @@ def draw_picture(axis: Axes, picture: Picture, score: float | None = None) -> No
     plain_axis(axis).imshow(picture.pixels)
     if score is not None and picture.predictions is not None:
         for x1, y1, x2, y2 in picture.predictions.above(score).boxes:
-            for colour, width in ((BLACK, 1.6), (WHITE, 0.7)):  # seen on every ground
+            for colour, width in ((BLACK, 1.6), (WHITE, 0.7)):  # visible on every background
                 axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
 
 
 def draw_answer(axis: Axes, picture: Picture, answer: Predictions | LabelMap | None, score: float) -> None:
-    """Show a picture under what was found in it, or is true of it: a colour a class, or an object's mask and box of at least `score`."""
+    """Show a picture under its predictions or its truth: one colour a class, or each object's mask and box of at least `score`."""
     plain_axis(axis).imshow(picture.pixels)
     if isinstance(answer, LabelMap):
         axis.imshow(class_colours(answer), alpha=np.where(answer.values < 0, 0.0, 0.65))
@@ -88,12 +88,12 @@ def draw_answer(axis: Axes, picture: Picture, answer: Predictions | LabelMap | N
 
 
 def class_colours(answer: LabelMap) -> np.ndarray:
-    """Return (h,w,3) in [0,1]: a colour a class, the same for a class in every picture."""
+    """Return colours (h,w,3) in [0,1]: one a class, the same for a class in every picture."""
     return wheel(len(answer.classes))[answer.values.clip(min=0)]
 
 
 def wheel(count: int) -> np.ndarray:
-    """Return (count,3) colours in [0,1], neighbours far apart, for more classes than there are colours of lines."""
+    """Return `count` colours (count,3) in [0,1], neighbours far apart, for more classes than there are colours of lines."""
     return np.array([hsv_to_rgb((k * 0.61803 % 1, 0.55 + 0.45 * (k % 2), 0.95 - 0.3 * (k % 3) / 2)) for k in range(count)])
 
 
@@ -112,7 +112,7 @@ def draw_painted(axis: Axes, picture: Picture, coats: Sequence[tuple[torch.Tenso
 
 
 def over(picture: Picture, values: np.ndarray) -> np.ndarray:
-    """Return (h,w): values of cells (H,W) at each pixel of the picture."""
+    """Return the values of cells (H,W) at each pixel of the picture, (h,w)."""
     height, width = picture.pixels.shape[:2]
     return values.repeat(picture.patch, 0).repeat(picture.patch, 1)[:height, :width]
 
@@ -132,6 +132,6 @@ def cells_of(map_: torch.Tensor, name: str) -> pd.DataFrame:
 
 
 def over_images(values: torch.Tensor) -> pd.DataFrame:
-    """Return mean, standard deviation and number of images of (I,L) values a block, NaN left out."""
+    """Return mean, standard deviation and number of images of values (I,L) for each block, NaN left out."""
     table = pd.DataFrame(values.numpy())
     return pd.DataFrame({"mean": table.mean(), "std": table.std(ddof=0), "images": table.count()})

@@ -1,4 +1,4 @@
-"""The Pareto front: what no other line beats in both accuracy and cost."""
+"""Finds the Pareto front: the lines that no other line beats in both accuracy and cost."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-COSTS = {  # column -> its name for people, and whether less of it is better
+COSTS = {  # column -> (its name for people, whether less of it is better)
     "gmac_total": ("encoder GMAC", True),
     "speedup_encoder": ("encoder speed-up over dense, batch 1", False),
     "speedup_batch": ("speed-up over dense in batches", False),
@@ -14,11 +14,13 @@ COSTS = {  # column -> its name for people, and whether less of it is better
 
 
 def on_front(data: "pd.DataFrame", cost: str, score: str, less: bool = True) -> "pd.Series":
-    """Return for each line whether no other has as good a cost and as good a score, one of them better; equal lines are on it together.
+    """Tell for each line if no other has as good a cost and as good a score, one of them better. Equal lines are on the front together.
 
     Args:
-        data: lines with the columns `cost` and `score`; a line without one of them is not on the front and beats none.
-        less: whether less of the cost is better.
+        data: Lines with the columns `cost` and `score`. A line without one of them is not on the front and beats none.
+        cost: The column of the cost.
+        score: The column of the score.
+        less: Whether less of the cost is better.
     """
     import pandas as pd
 
@@ -34,12 +36,12 @@ def on_front(data: "pd.DataFrame", cost: str, score: str, less: bool = True) -> 
 
 
 def costs_of(data: "pd.DataFrame") -> list[str]:
-    """Return the columns of `COSTS` that the lines have a number in."""
+    """Return the columns of `COSTS` in which the lines have a number."""
     return [name for name in COSTS if name in data and data[name].notna().any()]
 
 
 def in_words(data: "pd.DataFrame", score: str, names: "Sequence[str]") -> list[str]:
-    """Return a sentence a cost: the lines on its front, the cheapest first, as called in `names` (a name a line)."""
+    """Return a sentence for each cost: the lines on its front, the cheapest first, by their `names` (one a line)."""
     sentences = []
     for cost in costs_of(data):
         title, less = COSTS[cost]

@@ -1,4 +1,4 @@
-"""Accuracy against cost: GMAC, the speed-up over the dense encoder and, where measured, that in batches; the dense model as a line."""
+"""Draws accuracy against cost: GMAC, the speed-up over the dense encoder and, if measured, that in batches; the dense model as a line."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _ALWAYS = ("gmac_total", "speedup_encoder")
 
 
 def score_of(data: pd.DataFrame) -> str | None:
-    """Return the accuracy that the rows are drawn by, None where they have none."""
+    """Return the accuracy by which the rows are drawn, or None if they have none."""
     return next((name for name in _SCORES if name in data and data[name].notna().any()), None)
 
 
@@ -24,16 +24,17 @@ def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str |
     """Draw the rows of a table (`tables.build(...).data`) and write the figure.
 
     Args:
-        data: rows with gmac_total, speedup_encoder and the score; rows that are not ok are left out.
+        data: Rows with gmac_total, speedup_encoder and the score. Rows that are not ok are left out.
         path: PNG or PDF.
-        score: the column on the vertical axis; None takes box AP, or what the rows have.
-        front: whether the Pareto front is drawn.
+        title: Title of the figure.
+        score: The column on the vertical axis; None takes box AP, or the accuracy that the rows have.
+        front: Whether the Pareto front is drawn.
 
     Returns:
         The figure, for notebooks.
     """
     good = _named(data[data["status"] == "ok"])
-    good = good.reindex(columns=[*good.columns, *({*_ALWAYS} - {*good.columns})])  # not every task knows them
+    good = good.reindex(columns=[*good.columns, *({*_ALWAYS} - {*good.columns})])  # not every task measures them
     score = score or score_of(good) or data.columns[-1]
     costs = [name for name in COSTS if name in {*_ALWAYS, *costs_of(good)}]
     figure = Figure(figsize=(3.2 + 3.9 * len(costs), 4.6), layout="constrained")
@@ -60,7 +61,10 @@ def _front(axis: Axes, rows: pd.DataFrame, column: str, score: str) -> None:
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add what the legend says of each row; class token and size only where rows of one name differ in them, hollow from the second on."""
+    """Add the legend's text of each row.
+
+    Class token and size appear only if rows of one name differ in them; the marks of every value but the first are hollow.
+    """
     name = rows["label"].where(rows["treatment"] == "none", rows["label"] + ", " + rows["treatment"])
     full, hollow = name, pd.Series(False, index=rows.index)
     for column, word in (("cls", " CLS"), ("size", "")):

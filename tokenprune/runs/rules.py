@@ -1,0 +1,64 @@
+"""Values for combinations of choices as data: conf/rules/NAME.yaml, which conf/config.yaml refers to as `rules/NAME`.
+
+A file says `by:` which groups it looks at, and lists `rules:`. A rule gives a name, or a list of names, for each of these groups, and under
+`set:` the values that hold where they meet:
+
+    by: [task, method]
+    rules:
+      - task: [classification, detection]
+        method: cropr
+        set: {losses: {auxiliary: {weight: 1.0}}}
+
+Hydra gets an option for each combination (`classification_cropr`). Rules of the same combination are merged, the later one wins.
+"""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tokenprune.errors import InvalidConfig
+from tokenprune.runs.sources import read_data, shown
+
+GROUP = "rules"
+_FORM = "`by: [GROUP, ...]` and `rules:`, a list of mappings with a name or names for each of these groups and `set:` (a mapping)"
+
+
+def rule_nodes(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return {"rules/NAME": {combination, e.g. "detection_cropr": values}} of FOLDER/rules/NAME.yaml.
+
+    Raises:
+        InvalidConfig: a file of another form.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted((folder / GROUP).glob("*.yaml")):
+        options = found.setdefault(f"{GROUP}/{path.stem}", {})
+        for option, values in rules_of(path):
+            options[option] = _merged(options[option], values) if option in options else values
+    return found
+
+
+def _merged(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.merge(first, then))  # type: ignore[return-value]
+
+
+def rules_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return (combination, values) of a file, in its order, one for each combination of the names that a rule gives.
+
+    Raises:
+        InvalidConfig: a file of another form.
+    """
+    content = read_data(path)
+    by = content.get("by") if isinstance(content, dict) else None
+    rules = content.get("rules") if isinstance(content, dict) else None
+    if not isinstance(by, list) or not isinstance(rules, list):
+        raise InvalidConfig(f"{shown(path)} is not a file of rules; allowed: {_FORM}")
+    found = []
+    for number, rule in enumerate(rules, 1):
+        if not isinstance(rule, dict) or rule.keys() != {*by, "set"} or not isinstance(rule["set"], dict):
+            keys = ", ".join(map(str, rule)) if isinstance(rule, dict) else repr(rule)
+            raise InvalidConfig(f"{shown(path)}: rule {number} has {keys}; allowed: one of each of {', '.join(by)}, and `set` (a mapping)")
+        names = [value if isinstance(value, list) else [value] for value in (rule[group] for group in by)]
+        found += [("_".join(map(str, combination)), rule["set"]) for combination in product(*names)]
+    return found
