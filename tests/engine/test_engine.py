@@ -11,8 +11,10 @@ from torch import nn
 import tokenprune
 from tests.pairings import images, pruned, tiny_vit
 from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.policy import Decider, Site
 from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, UnknownPlugin, UnsupportedBackbone
 from tokenprune.methods.schedules.stages import Stages
+from tokenprune.methods.selectors.baselines import RandomSelector
 from tokenprune.registry import build
 
 VARIANTS = {
@@ -258,6 +260,19 @@ def test_the_first_selector_has_the_last_word_on_the_tokens():
     first.conclude = lambda state: state.replace(tokens=state.tokens * 0 + 3.0)
     second.conclude = lambda state: state.replace(tokens=state.tokens * 0)
     assert (model.encode(images(2)).state.tokens == 3.0).all()
+
+
+@pytest.mark.parametrize("site", list(Site))
+def test_a_selector_of_another_package_may_name_its_site(site):
+    sub = type("Sub", (RandomSelector,), {"site": site.value})
+    assert sub.site is site and sub.facts()["site"] == site.value == str(site) and type(sub.facts()["site"]) is str
+
+
+def test_an_unknown_site_is_refused_where_the_class_is_made():
+    with pytest.raises(InvalidConfig, match="class Sub: site is 'behind'; allowed: before, rows, inside"):
+        type("Sub", (RandomSelector,), {"site": "behind"})
+    with pytest.raises(ValueError, match="site is 'before'; allowed in a block: rows, inside"):
+        Decider(Site.BEFORE, lambda state, p, bias: state)
 
 
 def test_a_selector_knows_how_far_training_is():

@@ -18,7 +18,7 @@ from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
-from tokenprune.engine.policy import DeadSlotRule, settle
+from tokenprune.engine.policy import DeadSlotRule, Decider, Site, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import TokenState
@@ -168,10 +168,10 @@ class PrunedViT(nn.Module):
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
         hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number, str(number + 1) in self.selectors)}
-        if selector is None or selector.site != "before":
-            decide = None if selector is None else partial(self._decide, number, selector, budget)
+        if selector is None or selector.site is not Site.BEFORE:
+            decider = None if selector is None else Decider(selector.site, partial(self._decide, number, selector, budget))
             self._show(number, state)
-            return run_block(adapter, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
+            return run_block(adapter, state, policy, decider, **hooks)
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
         adapter, state = switched(adapter, state.branch), state.replace(branch=None)

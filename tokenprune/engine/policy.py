@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,34 @@ from tokenprune.engine.state import TokenState
 from tokenprune.errors import IncompatiblePairing
 
 Decide = Callable[[TokenState, Projection, Tensor | None], TokenState]
+
+
+class Site(str, Enum):
+    """Where a decision is taken; equal to its name, so that a selector may also say `site = "rows"`."""
+
+    BEFORE = "before"  # before the block
+    ROWS = "rows"  # after qkv, before attention: dropped tokens ask no query
+    INSIDE = "inside"  # after attention, before the MLP
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Decider:
+    """A decision that is taken in the middle of a block.
+
+    Args:
+        site: `Site.ROWS` or `Site.INSIDE`; a decision before the block is applied to the state that enters it.
+        decide: Called with the state, the projections and the key bias of the block; returns the state with dropped slots marked.
+    """
+
+    site: Site
+    decide: Decide
+
+    def __post_init__(self) -> None:
+        if self.site is Site.BEFORE:
+            raise ValueError("site is 'before'; allowed in a block: rows, inside. Apply the decision to the state that enters the block")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import Decision
@@ -19,7 +20,7 @@ class AdaptiveTokenSampler(Selector):
     TokenReduction the CDF is in spatial order, norms are each head's, and the points an open range: for a budget of K most often K-1.
     """
 
-    site = "rows"
+    site = Site.ROWS
     budget = "dynamic"
     count_role = "cap"
     reads_cls = True

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
 from tokenprune.engine.state import Decision
@@ -37,7 +38,7 @@ class AttentionTopK(Selector):
             mean over all queries, which costs about as much as the attention itself.
     """
 
-    site = "inside"
+    site = Site.INSIDE
     reads_cls = True
     module = "attention-based"
     paper = "Cropr's baseline"

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tokenprune.engine.indexing import take
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import Decision
@@ -26,7 +27,7 @@ class BipartiteMatching(Selector):
     Ranks follow the released order, unmerged A then B, so the split is the same in every execution.
     """
 
-    site = "inside"
+    site = Site.INSIDE
     merging = True
     module = "similarity-based"
     paper = "ToMe, ICLR 2023"
