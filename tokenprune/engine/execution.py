@@ -43,7 +43,7 @@ def run_block(
     """
     P = state.prefix.shape[1]
     entering, at_rows = state.counts() + P, decider is not None and decider.site is Site.ROWS
-    packed = policy.packs(adapter) and (at_rows or not state.complete)
+    packed = policy.packs(adapter) and (at_rows or not state.known.complete)
     after = (run_packed if packed else run_padded)(adapter, state, policy, decider, see)
     fed = entering if decider is None else after.counts() + P
     return after, BlockUsage(entering, fed if at_rows else entering, fed)
@@ -75,7 +75,7 @@ def attend_rows(
     if policy.mode == "masked":
         fresh = state.tokens.shape[1] - M
         return settle(state, policy), torch.nn.functional.pad(adapter.attend(p, bias=bias), (0, 0, 0, fresh))
-    slots, real = (state.slots, None) if state.slots is not None else Packing.of(state.live, P).slots()
+    slots, real = (state.known.slots, None) if state.known.slots is not None else Packing.of(state.live, P).slots()
     prefix = torch.arange(P, device=slots.device).expand(slots.shape[0], P)
     delta = adapter.attend(p, rows=torch.cat([prefix, slots.clamp(max=M - 1) + P], 1), bias=bias)
     asked = torch.cat([torch.ones_like(prefix, dtype=torch.bool), slots < M], 1)

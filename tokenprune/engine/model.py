@@ -150,7 +150,7 @@ class PrunedViT(nn.Module):
         state = outputs.state
         if self.treatment.remembers and self.treatment.fold != "merge":
             return self.family.classify(outputs.prefix, outputs.map, None)
-        return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.complete else state.live)
+        return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.known.complete else state.live)
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
         """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""

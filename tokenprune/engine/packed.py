@@ -33,7 +33,7 @@ def run_packed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, deci
 
 def feed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule) -> TokenState:
     """Return the state after the MLP, on live rows only where the policy packs."""
-    if state.complete or not policy.packs(adapter):
+    if state.known.complete or not policy.packs(adapter):
         x = state.sequence()
         return write(state, x + adapter.feed(x), policy)
     x = state.packed().take(state.sequence())
@@ -42,7 +42,7 @@ def feed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule) -> TokenSt
 
 def store(state: TokenState, x: Tensor) -> TokenState:
     """Return the state with its live rows taken from x (1,T,C)."""
-    if state.complete:
+    if state.known.complete:
         return state.with_sequence(x.view(state.live.shape[0], -1, x.shape[-1]))
     return state.with_sequence(state.packed().put(own_sequence(state), x))
 
@@ -50,7 +50,7 @@ def store(state: TokenState, x: Tensor) -> TokenState:
 def own_sequence(state: TokenState) -> Tensor:
     """Return the sequence (B,P+M,C) as a tensor of its own, which may be written to: older states keep theirs."""
     x = state.sequence()
-    return x.clone() if x is state.joined_sequence or x is state.tokens else x
+    return x.clone() if x is state.known.joined_sequence or x is state.tokens else x
 
 
 def _ask(

@@ -61,6 +61,6 @@ class DToP(Selector):
 
     def _stored(self, seen: Observation, logits: Tensor) -> Tensor:
         """Return logits of live slots, and what dead ones, which masked execution still has, left with."""
-        if seen.state.complete or TRAIT not in seen.state.traits:
+        if seen.state.known.complete or TRAIT not in seen.state.traits:
             return logits
         return logits.where(seen.live.unsqueeze(-1), seen.trait(TRAIT).to(logits.dtype))

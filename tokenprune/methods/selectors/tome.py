@@ -39,10 +39,10 @@ class BipartiteMatching(Selector):
         (B, M), state = seen.live.shape, seen.state
         P, merged = state.prefix.shape[1], budget.live - budget.keep
         place = torch.arange(M, device=seen.live.device).expand(B, M)
-        ranked = place if state.complete else self._ranked(seen, place)[:, : budget.live]
+        ranked = place if state.known.complete else self._ranked(seen, place)[:, : budget.live]
         a, b = ranked[:, P % 2 :: 2], ranked[:, 1 - P % 2 :: 2]  # the class token itself is the first of A
         metric = F.normalize(seen.keys().detach(), dim=-1)
-        metric = metric if state.complete else take(metric, ranked)
+        metric = metric if state.known.complete else take(metric, ranked)
         best, partner = (metric[:, P % 2 :: 2] @ metric[:, 1 - P % 2 :: 2].transpose(1, 2)).max(-1)
         edges = best.sort(dim=1, descending=True, stable=True).indices
         source = a.gather(1, edges[:, :merged])
@@ -51,7 +51,8 @@ class BipartiteMatching(Selector):
         keep = seen.live.scatter(1, source, False)
         after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
         # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
-        traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if state.in_grid_order or not state.complete else {}
+        remember = state.known.in_grid_order or not state.known.complete
+        traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if remember else {}
         score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
         return Decision(keep, target=target, score=score, traits=traits, slots=after)
 
