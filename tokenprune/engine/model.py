@@ -14,11 +14,12 @@ from tokenprune.engine.blocks.base import Projection
 from tokenprune.engine.blocks.class_token import class_token
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
-from tokenprune.engine.policy import DeadSlotRule, Decider, Site, settle
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import TokenState
@@ -32,6 +33,7 @@ class PrunedViT(nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
+    `hooks` is what the method does beside its decisions.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`).
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
@@ -70,6 +72,8 @@ class PrunedViT(nn.Module):
             taught = getattr(backbone, "num_classes", 0) if classes is None else classes
             context = Context(*shape, classes=taught, positions=own, max_keys=self.family.blocks[number - 1].max_keys)
             self.selectors[str(number)] = build("selector", selector, context=context)
+        built = list(self.selectors.values())
+        self.hooks = self._kind.hooks(built) if self._kind is not None and built else MethodHooks()
         self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
         self.train(backbone.training)
 
@@ -126,8 +130,7 @@ class PrunedViT(nn.Module):
 
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""
-        for selector in list(self.selectors.values())[:1]:
-            state = selector.conclude(state)
+        state = self.hooks.conclude(state)
         state = state if self.fusion is None else self.fusion(state)
         map_, present = self.view(state)
         map_ = self.family.norm(map_)
@@ -167,17 +170,17 @@ class PrunedViT(nn.Module):
         adapter = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
-        hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number, str(number + 1) in self.selectors)}
+        see = self._see(number, str(number + 1) in self.selectors) if self.hooks.observes or self.probe is not None else None
         if selector is None or selector.site is not Site.BEFORE:
             decider = None if selector is None else Decider(selector.site, partial(self._decide, number, selector, budget))
             self._show(number, state)
-            return run_block(adapter, state, policy, decider, **hooks)
+            return run_block(adapter, state, policy, decider, see=see)
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
         adapter, state = switched(adapter, state.branch), state.replace(branch=None)
         if state.gate is None or policy.soft:
-            return run_block(adapter, state, policy, **hooks)
-        after, used = run_block(adapter, state, replace(policy, free=True), **hooks)
+            return run_block(adapter, state, policy, see=see)
+        after, used = run_block(adapter, state, replace(policy, free=True), see=see)
         gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
         return after.replace(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
 
@@ -205,17 +208,12 @@ class PrunedViT(nn.Module):
         always = self._kind.gated or self._kind.budget == "dynamic"
         return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
 
-    @property
-    def _observer(self) -> Selector | None:
-        first = next(iter(self.selectors.values()), None)
-        return first if first is not None and type(first).observe is not Selector.observe else None
-
-    def _see(self, number: int, precedes: bool) -> Any:
+    def _see(self, number: int, precedes: bool) -> Decide:
         def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
             seen = Observation(state, number, p, bias, self.progress, precedes)
             if self.probe is not None:
                 self.probe(seen)
-            for name, values in ({} if self._observer is None else self._observer.observe(seen)).items():
+            for name, values in self.hooks.observe(seen).items():
                 state = state.with_trait(name, values, state.live)
             return state
 

@@ -1,16 +1,17 @@
 """What a selector is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tokenprune.engine.context import Context
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 
 
@@ -102,6 +103,11 @@ class Selector(nn.Module):
         """Tell whether a selector with these options reads the class token."""
         return cls.reads_cls
 
+    @classmethod
+    def hooks(cls, selectors: Sequence["Selector"]) -> MethodHooks:
+        """Return what the method does beside its decisions, given the selectors of one model in the order of their blocks, at least one."""
+        return MethodHooks()
+
     @property
     def caveat(self) -> str:
         """What a reader of a result of this selector must know, "" for nothing; every result row repeats it."""
@@ -115,14 +121,6 @@ class Selector(nn.Module):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Return the decision on the slots of `seen`."""
         raise TypeError(f"selector {type(self).__name__} must define score(seen, budget) -> Decision")
-
-    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return traits (B,M) to remember for live slots; called at every block if overridden."""
-        return {}
-
-    def conclude(self, state: TokenState) -> TokenState:
-        """Return the state that the final norm reads, given the one after the last block; asked of the first selector alone."""
-        return state
 
     def calibrate(self, scores: Tensor, keep: float) -> None:
         """Fit what decides at test time to the scores (n,) of all candidates of the calibration images, of which `keep` should stay."""
