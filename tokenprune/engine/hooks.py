@@ -1,11 +1,13 @@
-"""What a method does beside its decisions."""
+"""What the engine calls on its way: hooks of a method, and a listener to decisions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from tokenprune.engine.observation import Observation
-from tokenprune.engine.state import TokenState
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.state import Decision, TokenState
 
 
 class MethodHooks:
@@ -27,3 +29,18 @@ class MethodHooks:
     def conclude(self, state: TokenState) -> TokenState:
         """Return the state that the final norm reads, given the one after the last block."""
         return state
+
+
+@dataclass(frozen=True)
+class DecisionListener:
+    """Hears the decision of one block in every pass; `PrunedViT.listener` while it listens.
+
+    A pass goes no further than that block: the blocks after it are left out, so that only what is heard is computed.
+
+    Args:
+        block: 0-based number.
+        hear: Called with what the selector saw, its budget and its decision, before the treatment acts on it.
+    """
+
+    block: int
+    hear: Callable[[Observation, Budget, Decision], None]

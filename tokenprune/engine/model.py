@@ -14,7 +14,7 @@ from tokenprune.engine.blocks.base import Projection
 from tokenprune.engine.blocks.class_token import class_token
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
-from tokenprune.engine.hooks import MethodHooks
+from tokenprune.engine.hooks import DecisionListener, MethodHooks
 from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
@@ -35,12 +35,14 @@ class PrunedViT(nn.Module):
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
     `hooks` is what the method does beside its decisions.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
-    with the Observation of that attention, q, k and v included (`measure.attention`).
+    with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
+    (`training.calibration`).
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
     probe: Callable[[Observation], None] | None = None
+    listener: DecisionListener | None = None
     progress: float = 1.0
 
     def __init__(
@@ -123,7 +125,7 @@ class PrunedViT(nn.Module):
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
         budgets, policy, usage = self.budgets(state.positions), self._policy(), []
-        for number in range(start, stop):
+        for number in range(start, stop if self.listener is None else min(stop, self.listener.block + 1)):
             state, used = self._step(state, number, budgets.get(number), policy)
             usage.append(used)
         return state, tuple(usage)
@@ -191,7 +193,10 @@ class PrunedViT(nn.Module):
     def _decide(
         self, number: int, selector: Selector, budget: Budget, state: TokenState, p: Projection | None = None, bias: Tensor | None = None
     ) -> TokenState:
-        decision = selector.score(Observation(state, number, p, bias, self.progress), budget)
+        seen = Observation(state, number, p, bias, self.progress)
+        decision = selector.score(seen, budget)
+        if self.listener is not None and self.listener.block == number:
+            self.listener.hear(seen, budget, decision)
         if decision.gate is not None:
             placed = state.index >= 0
             gate = decision.gate if state.gate is None or self.treatment.may_revive else decision.gate * state.gate
