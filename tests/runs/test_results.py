@@ -101,7 +101,7 @@ def test_collect_is_one_flat_line_a_row(tmp_path):
 
 
 def test_key_is_the_same_in_any_order_and_process(config):
-    assert run_key(dict(reversed(config.items()))) == run_key(config)
+    assert run_key(dict(reversed(list(config.items())))) == run_key(config)
     assert len(run_key(config)) == 16 and int(run_key(config), 16) >= 0
 
 
