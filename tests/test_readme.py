@@ -7,9 +7,11 @@ import pytest
 import timm
 import torch
 
+from tokenprune.cli import COMMANDS
 from tokenprune.cli.docs import methods
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
 README = (ROOT / "README.md").read_text()
 
 
@@ -43,8 +45,11 @@ def test_the_table_is_the_measured_one():
     assert table in README
 
 
-def test_every_make_target_and_experiment_it_names_exists():
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_make_targets_experiments_and_commands_that_pages_name_exist(path):
+    text = path.read_text()
     targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"^    make (\w+)", README, re.M)) <= targets
-    experiments = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
-    assert set(re.findall(r"\+experiment=(\w+)", README)) <= experiments
+    assert set(re.findall(r"(?:^    |`)make (\w+)", text, re.M)) <= targets
+    experiments = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} | {"NAME", "keep_rates"}  # the guide's own table
+    assert set(re.findall(r"\+experiment=(\w+)", text)) <= experiments
+    assert set(re.findall(r"(?:^ *|`)tokenprune ([a-z][\w-]*)", text, re.M)) <= set(COMMANDS)
