@@ -89,7 +89,7 @@ def test_a_missing_export_is_made_again(cli, fake):  # noqa: F811
         (["method=evit", "schedule.keep_rate=0"], "schedule.keep_rate is 0; allowed: 0 < keep_rate <= 1"),
         (["method=evit", "schedule.keep_rate=abc"], "schedule.keep_rate is 'abc', which is no number"),
         (["method=evit", "schedule.blocks=[3,6,19]"], "block 19 is outside the model"),
-        (["method=evit", "schedule.keep_rte=0.5"], "Key 'keep_rte' is not in struct"),
+        (["method=evit", "schedule.keep_rte=0.5"], "schedule 'stages' has no option keep_rte. Did you mean 'keep_rate'?"),
         (["method=evit", "treatment=reactivate"], "use preserve"),
         (["seed=x"], "could not be converted to Integer"),
         (["training.lr=["], ""),

@@ -12,8 +12,6 @@ Exit status: 0 all is well, 2 a single run ended in an error (one line on standa
 import difflib
 import os
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.runs import launchers
 from tokenprune.runs.config import REPORTS, implied_method, register_schema, resolve
+from tokenprune.runs.run import Run
 from tokenprune.utils import console, distributed
 from tokenprune.utils.paths import config_dir
 
@@ -85,30 +84,30 @@ def _single(cfg: DictConfig) -> None:
     from tokenprune.runs.validation import validate
 
     config = resolve(cfg)
-    if not config["with_rows"]:
+    if not config.with_rows:
         _only_report(config)
         return
     with distributed.together():
-        words = distributed.of_main(lambda: validate(config, files=not config["validate_only"]))
-    if config["validate_only"]:
+        words = distributed.of_main(lambda: validate(config, files=not config.validate_only))
+    if config.validate_only:
         console.say(f"{name_of(config)} is valid; {words}")
         return
     row = run_row(config)
     if row["status"] != "ok":
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")
-    console.say(summary(row, config["results_dir"]))
-    asked = {name: options for name, options in config["reports"].items() if name not in REPORTS}
-    if asked and distributed.is_main() and report({**config, "reports": asked}, [row]):
+    console.say(summary(row, config.results_dir))
+    asked = {name: options for name, options in config.reports.items() if name not in REPORTS}
+    if asked and distributed.is_main() and report(config.replace(reports=asked), [row]):
         distributed.leave(BAD_ROW)
 
 
-def _only_report(config: Mapping[str, Any]) -> None:
+def _only_report(config: Run) -> None:
     """Make the reports of an experiment that has no rows."""
     from tokenprune.runs.reports import build_reports
     from tokenprune.runs.sweep import BAD_ROW, name_of_sweep, report
 
-    chosen = build_reports(config["reports"])
-    if config["validate_only"]:
+    chosen = build_reports(config.reports)
+    if config.validate_only:
         console.say(f"{name_of_sweep(config)} is valid; no rows, reports: {', '.join(chosen)}")
     elif distributed.is_main() and report(config, []):
         distributed.leave(BAD_ROW)
@@ -122,14 +121,14 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
     try:
         config, problem = resolve(cfg), None
     except OmegaConfBaseException as error:
-        config, problem = OmegaConf.to_container(cfg, resolve=False), InvalidConfig(explain(error))
+        config, problem = Run.of(OmegaConf.to_container(cfg, resolve=False)), InvalidConfig(explain(error))
     name = name_of(config)
     killed = TokenPruneError("the process that made this row ended before the row was done; run the command again")
     write_note(folder, number, name, status_row(config, problem or killed))
     if problem is None:
         row = stored_or_refused(config) or run_row(config)
         write_note(folder, number, name, row)
-        console.say(ended(number, name, row, config["validate_only"]))
+        console.say(ended(number, name, row, config.validate_only))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import nn
 
 from tokenprune import registry
 from tokenprune.runs.results import read_result
+from tokenprune.tasks.base import Task
 from tokenprune.tasks.encoder import build_pruned
 
 # One row is cheap: 4 tokens, 4 channels. `scale=smoke` and `task.name=fake` do the rest.
@@ -24,7 +25,7 @@ TINY = [
 ]
 
 
-class FakeTask:
+class FakeTask(Task):
     """Trains the encoder to be small. The selector decides what goes wrong: `random` raises, `variance` is NaN, `topk` is out of memory."""
 
     name = "fake"
@@ -42,9 +43,6 @@ class FakeTask:
         model = nn.Module()
         model.pruned, model.poison = build_pruned(cfg), selector == "variance"
         return model
-
-    def begin(self, model: nn.Module) -> None:
-        pass
 
     def train_batches(self, cfg: dict[str, Any], start: int) -> Iterator[torch.Tensor]:
         while True:

@@ -10,8 +10,8 @@ import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +21,7 @@ from tokenprune.run import explain
 from tokenprune.runs.composer import Composer, composer
 from tokenprune.runs.config import resolve
 from tokenprune.runs.reports import build_reports
+from tokenprune.runs.run import Run
 from tokenprune.runs.sweep import BAD_ROW, expected, experiments_asked
 from tokenprune.runs.validation import validate
 from tokenprune.utils import console
@@ -91,16 +92,16 @@ def check(compose: Composer, overrides: Sequence[str]) -> Checked:
     except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
         return Checked(wrong=(f"{text}: {explain(error)}",))
     try:
-        if config["with_rows"]:
+        if config.with_rows:
             validate(config, files=False)
         else:
-            build_reports(config["reports"])
+            build_reports(config.reports)
     except Exception as error:  # any error that a sweep would turn into a status
         return Checked(refused=1) if _expects(config, error) else Checked(wrong=(f"{text}: {explain(error)}",))
     return Checked(valid=1)
 
 
-def _expects(config: Mapping[str, Any], error: Exception) -> bool:
+def _expects(config: Run, error: Exception) -> bool:
     try:
         return status_of(error) in expected(config)
     except TokenPruneError:  # reports that do not exist expect nothing

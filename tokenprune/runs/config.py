@@ -1,6 +1,5 @@
 """Configurations: where the YAML lives, the top-level schema, composing one outside the command line, and deriving one from another."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tokenprune.engine.schedule import TARGET, answered
+from tokenprune.engine.schedule import answered
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs.help import group_help
 from tokenprune.runs.hydra_sources import register_sources
+from tokenprune.runs.plugin_options import KINDS
+from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES
 from tokenprune.utils.paths import config_dir
 
@@ -137,53 +138,50 @@ def implied_method(choices: Mapping[str, str]) -> str | None:
     return f"method={choices['selector']}" if alone else None
 
 
-def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """Return a plain, resolved copy; values that are not set stay '???'.
+def resolve(cfg: DictConfig) -> Run:
+    """Return the run that a composed configuration stands for; values that are not set stay '???'.
 
     A dense row at a scale without shipped weights is the dense model itself: it is not trained any further.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    is_dense = plain["selector"].get("name") == "none"
-    plain["backbone"].pop("by_scale", None)  # what its other values were chosen from
-    plain["losses"] = {name: options for name, options in plain["losses"].items() if options is not None}
-    if plain["schedule"].get(TARGET) is None:
-        plain["schedule"] = answered(plain["schedule"])  # a run without a target has the key it always had
-    _without_throughput(plain)
-    if plain["schedule"].get("name") == "none":
-        plain["schedule"] = {"name": "none"}  # its keep_rate and its target only serve sweeps
-    for section in ("dense", "pretrained"):
-        plain[section]["training"]["seed"] = plain["dense"]["seed"]
-    if is_dense and plain["init"] == "dense" and plain["init_weights"] is None:
-        return {**dense_of(plain, plain["seed"]), "label": plain["label"]}
-    return plain
-
-
-def _without_throughput(plain: dict[str, Any]) -> None:
-    """Leave out how throughput is measured where it is not: the run's key does not depend on it."""
-    if "throughput" not in plain["measure"]:
-        plain["task"].pop("throughput", None)
-
-
-def dense_of(plain: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
-    """Return the run that trains the dense model a row starts from: same task, backbone, data and CLS; no selector; its own recipe."""
-    dense = copy.deepcopy(plain)
-    none = {axis: {"name": "none"} for axis in ("selector", "treatment", "schedule")}
-    seed = plain["dense"]["seed"] if seed is None else seed
-    dense.update(none, method="dense", cls="learned", label="Dense", treatment_labels={}, losses={}, execution="auto", init_weights=None)
-    dense.update(init=plain["dense"]["init"], training={**plain["dense"]["training"], "seed": seed}, seed=seed)
-    if plain["method"] != "dense":
-        dense.update(export_weights=None, measure=list(MEASURES))
-    _without_throughput(dense)
-    return dense
-
-
-def pretrained_of(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return the classification run that a dense model starts from: same ViT (no adapter), from scratch, on the embedded images."""
-    run = dense_of({**plain, "export_weights": None})
-    size = plain["backbone"].get("img_size", plain["pretrained"]["data"]["side"])
-    run.update(init="scratch", export_weights=None, measure=list(MEASURES), task=copy.deepcopy(plain["pretrained"]["task"]))
-    for part in ("adapter", "windows"):  # what a detector's encoder has, and pre-training not
-        run["backbone"].pop(part, None)
-    run["data"] = {**plain["pretrained"]["data"], "side": size}
-    run["training"] = {**plain["pretrained"]["training"], "seed": run["seed"]}
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    run = Run.of(values)  # type: ignore[arg-type]
+    backbone = {name: value for name, value in run.backbone.items() if name != "by_scale"}  # what its other values were chosen from
+    losses = {name: options for name, options in run.losses.items() if options is not None}
+    # A run without a target has the key it always had; the keep rate and the target of a dense run only serve sweeps.
+    schedule = {"name": NONE} if run.schedule_name == NONE else run.schedule if run.target_gmac is not None else answered(run.schedule)
+    seeded = {part: {**run[part], "training": {**run[part]["training"], "seed": run.dense["seed"]}} for part in ("dense", "pretrained")}
+    run = run.replace(backbone=backbone, losses=losses, schedule=schedule, task=_task_of(run), **seeded)
+    if run.is_dense and run.trains_dense:
+        return dense_of(run, run.seed).replace(label=run.label)
     return run
+
+
+def _task_of(run: Run) -> dict[str, Any]:
+    """Return a run's task; without how throughput is measured where it is not, so that the key does not depend on it."""
+    return {name: value for name, value in run.task.items() if name != "throughput" or "throughput" in run.measure}
+
+
+def dense_of(run: Mapping[str, Any], seed: int | None = None) -> Run:
+    """Return the run that trains the dense model a row starts from: same task, backbone, data and CLS; no selector; its own recipe."""
+    run = Run.of(run)
+    seed = run.dense["seed"] if seed is None else seed
+    dense = run.replace(
+        **{axis: {"name": NONE} for axis in KINDS}, method="dense", label="Dense", cls="learned", treatment_labels={}, losses={},
+        execution="auto", init=run.dense["init"], init_weights=None, training={**run.dense["training"], "seed": seed}, seed=seed,
+    )  # fmt: skip
+    if run.method != "dense":
+        dense = dense.replace(export_weights=None, measure=list(MEASURES))
+    return dense.replace(task=_task_of(dense))
+
+
+def pretrained_of(run: Mapping[str, Any]) -> Run:
+    """Return the classification run that a dense model starts from: same ViT (no adapter), from scratch, on the embedded images."""
+    run = Run.of(run)
+    given = run.pretrained
+    size = run.backbone.get("img_size", given["data"]["side"])
+    plain_vit = {name: value for name, value in run.backbone.items() if name not in ("adapter", "windows")}  # which only a detector has
+    dense = dense_of(run.replace(export_weights=None))
+    return dense.replace(
+        init="scratch", export_weights=None, measure=list(MEASURES), task=given["task"], backbone=plain_vit,
+        data={**given["data"], "side": size}, training={**given["training"], "seed": dense.seed},
+    )  # fmt: skip

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tokenprune.errors import TokenPruneError
-from tokenprune.registry import get
 from tokenprune.runs.results import row_folder
 from tokenprune.runs.row import WEIGHTS
+from tokenprune.runs.run import Run
 from tokenprune.tasks.base import Task
 from tokenprune.tasks.pictures import Picture
 from tokenprune.utils.checkpoints import load_weights
@@ -22,7 +22,7 @@ class Loaded(NamedTuple):
 
     task: Task
     model: nn.Module
-    config: dict[str, Any]
+    config: Run
 
     def pictures(self, numbers: Sequence[int] | None = None, predict: bool = True) -> Iterator[Picture]:
         """Return validation pictures as the model saw them, one by one.
@@ -34,8 +34,6 @@ class Loaded(NamedTuple):
         Raises:
             TokenPruneError: the task shows no pictures.
         """
-        if not hasattr(self.task, "pictures"):
-            raise TokenPruneError(f"task {self.task.name!r} shows no pictures; give it a method `pictures` (see tokenprune/tasks/base.py)")
         return iter(progress(self.task.pictures(self.model, self.config, numbers, predict), "pictures"))
 
 
@@ -57,7 +55,8 @@ def load_row(row: Mapping[str, Any], results_dir: Path | str) -> Loaded:
         raise TokenPruneError(f"row {name}: its weights {path} are gone; remove the folder {folder} and run the same command again")
     backbone = {**row["config"]["backbone"], "pretrained": None}  # the weights come from the row
     config = {**row["config"], "backbone": backbone, "results_dir": str(results_dir), "validate_only": False}
-    task = get("task", config["task"]["name"])()
-    model = task.build_model(config)
+    run = Run.of(config)
+    task = run.task_kind()
+    model = task.build_model(run)
     load_weights(path, model)
-    return Loaded(task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), config)
+    return Loaded(task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), run)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenprune.engine.schedule import TARGET
 from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
 from tokenprune.runs.config import dense_of, pretrained_of
 from tokenprune.runs.results import check, finished, row_folder, write_result
+from tokenprune.runs.run import Run
 from tokenprune.runs.run_key import SCHEMA, run_key
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
@@ -26,8 +26,9 @@ def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
     One run at a time makes a row, others wait for it. A killed row goes on from its last checkpoint. Where a run has several processes
     (torchrun), all call this: they train together, the main one decides, evaluates and writes, and all return its row.
     """
+    config = Run.of(config)
     key = run_key(config)
-    folder = row_folder(config["results_dir"], key)
+    folder = row_folder(config.results_dir, key)
     done = distributed.of_main(lambda: stored_row(config))
     if done is None:
         with locked(folder / "lock", f"row {name_of(config)} ({key})"):
@@ -37,11 +38,13 @@ def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def stored_row(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the row of a resolved configuration as it lies on disk, under the names that it was made with; None if it is to be made."""
-    return None if _lacks_export(config) else finished(row_folder(config["results_dir"], run_key(config)))
+    config = Run.of(config)
+    return None if _lacks_export(config) else finished(row_folder(config.results_dir, run_key(config)))
 
 
 def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
     """Return the row of a run that did not come to a result, with why."""
+    config = Run.of(config)
     reason = reason_of(error)[:_REASON_LENGTH]
     row = {"status": status_of(error), "reason": reason, "metrics": {}, "cost": {}, "timing": {}, "notes": []}
     return {**_header(config), **row}
@@ -49,13 +52,15 @@ def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any
 
 def relabelled(row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored row under the names of this configuration: tables share rows, and names are no part of the key."""
-    return {**row, "label": config["label"] or config["method"], "method": config["method"], "treatment": treatment_of(config)}
+    config = Run.of(config)
+    return {**row, "label": config.shown_label, "method": config.method, "treatment": treatment_of(config)}
 
 
 def treatment_of(config: Mapping[str, Any]) -> str:
     """Return the treatment as the papers call it (Evo-ViT's reactivation is listed as preserve)."""
-    name = config["treatment"].get("name", "none")
-    return config.get("treatment_labels", {}).get(name, name)
+    config = Run.of(config)
+    name = config.treatment_name
+    return config.treatment_labels.get(name, name)
 
 
 def cls_of(config: Mapping[str, Any]) -> str:
@@ -63,27 +68,23 @@ def cls_of(config: Mapping[str, Any]) -> str:
 
     `own` with task=timm: whatever the model has.
     """
-    from tokenprune.errors import UnknownPlugin
-    from tokenprune.registry import get
-
-    try:
-        reads = get("selector", config["selector"].get("name")).wants_cls(config["selector"])
-    except UnknownPlugin:  # `none`, and names that validation refuses
-        reads = False
-    if config["task"].get("name") == "timm":
+    config = Run.of(config)
+    reads = config.selector_kind is not None and config.selector_kind.wants_cls(config.selector)
+    if config.task_name == "timm":
         return "own"
-    return config["cls"] if reads else "learned" if config["backbone"].get("class_token", True) else "none"
+    return config.cls if reads else "learned" if config.backbone.get("class_token", True) else "none"
 
 
 def name_of(config: Mapping[str, Any]) -> str:
     """Return a short name of a run for messages, such as "EViT preserve 0.7"."""
-    rate, target = config["schedule"].get("keep_rate"), config["schedule"].get(TARGET)
+    config = Run.of(config)
+    rate, target = config.keep_rate, config.target_gmac
     word = f"at target {target}" if target is not None else "" if rate is None else str(rate)
-    parts = [config["label"] or config["method"], treatment_of(config), word]
-    return " ".join(p for p in parts if p and p != "none") + f" ({config['task'].get('name')}, seed {config['seed']})"
+    parts = [config.shown_label, treatment_of(config), word]
+    return " ".join(p for p in parts if p and p != "none") + f" ({config.task_name}, seed {config.seed})"
 
 
-def _new_row(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _new_row(config: Run, folder: Path) -> dict[str, Any]:
     """Make a row and write it: a row of a table ends with a status, whatever happened in it."""
     try:
         with distributed.together():
@@ -100,29 +101,26 @@ def _new_row(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return distributed.of_main(lambda: row)
 
 
-def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _make(config: Run, folder: Path) -> dict[str, Any]:
     import torch
 
     from tokenprune.engine.model import pruned_of
-    from tokenprune.registry import get
     from tokenprune.runs.target_gmac import solved
     from tokenprune.training.loop import fit
-    from tokenprune.training.settings import TrainingConfig
-    from tokenprune.utils.settings import read_settings
 
     load, notes = _start(config)  # first, because it may be a run of its own
     console.say(f"running {name_of(config)}")
-    task = get("task", config["task"]["name"])()
+    task = config.task_kind()
     config, found = solved(config, task, load)  # schedule.target_gmac
-    torch.manual_seed(config["seed"])
+    torch.manual_seed(config.seed)
     model = task.build_model(config)
     load(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     task.begin(model)
-    torch.manual_seed(config["seed"])
+    torch.manual_seed(config.seed)
     begun = time.perf_counter()
-    recipe = read_settings(TrainingConfig, config["training"], "training")
+    recipe = config.recipe
     pruned = pruned_of(model)
 
     def advance(_: Any, iteration: int) -> None:
@@ -135,15 +133,15 @@ def _make(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
 
 
-def _judged(task: Any, model: Any, config: Mapping[str, Any], folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:
+def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
     from tokenprune.engine.model import pruned_of
     from tokenprune.tasks.base import parameters_of
 
     model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
     uncalibrated = _calibrate(task, model, config)
-    measured = config["measure"]
-    serves = "accuracy" in measured or config["training"]["iterations"]  # weights that were neither trained nor judged serve nobody
+    measured = config.measure
+    serves = "accuracy" in measured or config.training["iterations"]  # weights that were neither trained nor judged serve nobody
     if serves and pruned_of(model) is not None:  # a model of timm as it is has its file
         _save(model, config, folder)
     trained = time.perf_counter()
@@ -159,7 +157,7 @@ def _judged(task: Any, model: Any, config: Mapping[str, Any], folder: Path, time
     return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *_caveats(model)]}
 
 
-def _calibrate(task: Any, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+def _calibrate(task: Any, model: Any, config: Run) -> dict[str, Any]:
     """Set thresholds of selectors that have some; return what they would have kept without."""
     from tokenprune.engine.model import pruned_of
     from tokenprune.training.calibration import calibrate, images_wanted, mean_usage
@@ -186,7 +184,7 @@ def _caveats(model: Any) -> list[str]:
     return sorted({s.caveat for s in selectors} - {""}) + alone
 
 
-def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
+def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
     """Return what loads a new model's first weights, after training those if they are not there, and the row's notes on them.
 
     Loading a file adds to the notes where its head does not fit.
@@ -195,7 +193,7 @@ def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
     from tokenprune.engine.model import pruned_of
     from tokenprune.utils.checkpoints import load_dense
 
-    init, shipped = config["init"], config["init_weights"]
+    init, shipped = config.init, config.init_weights
     if init == "scratch":
         return lambda model: None, ["starts from random weights"]
     if init == "pretrained":
@@ -210,14 +208,14 @@ def _start(config: Mapping[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
     return lambda model: notes.extend(_load_any(model, weights_path(init))), notes
 
 
-def dependency(needed: Mapping[str, Any], wanted: Mapping[str, Any]) -> Path:
+def dependency(needed: Run, wanted: Run) -> Path:
     """Return the weights of a run that another one starts from, after making it if need be (once: see `run_row`).
 
     Raises:
         TokenPruneError: that run did not end well.
     """
     row = run_row(needed)
-    path = row_folder(needed["results_dir"], row["key"]) / WEIGHTS
+    path = row_folder(needed.results_dir, row["key"]) / WEIGHTS
     if row["status"] != "ok" or not path.is_file():
         reason = row["reason"] or f"its weights {path} are gone; remove the folder {path.parent}"
         raise TokenPruneError(f"{name_of(wanted)} starts from {name_of(needed)}, which ended as {row['status']}: {reason}")
@@ -241,28 +239,28 @@ def _load_any(model: Any, path: Path) -> list[str]:
     return load_vit(pruned, path)
 
 
-def _save(model: Any, config: Mapping[str, Any], folder: Path) -> None:
+def _save(model: Any, config: Run, folder: Path) -> None:
     import torch
 
     from tokenprune.utils.checkpoints import save_weights
 
     about = {"key": run_key(config), "run": name_of(config), "tokenprune": installed("tokenprune") or "unknown"}
     save_weights(folder / WEIGHTS, model, metadata=about)
-    if config["export_weights"]:
-        path = weights_path(config["export_weights"])
+    if config.export_weights:
+        path = weights_path(config.export_weights)
         save_weights(path, model, dtype=torch.float16, metadata=about)
         console.say(f"wrote {path}")
 
 
-def _lacks_export(config: Mapping[str, Any]) -> bool:
-    return bool(config["export_weights"]) and not weights_path(config["export_weights"]).is_file()
+def _lacks_export(config: Run) -> bool:
+    return bool(config.export_weights) and not weights_path(config.export_weights).is_file()
 
 
-def _header(config: Mapping[str, Any]) -> dict[str, Any]:
+def _header(config: Run) -> dict[str, Any]:
     stored = {k: v for k, v in config.items() if k not in ("results_dir", "validate_only")}
     return {
-        "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config["label"] or config["method"],
-        "method": config["method"], "treatment": treatment_of(config), "scale": config["scale"], "task": str(config["task"].get("name")),
-        "data": str(config["data"].get("name")), "seed": config["seed"], "cls": cls_of(config), "execution": config["execution"],
+        "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config.shown_label,
+        "method": config.method, "treatment": treatment_of(config), "scale": config.scale, "task": config.task_name,
+        "data": config.data_name, "seed": config.seed, "cls": cls_of(config), "execution": config.execution,
         "environment": environment(),
     }  # fmt: skip

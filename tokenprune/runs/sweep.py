@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.runs.presets import files
+from tokenprune.runs.run import Run
 from tokenprune.utils import console, distributed
 from tokenprune.utils.settings import plain
 
@@ -82,24 +83,24 @@ def experiments_asked(names: Sequence[str], doc: str) -> list[str]:
     return list(names) or known
 
 
-def name_of_sweep(config: Mapping[str, Any]) -> str:
+def name_of_sweep(config: Run) -> str:
     """Return what a sweep is called in messages and under results/tables."""
-    return config["experiment"] or "sweep"
+    return config.experiment or "sweep"
 
 
-def expected(config: Mapping[str, Any]) -> set[str]:
+def expected(config: Run) -> set[str]:
     """Return the statuses other than ok that the chosen reports make something of, such as the refused pairings of a whole matrix."""
     from tokenprune.runs.reports import build_reports
 
-    return {status for chosen in build_reports(plain(config["reports"])).values() for status in getattr(chosen, "expects", ())}
+    return {status for chosen in build_reports(plain(config.reports)).values() for status in getattr(chosen, "expects", ())}
 
 
-def report(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def report(config: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Make the reports that `config` chooses of the rows of a sweep; return the names of those that failed."""
     from tokenprune.runs.reports import Sweep, make_reports
 
-    name, results = name_of_sweep(config), Path(config["results_dir"])
-    return make_reports(plain(config["reports"]), Sweep(name, rows, results / "tables" / name, results))
+    name, results = name_of_sweep(config), Path(config.results_dir)
+    return make_reports(plain(config.reports), Sweep(name, rows, results / "tables" / name, results))
 
 
 def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -107,24 +108,24 @@ def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list({(row["key"], row["label"], row["treatment"]): row for row in rows}.values())
 
 
-def stored_or_refused(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def stored_or_refused(config: Run) -> dict[str, Any] | None:
     """Return the row of a resolved configuration if nothing is left to compute: it lies on disk, is refused, or is only to be validated."""
     from tokenprune.runs.results import row_folder, write_result
     from tokenprune.runs.row import relabelled, status_row, stored_row
     from tokenprune.runs.validation import validate
 
     done = distributed.of_main(lambda: stored_row(config))
-    if done is not None and not config["validate_only"]:
+    if done is not None and not config.validate_only:
         return relabelled(done, config)
     try:
         with distributed.together():
-            words = distributed.of_main(lambda: validate(config, files=not config["validate_only"]))
+            words = distributed.of_main(lambda: validate(config, files=not config.validate_only))
     except Exception as error:
         row = status_row(config, error)
-        if distributed.is_main() and not config["validate_only"]:
-            write_result(row_folder(config["results_dir"], row["key"]), row)
+        if distributed.is_main() and not config.validate_only:
+            write_result(row_folder(config.results_dir, row["key"]), row)
         return row
-    return {**status_row(config, TokenPruneError(words)), "status": "ok"} if config["validate_only"] else None
+    return {**status_row(config, TokenPruneError(words)), "status": "ok"} if config.validate_only else None
 
 
 def ended(number: int, name: str, row: Mapping[str, Any], validate_only: bool) -> str:

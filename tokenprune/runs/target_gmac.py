@@ -19,7 +19,7 @@ from tokenprune.engine.prune import prune
 from tokenprune.engine.schedule import TARGET, answered
 from tokenprune.errors import InvalidSchedule
 from tokenprune.measure.macs import Macs, encoder_macs, planned_macs
-from tokenprune.registry import get
+from tokenprune.runs.run import Run
 from tokenprune.tasks.encoder import positions
 
 IMAGES = 64  # training images on which a sampler is measured
@@ -28,7 +28,7 @@ _GIGA = 1e9
 Cost = Callable[[Mapping[str, Any]], float]  # of a schedule, in GMAC
 
 
-def solved(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> tuple[Mapping[str, Any], list[str]]:
+def solved(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> tuple[Run, list[str]]:
     """Return a run's configuration with the schedule that meets its `schedule.target_gmac`, and a note on it; as it is without one.
 
     Args:
@@ -37,15 +37,16 @@ def solved(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> 
     Raises:
         InvalidSchedule: see `meet`; also for a sampler whose task has no encoder that takes whole images.
     """
-    if config["schedule"].get(TARGET) is None:
+    config = Run.of(config)
+    if config.target_gmac is None:
         return config, []
     target, sampler = asked(config), samples(config)
     cost = _measured(config, task, load) if sampler else _planned(config)
-    schedule, gmac = meet(config["schedule"], target, positions(config), cost)
+    schedule, gmac = meet(config.schedule, target, positions(config), cost)
     name = next(key for key in ("remove", "keep_rate") if key in schedule)
     how = f"expected on {IMAGES} training images" if sampler else "planned"
     note = f"{TARGET} {target:.4g}: {name} {schedule[name]:g} found, {gmac:.4g} GMAC {how}"
-    return {**config, "schedule": {**schedule, TARGET: config["schedule"][TARGET]}}, [note]
+    return config.replace(schedule={**schedule, TARGET: config.target_gmac}), [note]
 
 
 def asked(config: Mapping[str, Any]) -> float:
@@ -54,7 +55,8 @@ def asked(config: Mapping[str, Any]) -> float:
     Raises:
         InvalidSchedule: it is neither.
     """
-    given = config["schedule"][TARGET]
+    config = Run.of(config)
+    given = config.target_gmac
     try:
         share = float(given[:-1]) / 100 if isinstance(given, str) and given.endswith("%") else None
         target = float(given) if share is None else share * _planner(config)({"name": "none"}).total / _GIGA
@@ -98,8 +100,8 @@ def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> 
 
 def samples(config: Mapping[str, Any]) -> bool:
     """Tell whether a run's count is each image's own matter, so that plans are upper bounds: the selector has no count or target."""
-    name = config["selector"].get("name")
-    return name != "none" and get("selector", name).count_role not in ("count", "target")
+    config = Run.of(config)
+    return config.selector_kind is not None and config.selector_kind.count_role not in ("count", "target")
 
 
 def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:
@@ -107,7 +109,8 @@ def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:
 
     For a sampler the schedule stays as it is and the MACs are its upper bound.
     """
-    schedule = config["schedule"]
+    config = Run.of(config)
+    schedule = config.schedule
     if schedule.get(TARGET) is not None and samples(config):
         _choices(answered(schedule), positions(config))  # refuses a schedule without anything to set
     elif schedule.get(TARGET) is not None:
@@ -115,18 +118,18 @@ def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:
     return answered(schedule), _planner(config)(answered(schedule))
 
 
-def _planned(config: Mapping[str, Any]) -> Cost:
+def _planned(config: Run) -> Cost:
     macs = _planner(config)
     return lambda schedule: macs(schedule).total / _GIGA
 
 
-def _planner(config: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Macs]:
+def _planner(config: Run) -> Callable[[Mapping[str, Any]], Macs]:
     """What plans the MACs of a run's encoder under any schedule."""
-    vit = _without_memory(json.dumps({**config["backbone"], "pretrained": None}, sort_keys=True))
+    vit = _without_memory(json.dumps({**config.backbone, "pretrained": None}, sort_keys=True))
 
     def macs(schedule: Mapping[str, Any]) -> Macs:
         with torch.device("meta"):
-            model = prune(vit, schedule=schedule, positions=positions(config), losses=config["losses"], **_axes(config))
+            model = prune(vit, schedule=schedule, positions=positions(config), losses=config.losses, **_axes(config))
         for number, selector in model.selectors.items():
             model.selectors[number] = selector.deploy()  # Cropr's queries are one then
         return planned_macs(model, positions(config))
@@ -140,20 +143,19 @@ def _without_memory(backbone: str) -> nn.Module:
         return build_vit(json.loads(backbone)).eval()
 
 
-def _axes(config: Mapping[str, Any]) -> dict[str, Any]:
-    dense = config["selector"].get("name") == "none"
-    return {} if dense else {axis: config[axis] for axis in ("selector", "treatment", "cls", "execution")}
+def _axes(config: Run) -> dict[str, Any]:
+    return {} if config.is_dense else {axis: config[axis] for axis in ("selector", "treatment", "cls", "execution")}
 
 
-def _measured(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> Cost:
+def _measured(config: Run, task: Any, load: Callable[[Any], Any]) -> Cost:
     """Mean GMAC of the model as it starts, on training images, for any schedule."""
-    torch.manual_seed(config["seed"])
-    model = task.build_model({**config, "schedule": answered(config["schedule"])})
+    torch.manual_seed(config.seed)
+    model = task.build_model(config.replace(schedule=answered(config.schedule)))
     load(model)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     if not isinstance(model, PrunedViT):
         raise InvalidSchedule(
-            f"schedule.{TARGET} of selector {config['selector']['name']!r} is found on whole images, which task {config['task']['name']!r}"
+            f"schedule.{TARGET} of selector {config.selector_name!r} is found on whole images, which task {config.task_name!r}"
             " has not; allowed: task=classification, or schedule.keep_rate instead"
         )
     _, batches = task.calibration(model, config, IMAGES)

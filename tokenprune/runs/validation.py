@@ -1,20 +1,21 @@
 """Cross-field checks of a composed run, all problems at once, before any weight or image is read."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from tokenprune.backbones.vit import depth
+from tokenprune.data.source import data_source
 from tokenprune.engine.blocks.class_token import SOURCES
 from tokenprune.engine.legality import EXECUTIONS, check_pairing
-from tokenprune.engine.schedule import TARGET, Budget, answered
+from tokenprune.engine.schedule import Budget, answered
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.measure.macs import Macs
 from tokenprune.registry import get, names
 from tokenprune.runs.reports import build_reports
+from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
 from tokenprune.runs.target_gmac import asked, plan, samples
 from tokenprune.tasks.encoder import positions
@@ -22,14 +23,12 @@ from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils.paths import weights_path
 from tokenprune.utils.settings import read_settings
 
-_NONE = "none"
-_HOLDS = {"imagefolder": "train and val, each a folder, zip or tar of class folders", "semantic": "images/ and labels/"}
 _PLAIN = {"classification": "reads no maps", "segmentation": "has its head on the ViT itself"}  # tasks without an adapter
 # How planned counts are called, by the selector's `count_role`.
 _PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
 
 
-def validate(config: Mapping[str, Any], files: bool = True) -> str:
+def validate(run: Mapping[str, Any], files: bool = True) -> str:
     """Check a resolved configuration (see `config.resolve`) and return its schedule in words.
 
     Args:
@@ -39,23 +38,26 @@ def validate(config: Mapping[str, Any], files: bool = True) -> str:
         InvalidConfig: every problem found, each with what was got, what is allowed and how to fix it.
         IncompatiblePairing, InvalidSchedule: where that is the only problem.
     """
+    config = Run.of(run)
     problems: list[TokenPruneError] = []
     with _noting(problems):
-        task = get("task", config["task"].get("name", "???"))
-        refusals = [get("loss", name).refusal(task.name, task.gives) for name in config["losses"]]
+        task = config.task_kind
+        refusals = [get("loss", name).refusal(task.name, task.gives) for name in config.losses]
         problems += [InvalidConfig(reason) for reason in refusals if reason]
-        if hasattr(task, "check"):
-            task.check(config)
+        task.check(config)
     with _noting(problems):
-        build_reports(config["reports"])
-    for section in ("training", *(("dense.training",) if _starts_dense(config) else ())):
+        build_reports(config.reports)
+    with _noting(problems):
+        data_source(config.data)
+    for section in ("training", *(("dense.training",) if config.trains_dense else ())):
         with _noting(problems):
             read_settings(TrainingConfig, _at(config, section), section)
     problems += map(InvalidConfig, _fields(config))
-    own, words = _own_words(config), ""
-    problems += map(InvalidConfig, _sizes(config) if own is None else ())
+    words = ""
+    prunes = config.task_name not in names("task") or config.task_kind.prunes
+    problems += map(InvalidConfig, _sizes(config) if prunes else ())
     with _noting(problems):
-        words = _pairing(config) if own is None else own(config)
+        words = _pairing(config) if prunes else config.task_kind.plan_in_words(config)
     if files:
         problems += map(InvalidConfig, _files(config))
     if len(problems) == 1:
@@ -75,14 +77,8 @@ def _noting(problems: list[TokenPruneError]) -> Iterator[None]:
         problems.append(error)
 
 
-def _own_words(config: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str] | None:
-    """What a task that takes models as they are says in the place of patches and pairing; None for the others."""
-    name = config["task"].get("name")
-    return getattr(get("task", name), "words", None) if name in names("task") else None
-
-
-def _fields(config: Mapping[str, Any]) -> list[str]:
-    rate = config["schedule"].get("keep_rate", 1.0)
+def _fields(config: Run) -> list[str]:
+    rate = config.schedule.get("keep_rate", 1.0)
     problems = []
     if isinstance(rate, bool) or not isinstance(rate, Real):
         problems.append(f"schedule.keep_rate is {rate!r}, which is no number; allowed: 0 < keep_rate <= 1, e.g. schedule.keep_rate=0.7")
@@ -94,28 +90,31 @@ def _fields(config: Mapping[str, Any]) -> list[str]:
     return problems + _measures(config) + _dense_or_pruned(config) + _suits(config)
 
 
-def _measures(config: Mapping[str, Any]) -> list[str]:
-    measure, task, problems = config["measure"], config["task"].get("name"), []
+def _measures(config: Run) -> list[str]:
+    measure, task, problems = config.measure, config.task_name, []
     if not measure or not set(measure) <= {*MEASURES, *MORE_MEASURES}:
         return [f"measure is {measure}; allowed: [{', '.join(MEASURES)}] or one of them, and {', '.join(MORE_MEASURES)}"]
-    if "throughput" in measure and task in names("task") and not hasattr(get("task", task), "throughput"):
+    if "throughput" in measure and task in names("task") and not config.task_kind.measures_throughput:
         problems.append(f"measure holds throughput, which task={task} does not measure; allowed there: [{', '.join(MEASURES)}]")
-    if "accuracy" in measure and config["data"].get("name") == "unlabelled":
-        problems.append("measure holds accuracy, and data=unlabelled has no labels to judge by; use measure=[cost] or another data set")
+    known = config.data_name in names("data")
+    if known and "accuracy" in measure and not get("data", config.data_name).labelled:
+        problems.append(
+            f"measure holds accuracy, and data={config.data_name} has no labels to judge by; use measure=[cost] or another data set"
+        )
     return problems
 
 
-def _dense_or_pruned(config: Mapping[str, Any]) -> list[str]:
-    dense = [config[axis].get("name") == _NONE for axis in ("selector", "schedule")]
+def _dense_or_pruned(config: Run) -> list[str]:
+    dense = [config.is_dense, config.schedule_name == NONE]
     if dense[0] != dense[1]:
         given = ", ".join(f"{axis} is {config[axis].get('name')!r}" for axis in ("selector", "schedule"))
         return [f"{given}: a dense model has neither, a pruned one needs both; choose a method, e.g. method=evit"]
     return []
 
 
-def _suits(config: Mapping[str, Any]) -> list[str]:
+def _suits(config: Run) -> list[str]:
     """Whether a selector's tokens are what the task reads, and the task gives what the selector learns from."""
-    selector, task = config["selector"].get("name"), config["task"].get("name")
+    selector, task = config.selector_name, config.task_name
     if selector not in names("selector") or task not in names("task"):
         return []
 
@@ -131,8 +130,8 @@ def _suits(config: Mapping[str, Any]) -> list[str]:
     return [f"selector is {selector!r}, {reason}; allowed there: {suited}; or use task={other}"] if reason else []
 
 
-def _sizes(config: Mapping[str, Any]) -> list[str]:
-    backbone, data = config["backbone"], config["data"]
+def _sizes(config: Run) -> list[str]:
+    backbone, data = config.backbone, config.data
     patch, problems = backbone.get("patch_size"), []
     for name, size in (("backbone.img_size", backbone.get("img_size")), ("data.side", data.get("side"))):
         if size is not None and patch is not None and size % patch:
@@ -140,25 +139,25 @@ def _sizes(config: Mapping[str, Any]) -> list[str]:
     dim, heads = backbone.get("embed_dim"), backbone.get("num_heads")
     if dim is not None and heads and dim % heads:
         problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
-    task = config["task"].get("name")
+    task = config.task_name
     if backbone.get("adapter") is not None and task in _PLAIN:
         problems.append(f"backbone.adapter is set, and {task} {_PLAIN[task]}; allowed: a plain ViT, e.g. backbone=vit_tiny")
     return problems
 
 
-def _pairing(config: Mapping[str, Any]) -> str:
-    selector = config["selector"]
-    if selector.get("name") == _NONE:
+def _pairing(config: Run) -> str:
+    selector = config.selector
+    if config.is_dense:
         return "dense: every token in every block" + _cost_in_words(config, plan(config)[1])
-    if config["schedule"].get("name") == _NONE or _bad_rate(config):
-        get("selector", selector["name"])  # what else can be said without a schedule
+    if config.schedule_name == NONE or _bad_rate(config):
+        get("selector", config.selector_name)  # what else can be said without a schedule
         return ""
-    size = {"depth": depth(config["backbone"]), "positions": positions(config)}
+    size = {"depth": depth(config.backbone), "positions": positions(config)}
     execution = _known_execution(config)
-    check_pairing(selector, config["treatment"], answered(config["schedule"]), execution=execution, **size)
+    check_pairing(selector, config.treatment, answered(config.schedule), execution=execution, **size)
     schedule, cost = plan(config)
-    budgets = check_pairing(selector, config["treatment"], schedule, execution=execution, **size)
-    words = _in_words(budgets, _PLANS[get("selector", selector["name"]).count_role])
+    budgets = check_pairing(selector, config.treatment, schedule, execution=execution, **size)
+    words = _in_words(budgets, _PLANS[config.selector_kind.count_role])
     return f"{size['positions']} positions: {words}{_cost_in_words(config, cost)}"
 
 
@@ -176,50 +175,40 @@ def _range(blocks: list[int]) -> str:
     return ", ".join(map(str, blocks))
 
 
-def _bad_rate(config: Mapping[str, Any]) -> bool:
-    rate = config["schedule"].get("keep_rate", 1.0)
+def _bad_rate(config: Run) -> bool:
+    rate = config.schedule.get("keep_rate", 1.0)
     return isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1
 
 
-def _known_execution(config: Mapping[str, Any]) -> str:
-    return config["execution"] if config["execution"] in EXECUTIONS else "auto"
+def _known_execution(config: Run) -> str:
+    return config.execution if config.execution in EXECUTIONS else "auto"
 
 
-def _cost_in_words(config: Mapping[str, Any], cost: Macs) -> str:
-    name = config["selector"]["name"]
-    count_role = "count" if name == _NONE else get("selector", name).count_role
+def _cost_in_words(config: Run, cost: Macs) -> str:
+    count_role = config.selector_kind.count_role if config.selector_kind else "count"
     word = {"count": "", "target": "expected "}.get(count_role, "at most ")
-    open_ = samples(config) and config["schedule"].get(TARGET) is not None
+    open_ = samples(config) and config.target_gmac is not None
     later = f"; keep_rate is found on training images for {asked(config):.3g} GMAC" if open_ else ""
     return f"; planned: {word}{cost.total / 1e9:.3g} GMAC{later}"
 
 
-def _files(config: Mapping[str, Any]) -> list[str]:
-    problems, data = [], config["data"]
-    if "root" in data:
-        root = data["root"]
-        folders = data.get("name") == "imagefolder"
-        holds = _HOLDS.get(data.get("name"), "annotations/ and the images")
-        if root in (None, "???"):
-            problems.append(f"data.root is not set; give the folder that holds {holds}: data.root=DIR")
-        elif not (Path(root).is_dir() or (folders and Path(root).is_file())):
-            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds {holds}")
-    start = config["dense"]["init"] if _starts_dense(config) else config["init"]
+def _files(config: Run) -> list[str]:
+    problems = []
+    with suppress(TokenPruneError):  # of options that do not exist, which `validate` has noted
+        missing = data_source(config.data).missing()
+        problems += [missing] if missing else []
+    start = config.dense["init"] if config.trains_dense else config.init
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")
     elif start not in STARTS and not weights_path(start).is_file():
         problems.append(f"init is {start!r}; allowed: {', '.join(STARTS)}, or a file of weights, and there is no such file")
-    weights = config["init_weights"]
-    if weights is not None and config["init"] == "dense" and not weights_path(weights).is_file():
+    weights = config.init_weights
+    if weights is not None and config.init == "dense" and not weights_path(weights).is_file():
         problems.append(f"init_weights is {weights!r}, and {weights_path(weights).name} is missing; make it (`make weights`) or give =null")
     return problems
 
 
-def _starts_dense(config: Mapping[str, Any]) -> bool:
-    return config["init"] == "dense" and config["init_weights"] is None
-
-
-def _at(config: Mapping[str, Any], path: str) -> Any:
+def _at(config: Run, path: str) -> Any:
     for name in path.split("."):
         config = config[name]
     return config

@@ -1,57 +1,85 @@
 """Defines the contract of a task: a model around the encoder, batches, losses, a metric and the cost of a forward pass."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tokenprune.engine.model import pruned_of
+from tokenprune.errors import TokenPruneError
 
 if TYPE_CHECKING:
     from tokenprune.tasks.pictures import Picture
 
 
-class Task(Protocol):
+class Task(ABC):
     """Does one task of one run.
 
     `cfg` is always the resolved configuration with its groups selector, backbone, task, data, training, ...
 
     Attributes:
         name: Name of the task in the registry.
+        prunes: False for a task that takes models as they are, which have no selector and no schedule.
+        measures_throughput: Whether the task implements `throughput`.
         gives: Fields of `engine.loss.LossInputs` that its training knows beside the encoder's outputs.
     """
 
-    name: str
-    gives: tuple[str, ...]
+    name: ClassVar[str]
+    gives: ClassVar[tuple[str, ...]] = ()
+    prunes: ClassVar[bool] = True
+    measures_throughput: ClassVar[bool] = False
 
+    @staticmethod
+    def check(cfg: Mapping[str, Any]) -> None:
+        """Check the task's settings before weights or images are read. A task without settings of its own checks nothing.
+
+        Raises:
+            InvalidConfig: Every setting that does not fit.
+        """
+        return
+
+    @staticmethod
+    def plan_in_words(cfg: Mapping[str, Any]) -> str:
+        """Describe a run whose model is taken as it is, in the place of its schedule. Only called where `prunes` is False."""
+        return ""
+
+    @abstractmethod
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """Build the whole model, encoder and head, on the CPU with random weights."""
-        ...
 
     def begin(self, model: nn.Module) -> None:
         """Take note of a model that starts training, with its first weights loaded (a teacher is a copy of it)."""
-        ...
+        return
 
+    @abstractmethod
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Any]:
         """Yield batches without end from iteration `start` on; batch i depends on the seed and on i alone."""
-        ...
 
+    @abstractmethod
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Return weighted scalar losses by name."""
-        ...
 
     def calibration(self, model: nn.Module, cfg: Mapping[str, Any], count: int) -> tuple[Callable[[Any], Any], list[Any]]:
-        """Return one pass of the encoder, and batches for it of `count` training images without augmentation, as in a test."""
-        ...
+        """Return one pass of the encoder, and batches for it of `count` training images without augmentation, as in a test.
 
+        Raises:
+            TokenPruneError: The task has no images to calibrate selectors on.
+        """
+        raise TokenPruneError(f"task {self.name!r} calibrates no selector; set selector.calibration_images=0, or give it `calibration`")
+
+    @abstractmethod
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         """Return metrics on the validation data: AP, top-1 and mIoU in points 0..100, with their standard errors (`*_se`)."""
-        ...
 
+    @abstractmethod
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """Return GMACs (means over validation images), kept shares and seconds an image, as in the result schema's `cost`."""
-        ...
+
+    def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return images per second over batch sizes, as in the result schema's `cost`; see `measures_throughput`."""
+        raise TokenPruneError(f"task {self.name!r} does not measure throughput; allowed: measure=[accuracy,cost]")
 
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
@@ -63,8 +91,11 @@ class Task(Protocol):
             cfg: The run.
             numbers: Indices in the split; those beyond its end are left out. None is all.
             predict: Whether to add the model's predictions, if it makes any.
+
+        Raises:
+            TokenPruneError: The task shows no pictures.
         """
-        ...
+        raise TokenPruneError(f"task {self.name!r} shows no pictures; give it a method `pictures` (see tokenprune/tasks/base.py)")
 
 
 def chosen(numbers: Sequence[int] | None, size: int) -> list[int]:

@@ -104,6 +104,7 @@ class TimmTask(ClassificationTask):
 
     name = "timm"
     gives = ()
+    prunes = False
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:
@@ -129,7 +130,7 @@ class TimmTask(ClassificationTask):
             raise InvalidConfig(problems)
 
     @staticmethod
-    def words(cfg: Mapping[str, Any]) -> str:
+    def plan_in_words(cfg: Mapping[str, Any]) -> str:
         """Return the line of a dry run: the model, its size and its cost with 1000 classes.
 
         Raises:

@@ -18,7 +18,7 @@ from tokenprune.measure.speed import seconds_per_image
 from tokenprune.measure.throughput import throughput
 from tokenprune.measure.usage import record
 from tokenprune.registry import register
-from tokenprune.tasks.base import chosen, device_of
+from tokenprune.tasks.base import Task, chosen, device_of
 from tokenprune.tasks.classification.images import LabelledImages
 from tokenprune.tasks.classification.settings import read_recipe
 from tokenprune.tasks.classification.views import Batch, as_input, collate
@@ -33,11 +33,12 @@ _OBJECT_SHARE = 0.25  # share of a patch's pixels from which on the patch carrie
 
 
 @register("task", "classification")
-class ClassificationTask:
+class ClassificationTask(Task):
     """Classifies images; the metric is top-1 accuracy."""
 
     name = "classification"
     gives = ("images", "logits", "targets", "teacher")
+    measures_throughput = True
 
     def __init__(self) -> None:
         self._key, self.images = "", None  # the latest configuration as a text, and its LabelledImages

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tokenprune.data import DetectionData, build_detection
 from tokenprune.measure.macs import encoder_cost
 from tokenprune.registry import register
-from tokenprune.tasks.base import chosen
+from tokenprune.tasks.base import Task, chosen
 from tokenprune.tasks.detection.guard import require_detectron2
 from tokenprune.tasks.detection.settings import read_task
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @register("task", "detection")
-class DetectionTask:
+class DetectionTask(Task):
     """Detects objects and segments instances; the metric is COCO's box and mask AP."""
 
     name = "detection"

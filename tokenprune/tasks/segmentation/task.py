@@ -13,7 +13,7 @@ from tokenprune.measure.speed import seconds_per_image
 from tokenprune.measure.throughput import throughput
 from tokenprune.measure.usage import record
 from tokenprune.registry import register
-from tokenprune.tasks.base import chosen, device_of
+from tokenprune.tasks.base import Task, chosen, device_of
 from tokenprune.tasks.pictures import LabelMap, Picture, cropped
 from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
 from tokenprune.tasks.segmentation.model import Segmenter
@@ -24,11 +24,12 @@ _GIGA = 1e9
 
 
 @register("task", "segmentation")
-class SegmentationTask:
+class SegmentationTask(Task):
     """Segments semantically; the metric is mean intersection over union."""
 
     name = "segmentation"
     gives = ("images", "patches")
+    measures_throughput = True
 
     def __init__(self) -> None:
         self._key, self.pixels = "", None  # the latest configuration as a text, and its LabelledPixels
