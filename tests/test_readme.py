@@ -1,24 +1,41 @@
-"""What the README says is so: its example selector works, its table is the measured one, its commands exist."""
+"""The README is true: its code works, its table is the measured one, its commands and plugins exist."""
 
 import re
 from pathlib import Path
 
+import pytest
+import timm
 import torch
 
-import tokenprune
-from tests.helpers.fakes import own_registry  # noqa: F401
-from tests.helpers.pairings import images, tiny_vit
+from tokenprune.cli import COMMANDS
+from tokenprune.cli.docs import methods
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_selector_works_as_it_stands(own_registry):  # noqa: F811
-    example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "@register" in code)
-    exec(compile(example, "README.md", "exec"), {"__name__": "example"})
-    model = tokenprune.prune(tiny_vit(), selector="norm", schedule={"name": "explicit", "keep": {2: 10}})
-    with torch.no_grad():
-        assert int(model.encode(images(1)).present.sum()) == 10
+def test_it_fits_two_screens():
+    assert len(README.splitlines()) <= 80
+
+
+def test_the_line_of_code_works_as_it_stands(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))  # without the download
+    scope = {"__name__": "example", "images": torch.randn(1, 3, 224, 224)}
+    exec(compile(code, "README.md", "exec"), scope)
+    assert scope["logits"].shape == (1, 1000) and scope["outputs"].map.shape == (1, 196, 384)
+
+
+@pytest.mark.parametrize("axis", ["selector", "treatment", "schedule"])
+def test_its_axes_name_all_plugins(axis):
+    (line,) = [line for line in README.splitlines() if line.startswith(f"| **{axis}**")]
+    assert set(re.findall(r"`(\w+)`", line)) == set(methods.own(axis)) - {"none"}
+
+
+def test_it_counts_the_selectors():
+    assert f"{len(methods.own('selector')) - ('none' in methods.own('selector'))} selectors" in README
 
 
 def test_the_table_is_the_measured_one():
@@ -28,8 +45,11 @@ def test_the_table_is_the_measured_one():
     assert table in README
 
 
-def test_every_make_target_and_experiment_it_names_exists():
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_make_targets_experiments_and_commands_that_pages_name_exist(path):
+    text = path.read_text()
     targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"^    make (\w+)", README, re.M)) <= targets
-    experiments = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
-    assert set(re.findall(r"\+experiment=(\w+)", README)) <= experiments
+    assert set(re.findall(r"(?:^    |`)make (\w+)", text, re.M)) <= targets
+    experiments = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} | {"NAME", "keep_rates"}  # the guide's own table
+    assert set(re.findall(r"\+experiment=(\w+)", text)) <= experiments
+    assert set(re.findall(r"(?:^ *|`)tokenprune ([a-z][\w-]*)", text, re.M)) <= set(COMMANDS)

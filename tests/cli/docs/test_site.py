@@ -86,6 +86,14 @@ def test_text_moves_with_its_links_and_headings_and_leaves_code_alone():
     assert links.below(text).startswith("## A\n") and links.below(text).endswith("```\n# [a](b.md)\n```")
 
 
+def test_the_picture_of_the_folders_shows_the_layers_that_are_checked():
+    layers = (ROOT / ".importlinter").read_text().partition("layers =\n")[2].split("\n")
+    wanted = [sorted(word.strip() for word in line.split("|")) for line in layers if line.startswith("    ")]
+    boxes = re.findall(r'<rect x="[^"]*" y="(\d+)"[^>]*/>\n<text [^>]*>([\w.]+)<', (ROOT / "docs/images/rooms.svg").read_text())
+    drawn = [sorted(name.removesuffix(".py") for y, name in boxes if y == level) for level in dict(boxes)]
+    assert drawn == wanted
+
+
 @pytest.mark.slow
 def test_the_site_builds_strictly_and_loads_nothing_from_the_network(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]

@@ -14,14 +14,14 @@ from tokenprune.runs.presets import files
 
 _MADE = """Made by `make docs` from the comments that the files of [conf/experiment/](../conf/experiment/) open with: change them there
 and make it again."""
-_HEAD = """Each is one command, `python -m tokenprune.run +experiment=NAME`, at `scale=smoke` (does it run?), `scale=demo` (the default:
-embedded data, on a CPU) or `scale=paper`. `validate_only=true` checks every row and runs none; `seed=0,1,2` repeats rows
-over seeds; every other value may be given as well, such as `schedule.keep_rate=0.5`. Finished rows are read again, so the
-same command goes on where it was. `python -m tokenprune.report results` makes one page of everything.
+_HEAD = """Each is one command, `tokenprune run +experiment=NAME`. It runs at `scale=smoke` (does it run?), `scale=demo` (the default:
+embedded data, on a CPU) or `scale=paper`. `validate_only=true` checks every row and runs none. `seed=0,1,2` repeats rows over seeds.
+Every other value may be given as well, such as `schedule.keep_rate=0.5`. A finished row is read and not run again, so the same command
+goes on where it was. `tokenprune report results` makes one page of everything.
 
-Measured rows are those of experiments/NAME/measured/, where the files have more columns. ±: the bootstrap standard error over
-images, or the standard deviation over seeds where there are several. The paper's numbers beside them are of its own data and model,
-unless a table's first line says the same: compare rows with rows."""
+The measured tables are short forms of the files in experiments/NAME/measured/, which have more columns. A number behind ± is the
+bootstrap standard error over images, or the standard deviation over seeds if there are several. The paper's numbers are of its own data
+and model, unless the first line of a table says the same. So compare rows with rows."""
 
 
 def page(root: Path) -> str:

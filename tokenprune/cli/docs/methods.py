@@ -15,7 +15,7 @@ from tokenprune.errors import IncompatiblePairing
 from tokenprune.runs.presets import choices, files, read
 
 _FIRST = ("selector", "treatment", "schedule", "fusion", "loss")
-_PLURAL = {"loss": "Losses"}
+_PLURAL = {"loss": "Losses", "data": "Data sets"}
 _HIDDEN = ("name", "summary", "module", "paper", "saves_computation")
 _ANCHOR = re.compile(r"\]\(#(" + "|".join(registry.BUILTIN) + r")-(\w+)\)")  # a plugin's section on the page of the repository
 _MADE = """Made by `make docs` from the registry: change the class, or its equation in [methods/](methods/), and make it again."""
@@ -54,7 +54,7 @@ def page(root: Path) -> str:
     Args:
         root: folder of the checkout, whose fragments are taken in.
     """
-    contents = "\n".join(f"- [{plural(kind)}](#{plural(kind).lower()}): {_links(kind)}" for kind in kinds())
+    contents = "\n".join(f"- [{plural(kind)}](#{_slug(kind)}): {_links(kind)}" for kind in kinds())
     parts = ["# Methods", f"{_MADE}\n{_HEAD}", contents, _legality()]
     for kind in kinds():
         parts.append(f"## {plural(kind)}")
@@ -79,12 +79,16 @@ def pages(root: Path) -> dict[str, str]:
 
 def place(kind: str, name: str) -> str:
     """Return where the site has the page of a plugin, under docs/."""
-    return f"methods/{plural(kind).lower().replace(' ', '_')}/{name}.md"
+    return f"methods/{_slug(kind)}/{name}.md"
 
 
 def plural(kind: str) -> str:
     """Return the heading of all plugins of a kind."""
     return _PLURAL.get(kind, f"{kind.capitalize()}s")
+
+
+def _slug(kind: str) -> str:
+    return plural(kind).lower().replace(" ", "-")
 
 
 def _list(kind: str) -> str:
