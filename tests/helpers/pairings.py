@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import tokenprune
 from tokenprune.engine.legality import check_pairing
+from tokenprune.engine.outputs import Outputs
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.registry import get
 
@@ -97,6 +98,17 @@ def images(count: int = 3, side: int = SIDE, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     contrast = torch.linspace(0.3, 2.0, count).view(-1, 1, 1, 1)
     return torch.randn(count, 3, side, side, generator=generator) * contrast
+
+
+def encode_checked(model: tokenprune.PrunedViT, x: torch.Tensor) -> Outputs:
+    """Return `model.encode(x)`, run block by block; what each state says of itself is compared with its tensors."""
+    state, usage = model.start(x), ()
+    state.check()
+    for block in range(model.depth):
+        state, used = model.run(state, block, block + 1)
+        state.check()
+        usage += used
+    return model.finish(state, usage)
 
 
 def pruned(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.helpers.pairings import SCHEDULES, images, label, pairings, pruned, tiny_vit, treatments, verdict
+from tests.helpers.pairings import SCHEDULES, encode_checked, images, label, pairings, pruned, tiny_vit, treatments, verdict
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.registry import get
 
@@ -20,8 +20,7 @@ def executions(selector: dict) -> list[str]:
 def run(model, x):
     """Return the outputs and the logits, as `model(x)` computes them, of one pass."""
     with torch.no_grad():
-        outputs = model.encode(x)
-        return outputs, model.logits(outputs)
+        return encode_checked(model, x), model(x)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -142,7 +141,7 @@ def test_every_position_returns_to_its_own_cell(selector, treatment):
 def test_training_reaches_the_encoder_and_every_gate(selector, treatment):
     model = pruned(selector, treatment, losses={"ratio": {"weight": 1.0}}).train()
     torch.manual_seed(5)
-    outputs = model.encode(images(3))
+    outputs = encode_checked(model, images(3))
     losses = model.losses(outputs)
     (outputs.map.square().mean() + model.logits(outputs).square().mean()).backward(retain_graph=bool(losses))
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -1,11 +1,14 @@
 """Defines top-k attention: inside the block that attends (TokenReduction's Top-K), or between it and the next (Cropr's Attn Top-K)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
 from tokenprune.engine.state import Decision
@@ -18,21 +21,12 @@ TRAIT = "attention_before"
 
 
 def known(name: str, score: str) -> str:
-    """Return `score` if it is one of SCORES.
-
-    Raises:
-        InvalidConfig: It is not.
-    """
+    """Return `score` if it is one of SCORES; otherwise raise InvalidConfig."""
     return one_of(name, "score", score, SCORES)
 
 
 def attention(seen: Observation, source: str) -> Tensor:
-    """Return how much attention each slot receives in the observed block, averaged over heads, (B,M).
-
-    Args:
-        seen: The observed block.
-        source: One of SCORES.
-    """
+    """Return how much attention each slot receives in the observed block by `source`, one of SCORES, averaged over heads, (B,M)."""
     return {"cls": seen.cls_row, "mean_query": seen.mean_query, "column_mean": seen.column_mean}[source]().mean(1)
 
 
@@ -44,12 +38,9 @@ class AttentionTopK(Selector):
         context: see `Context`.
         score: `cls` takes the class token's row. `mean_query` takes the mean query's row; it needs no class token and costs O(N).
             `column_mean` takes the mean over all queries, which costs about as much as the attention itself.
-
-    Raises:
-        InvalidConfig: The score is unknown.
     """
 
-    site = "inside"
+    site = Site.INSIDE
     reads_cls = True
     module = "attention-based"
     paper = "Cropr's baseline"
@@ -72,15 +63,27 @@ class AttentionTopK(Selector):
         return slots * slots * self.context.dim if self.source == "column_mean" else 0.0
 
 
+@dataclass(frozen=True)
+class StoredAttention(MethodHooks):
+    """Stores how much attention slots receive in blocks that a decision follows.
+
+    Args:
+        source: one of SCORES.
+    """
+
+    source: str
+
+    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
+        """Return the attention that live slots receive, (B,M), in a block that a decision follows."""
+        return {TRAIT: attention(seen, self.source).detach()} if seen.precedes else {}
+
+
 class AttentionBefore(Selector):
     """Acts between two blocks and reads how much attention each token received in the first of them.
 
     Args:
-        context: see `Context`.
+        context: see `Context`; a decision at block 0 is an InvalidSchedule, because no block is before it.
         source: One of SCORES.
-
-    Raises:
-        InvalidSchedule: The decision is at block 0, which has no block before it.
     """
 
     reads_previous_block = True
@@ -91,12 +94,13 @@ class AttentionBefore(Selector):
         if context.block < 1:
             raise InvalidSchedule(f"{self.name}: it reads the attention of the block before, and block 0 has none; set schedule.start=1")
 
-    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return the attention that live slots receive, (B,M), in a block that a decision follows."""
-        return {TRAIT: attention(seen, self.source).detach()} if seen.precedes else {}
+    @classmethod
+    def hooks(cls, selectors: Sequence[Any]) -> MethodHooks:
+        """Return what stores the attention that `received` reads."""
+        return StoredAttention(selectors[0].source)
 
     def received(self, seen: Observation, missing: float) -> Tensor:
-        """Return the stored attention, (B,M). A fused token that came since reads `missing`."""
+        """Return the stored attention, (B,M); a fused token that came since reads `missing`."""
         return seen.trait(TRAIT, missing)
 
     def macs(self, slots: float) -> float:
@@ -114,10 +118,6 @@ class AttentionTopKBefore(AttentionBefore):
     Args:
         context: see `Context`.
         score: `cls` takes the class token's row, `mean_query` the mean query's row, `column_mean` the mean over all queries.
-
-    Raises:
-        InvalidConfig: The score is unknown.
-        InvalidSchedule: The decision is at block 0.
     """
 
     reads_cls = True

@@ -32,16 +32,12 @@ class CroprRouter(Selector):
         queries: Number of queries Nq: 1 for a whole image, or `patches` for one a position (N), which learn labels of patches.
         heads: With 1, plain products. With more, a cross-attention that has a norm on the tokens and projects queries, keys, values and
             result (Table 4a). Scores are summed over heads, too, so that inference pays for the norm and the projection of keys.
-        select: `topk`, or `sampling` without replacement from softmax(a C^-0.5) by Gumbel noise (Table 4b). At test time the noise depends
-            on the seed, the block and the image alone.
+        select: `topk`, or `sampling` without replacement from softmax(a C^-0.5) by Gumbel noise (Table 4b), see `seed`.
         mlp: Whether the aggregator has an MLP (Table 4c).
         stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
         salient: False drops the tokens of highest score (Table 1, Non-salient).
-        seed: Seed of sampling at test time.
+        seed: Seed of sampling at test time, when the noise depends on the seed, the block and the image alone.
         aggregate: False makes a deployed router use all its queries, as the released code does. Figure 3b shows what their sum saves.
-
-    Raises:
-        InvalidConfig: The number of queries or heads is out of range, or the selection is unknown.
     """
 
     learns = True
@@ -86,7 +82,7 @@ class CroprRouter(Selector):
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
         if learning:
             P = state.prefix.shape[1]
-            there = None if state.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
+            there = None if state.known.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
             notes = {"auxiliary": self.auxiliary(query, keys, tokens, there)}
             keys = keys[:, P:]
         score = (keys @ query.T).sum(-1)  # (B,M)
@@ -99,10 +95,7 @@ class CroprRouter(Selector):
         return slots * (self.query.numel() + sum(p.numel() for p in self.key.parameters()))
 
     def deploy(self) -> "CroprRouter":
-        """Return a router without auxiliary head that gives the same scores at 1/Nq of the cost: its one query is the sum of all (Eq. 6).
-
-        The queries are projected before they are summed. With `aggregate: False` the router keeps all its projected queries.
-        """
+        """Return a router of one projected query, the sum of all (Eq. 6), or of all, without auxiliary head: the same scores for 1/Nq."""
         deployed = copy.deepcopy(self, {id(self.auxiliary): None})  # the copy has no auxiliary head
         projected = self.ask(self.query).detach()
         deployed.query = nn.Parameter(projected.sum(0, keepdim=True) if self.aggregate else projected)
