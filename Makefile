@@ -8,7 +8,7 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 PIP    := $(PY) -m pip --disable-pip-version-check
-EXTRAS := detection,export,figures,notebooks,sweeps,dev
+EXTRAS := detection,export,figures,notebooks,sweeps,docs,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup validate table2 weights smoke test lint layers docs clean
@@ -42,11 +42,12 @@ lint: $(STAMP) ## Check style and format with ruff
 layers: $(STAMP) ## Check that rooms import downwards only
 	$(VENV)/bin/lint-imports --no-cache
 
-docs: $(STAMP) ## Write the generated pages of docs/ again
+docs: $(STAMP) ## Write the generated pages of docs/ again and build the site, without the network, into site/
 	$(PY) -m tokenprune.docs $(ARGS)
+	NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict --quiet
 
 clean: ## Remove builds and caches; environments and results stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # The constraints hold a torch that is already there in place: without them torchvision would replace it by its own favourite.

@@ -14,6 +14,8 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "selector": ("tokenprune.methods.selectors",),
     "treatment": ("tokenprune.methods.treatments",),
     "schedule": ("tokenprune.methods.schedules",),
+    "data": ("tokenprune.data.sources",),
+    "fusion": ("tokenprune.methods.fusions",),
     "loss": ("tokenprune.methods.losses",),
     "task": tuple(f"tokenprune.tasks.{name}" for name in ("classification.task", "detection.task", "timm_models", "segmentation.task")),
     "report": (
@@ -27,7 +29,7 @@ _loaded: set[str] = set()
 
 
 def register(kind: str, name: str) -> Callable[[Any], Any]:
-    """Register a class under `kind` (selector, treatment, schedule, loss, task, report) and `name`.
+    """Register a class under `kind` (selector, treatment, schedule, fusion, loss, data, task, report) and `name`.
 
     Raises:
         InvalidConfig: another class already has the name, or the kind does not exist.

@@ -33,6 +33,16 @@ LARGE = {name for name in CLASSIFIED if name.startswith("cropr") and name != "cr
 TABLE_ROWS = [(name, row) for name in TABLES for row in rows_of(name)]
 
 
+@pytest.fixture(scope="module")
+def of_tables():
+    """Return the configurations of the rows of the detection tables, by experiment, row and scale."""
+    with composer() as fast:
+        return {
+            (name, row, scale): resolve(fast.compose([f"+experiment={name}", f"+rows/{name}={row}", f"scale={scale}"]))
+            for (name, row), scale in product(TABLE_ROWS, ("demo", "paper"))
+        }
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_validates_at_every_scale(method, scale):
@@ -65,13 +75,11 @@ def test_the_paper_recipe_gives_way_to_the_command_line():
     assert config["losses"] == {"ponder": {"weight": 0.0005, "prior_weight": 0.001}}
 
 
-def test_rows_of_detection_tables_are_of_their_task_and_have_the_adapter_at_paper_scale():
+def test_rows_of_detection_tables_are_of_their_task_and_have_the_adapter_at_paper_scale(of_tables):
     """That every row of every experiment is valid, `make validate` says."""
-    with composer() as fast:
-        for (experiment, row), scale in product(TABLE_ROWS, ("demo", "paper")):
-            config = resolve(fast.compose([f"+experiment={experiment}", f"+rows/{experiment}={row}", f"scale={scale}"]))
-            assert (config["task"]["name"], config["scale"]) == ("detection", scale)
-            assert ("adapter" in config["backbone"]) == (scale == "paper")
+    for (_, _, scale), config in of_tables.items():
+        assert (config["task"]["name"], config["scale"]) == ("detection", scale)
+        assert ("adapter" in config["backbone"]) == (scale == "paper")
 
 
 @pytest.mark.parametrize("experiment", CLASSIFIED)
@@ -104,9 +112,9 @@ def test_the_planned_cost_of_table_7_is_the_papers():
         assert float(words.rsplit(" GMAC", 1)[0].rsplit(" ", 1)[1]) == pytest.approx(3.0, abs=0.06)
 
 
-def test_tables_share_rows_and_differ_where_their_names_say():
+def test_tables_share_rows_and_differ_where_their_names_say(of_tables):
     """A shared row is computed once: its key does not depend on the table that asks for it."""
-    keys = {f"{name}/{row}": run_key(resolve(compose([f"+experiment={name}", f"+rows/{name}={row}"]))) for name, row in TABLE_ROWS}
+    keys = {f"{name}/{row}": run_key(config) for (name, row, scale), config in of_tables.items() if scale == "demo"}
     svit = [keys[k] for k in ("table3_reactivation/00_dynamic_reactivation", "table4_gating/00_mlp", "table5_sota/06_svit")]
     assert len(set(svit)) == 1 and keys["table2_preserve/03_evit_remove"] == keys["table5_sota/01_evit_remove"]
     for group in TABLES:
@@ -138,10 +146,10 @@ def test_paper_scale_has_the_papers_size_counts_and_recipe():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_validates_for_classification(method):
-    for scale, positions_ in (("smoke", 64), ("demo", 256), ("paper", 196)):
-        for data in ([] if scale == "paper" else ["data=imagefolder"], ["data=shapes"] if scale != "paper" else []):
-            config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification", *data]))
-            assert validate(config, files=False).startswith("dense" if method == "dense" else f"{positions_} positions")
+    """Image folders and shapes, each at one of the small scales; the paper's own data at the last."""
+    for scale, data, positions_ in (("smoke", ["data=imagefolder"], 64), ("demo", [], 256), ("paper", [], 196)):
+        config = resolve(compose([f"method={method}", f"scale={scale}", "task=classification", *data]))
+        assert validate(config, files=False).startswith("dense" if method == "dense" else f"{positions_} positions")
 
 
 def test_paper_scale_of_classification_has_svits_recipe_and_deits():

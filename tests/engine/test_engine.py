@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 import tokenprune
+from tests.helpers.fakes import own_registry  # noqa: F401
 from tests.helpers.pairings import images, pruned, tiny_vit
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.policy import Decider, Site
 from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, UnknownPlugin, UnsupportedBackbone
 from tokenprune.methods.schedules.stages import Stages
+from tokenprune.methods.selectors.baselines import RandomSelector
 from tokenprune.registry import build
 
 VARIANTS = {
@@ -252,12 +256,60 @@ def test_whether_the_same_gates_learn_all_the_time_follows_from_the_schedule(sch
     assert pruned("svit", "reactivate", schedule).steady is steady
 
 
-def test_the_first_selector_has_the_last_word_on_the_tokens():
-    model = pruned("variance", "remove")
-    first, second = list(model.selectors.values())[:2]
-    first.conclude = lambda state: state.replace(tokens=state.tokens * 0 + 3.0)
-    second.conclude = lambda state: state.replace(tokens=state.tokens * 0)
-    assert (model.encode(images(2)).state.tokens == 3.0).all()
+class Threes(MethodHooks):
+    """Watches the blocks and makes all tokens 3 at the end."""
+
+    def __init__(self):
+        self.blocks = []
+
+    def observe(self, seen):
+        self.blocks.append((seen.block, seen.precedes, seen.projection.q.shape[2] - 1))
+        return {"block": torch.full_like(seen.tokens[..., 0], float(seen.block))}
+
+    def conclude(self, state):
+        return state.replace(tokens=state.tokens * 0 + 3.0)
+
+
+def test_a_method_sees_every_block_and_has_the_last_word_on_the_tokens(own_registry):  # noqa: F811
+    given = []
+
+    @tokenprune.register("selector", "threes")
+    class WithHooks(RandomSelector):
+        @classmethod
+        def hooks(cls, selectors):
+            given.extend(selectors)
+            return Threes()
+
+    model = pruned("threes", "remove")
+    assert given == list(model.selectors.values()) and len(given) == 3
+    outputs = model.encode(images(2))
+    assert (outputs.state.tokens == 3.0).all()
+    assert model.hooks.blocks == [(0, True, 64), (1, True, 44), (2, False, 31), (3, True, 31), (4, False, 21), (5, False, 21)]
+    last = outputs.state.traits["block"][:, 1:]
+    assert [int((last == block).sum()) for block in range(6)] == [2 * 20, 2 * 13, 0, 2 * 10, 0, 2 * 21]  # the block that each position left
+
+
+def test_a_model_without_selectors_or_with_a_method_that_needs_none_has_hooks_that_do_nothing():
+    for model in (
+        tokenprune.prune(tiny_vit()),
+        pruned("random", "remove"),
+        pruned("evo_vit", "reactivate", {"name": "explicit", "keep": {}}),
+    ):
+        state = model.start(images(1))
+        assert type(model.hooks) is MethodHooks and not model.hooks.observes and model.hooks.conclude(state) is state
+
+
+@pytest.mark.parametrize("site", list(Site))
+def test_a_selector_of_another_package_may_name_its_site(site):
+    sub = type("Sub", (RandomSelector,), {"site": site.value})
+    assert sub.site is site and sub.facts()["site"] == site.value == str(site) and type(sub.facts()["site"]) is str
+
+
+def test_an_unknown_site_is_refused_where_the_class_is_made():
+    with pytest.raises(InvalidConfig, match="class Sub: site is 'behind'; allowed: before, rows, inside"):
+        type("Sub", (RandomSelector,), {"site": "behind"})
+    with pytest.raises(ValueError, match="site is 'before'; allowed in a block: rows, inside"):
+        Decider(Site.BEFORE, lambda state, p, bias: state)
 
 
 def test_a_selector_knows_how_far_training_is():

@@ -14,6 +14,7 @@ from tokenprune.utils.checkpoints import save_weights
 SIZE = (32, 32)
 CHOSEN = {"svit": {"eval_mode": "topk"}}
 NO_ONNX = {"random"}  # its draw hashes the bits of the picture
+TWICE = ("dynamicvit", "evit")  # decide a second time, among the tokens that are left: before a block and inside it
 
 
 def models() -> list[str]:
@@ -21,10 +22,10 @@ def models() -> list[str]:
     return sorted({s["name"] for s in selectors()})
 
 
-def model_of(name: str):
-    """A model of 4 blocks, two of which decide: tracing takes most of the time."""
-    kind, plan = get("selector", name), {"name": "stages", "blocks": [1, 2]}
-    return pruned({"name": name, **CHOSEN.get(name, {})}, kind.published["treatment"], plan, vit=tiny_vit(depth=4))
+def model_of(name: str, decisions: int = 1):
+    """A model with a block before its decisions and one after them: tracing takes most of the time."""
+    kind, plan = get("selector", name), {"name": "stages", "blocks": list(range(1, decisions + 1))}
+    return pruned({"name": name, **CHOSEN.get(name, {})}, kind.published["treatment"], plan, vit=tiny_vit(depth=decisions + 2))
 
 
 def onnx_there() -> None:
@@ -32,10 +33,10 @@ def onnx_there() -> None:
         pytest.importorskip(module, reason=f"ONNX export needs {module}, which is not installed")
 
 
-@pytest.mark.parametrize("name", models())
-def test_exported_logits_are_the_models(name, tmp_path):
+@pytest.mark.parametrize(("name", "decisions"), [*((name, 1) for name in models()), *((name, 2) for name in TWICE)])
+def test_exported_logits_are_the_models(name, decisions, tmp_path):
     onnx_there()
-    model = model_of(name)
+    model = model_of(name, decisions)
     if any(s.counts_vary for s in model.selectors.values()):
         with pytest.raises(ExportRefused, match=f"selector '{name}' keeps a different number"):
             exporting.exportable(model)
@@ -81,16 +82,16 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 def test_the_command_exports_a_timm_model(tmp_path, capsys, monkeypatch):
     import timm
 
-    small = {"embed_dim": 24, "num_heads": 3, "depth": 6}
+    small = {"embed_dim": 24, "num_heads": 3, "depth": 4}
     make = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **options: make(name, **small, **options))
     vit = make("deit_tiny_patch16_224", **small, num_classes=5, img_size=64)
     save_weights(tmp_path / "vit.safetensors", vit)
-    axes = ["--selector", "evit", "--schedule", "{name: stages, keep_rate: 0.5, blocks: [1, 3, 4]}"]
+    axes = ["--selector", "evit", "--schedule", "{name: stages, keep_rate: 0.5, blocks: [1, 2]}"]
     plain = ["--model", "deit_tiny_patch16_224", "--classes", "5", "--size", "64", "--weights", str(tmp_path / "vit.safetensors")]
     assert exporting.main([*plain, *axes, "--pt2", str(tmp_path / "out" / "m.pt2")]) == 0
     assert "images (batch,3,64,64) to logits; largest difference to the model" in capsys.readouterr().out
-    expected = exporting.prune(vit, "evit", None, {"name": "stages", "keep_rate": 0.5, "blocks": [1, 3, 4]}).eval()
+    expected = exporting.prune(vit, "evit", None, {"name": "stages", "keep_rate": 0.5, "blocks": [1, 2]}).eval()
     images = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(exporting.load_pt2(tmp_path / "out" / "m.pt2")(images), expected(images))
@@ -100,7 +101,7 @@ def test_the_command_exports_a_timm_model(tmp_path, capsys, monkeypatch):
 def row(tmp_path, monkeypatch):
     """A row of a trained SViT classifier, thresholds in use."""
     config = {
-        "backbone": {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 6, "num_heads": 3},
+        "backbone": {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3},
         "selector": {"name": "svit"},
         "treatment": {"name": "reactivate"},
         "schedule": {"name": "every_block", "start": 1},

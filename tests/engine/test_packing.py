@@ -61,6 +61,6 @@ def test_a_known_packing_is_used_as_long_as_it_stands_for_the_mask(monkeypatch):
     assert state.packed().lengths == (5, 5)
     live = mask(2, 4, 3)
     state = state.replace(live=live, complete=False, packing=Packing.of(live, 1))
-    assert state.packed() is state.packing and torch.equal(state.counts(), live.sum(1))
+    assert state.packed() is state.known.packing and torch.equal(state.counts(), live.sum(1))
     other = ~live
     assert state.replace(live=other).packed().lengths == tuple((other.sum(1) + 1).tolist())

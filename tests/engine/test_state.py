@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenprune.engine.indexing import put, take
+from tokenprune.engine.packing import Packing
 from tokenprune.engine.state import TokenState
 
 
@@ -29,7 +30,7 @@ def test_compacting_loses_nothing_that_is_remembered(batch, height, width, seed)
     assert torch.equal(small.dense(), state.tokens)
     assert torch.equal(small.present(), state.live)
     assert torch.equal(small.counts(), state.live.sum(1))
-    assert torch.equal(small.expand().tokens, state.tokens) and small.expand().complete
+    assert torch.equal(small.expand().tokens, state.tokens) and small.expand().known.complete
 
 
 @given(st.integers(1, 3), st.integers(2, 5), st.integers(2, 5), st.integers(0, 50))
@@ -90,6 +91,52 @@ def test_a_record_is_appended_and_the_state_stays():
     state = state_of(1, 2, 2)
     noted = state.note("usage", 3, 0.5)
     assert noted.aux == (("usage", 3, 0.5),) and state.aux == ()
+
+
+def uneven(known):
+    """Two images of 2x2 positions that keep 3 and 2 slots, after a decision that says `known` of them."""
+    live = torch.tensor([[True, True, False, True], [True, False, False, True]])
+    return state_of(2, 2, 2).replace(live=live, **known)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("complete", True),
+        ("slots", torch.tensor([[0, 1], [0, 3]])),
+        ("slots", torch.tensor([[0, 1, 3], [0, 3, 3]])),
+        ("packing", Packing.of(torch.ones(2, 4, dtype=torch.bool), 1)),
+        ("packing", Packing.of(torch.tensor([[True, True, False, True], [True, False, False, True]]), 0)),
+        ("joined_sequence", torch.zeros(2, 5, 3)),
+    ],
+    ids=["complete", "too few slots", "a slot twice", "packing of another mask", "packing of another prefix", "joined_sequence"],
+)
+def test_a_wrong_fact_is_found(fact, value):
+    uneven({}).check()
+    with pytest.raises(RuntimeError, match=f"wrong about {fact} of 2 images with 4 slots on a grid of"):
+        uneven({fact: value}).check()
+
+
+@pytest.mark.parametrize(("fact", "index"), [("in_grid_order", [[1, 0, 2, 3]]), ("all_placed", [[0, 1, 2, -1]])])
+def test_a_wrong_fact_about_positions_is_found(fact, index):
+    state = state_of(1, 2, 2).replace(index=torch.tensor(index))
+    state.check()
+    with pytest.raises(RuntimeError, match=f"wrong about {fact} of"):
+        state.replace(**{fact: True}).check()
+
+
+def test_facts_about_a_tensor_that_changes_are_forgotten_unless_they_are_given():
+    state = state_of(2, 2, 2)
+    state = state.with_sequence(state.sequence())
+    slots = torch.arange(4).expand(2, 4)
+    assert state.known.complete and state.known.in_grid_order and state.known.all_placed
+    fewer = state.replace(slots=slots).replace(live=state.live.clone())
+    assert not fewer.known.complete and fewer.known.slots is None and fewer.known.packing is None
+    assert fewer.known.in_grid_order and fewer.known.all_placed and fewer.known.joined_sequence is state.known.joined_sequence
+    moved = state.replace(index=state.index.flip(1), all_placed=True)
+    assert moved.known.complete and not moved.known.in_grid_order and moved.known.all_placed
+    assert state.replace(tokens=state.tokens + 1).known.joined_sequence is None
+    assert state.replace(gate=None).known is state.known
 
 
 def test_a_copy_with_a_field_that_does_not_exist_is_refused():

@@ -7,7 +7,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 import tokenprune
 from tokenprune.engine.legality import check_pairing
+from tokenprune.engine.outputs import Outputs
 from tokenprune.errors import IncompatiblePairing
+from tokenprune.registry import get
 
 DEPTH, SIDE, PATCH = 6, 32, 4  # 64 positions
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -53,6 +55,25 @@ def pairings(legal: bool = True) -> list[tuple[dict[str, Any], str]]:
     return [(s, t) for s in selectors() for t in treatments() if (verdict(s, t) is None) == legal]
 
 
+def representatives() -> list[tuple[dict[str, Any], str]]:
+    """Return the first legal pairing of each treatment with selectors of equal site and facts, for laws that read the engine's own records.
+
+    tests/properties/test_pairings.py holds the engine to all pairings; a measure that reads its records needs each path through it once.
+    """
+    found: dict[tuple, tuple[dict[str, Any], str]] = {}
+    for selector, treatment in pairings():
+        kind = get("selector", selector["name"])
+        facts = (kind.budget, kind.merging, kind.mixing, kind.saves_computation, kind.reads_previous_block)
+        found.setdefault((treatment, kind.site, *facts), (selector, treatment))
+    return list(found.values())
+
+
+def each_selector_once() -> list[tuple[dict[str, Any], str]]:
+    """Return every selector with the treatment `remove`, which takes them all, and the representatives."""
+    removed = [(selector, "remove") for selector in selectors()]
+    return removed + [pairing for pairing in representatives() if pairing not in removed]
+
+
 def label(value: Any) -> str | None:
     """Name a test case."""
     if isinstance(value, dict):
@@ -77,6 +98,17 @@ def images(count: int = 3, side: int = SIDE, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     contrast = torch.linspace(0.3, 2.0, count).view(-1, 1, 1, 1)
     return torch.randn(count, 3, side, side, generator=generator) * contrast
+
+
+def encode_checked(model: tokenprune.PrunedViT, x: torch.Tensor) -> Outputs:
+    """Return `model.encode(x)`, run block by block; what each state says of itself is compared with its tensors."""
+    state, usage = model.start(x), ()
+    state.check()
+    for block in range(model.depth):
+        state, used = model.run(state, block, block + 1)
+        state.check()
+        usage += used
+    return model.finish(state, usage)
 
 
 def pruned(

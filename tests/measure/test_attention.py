@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.helpers.pairings import images, label, pairings, pruned, tiny_vit
+from tests.helpers.pairings import images, label, pruned, representatives, tiny_vit
 from tokenprune import prune
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.attention import attention_of, coverage
@@ -35,7 +35,7 @@ def test_a_dense_model_gives_the_rows_of_the_softmax():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=label)
+@pytest.mark.parametrize(("selector", "treatment"), representatives(), ids=label)
 def test_looking_changes_nothing_and_shows_the_tokens_that_take_part(selector, treatment):
     model = pruned(selector, treatment).eval()
     with record(model) as used:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.pairings import images, pruned
 from tokenprune.backbones.maps import DenseMap
+from tokenprune.engine.hooks import DecisionListener
 from tokenprune.methods.selectors.shared.gates import cut
 from tokenprune.training.calibration import calibrate, images_wanted, mean_usage
 
@@ -42,7 +43,7 @@ def test_it_works_in_the_middle_of_a_detector_and_puts_modes_back():
     dense = DenseMap(model)
     calibrate(model, dense, [images(4)])
     assert model.training and all(m.training for m in model.modules())
-    assert "score" not in vars(model.selectors["1"])
+    assert model.listener is None
     assert shares(model, [images(4)])[5] == pytest.approx(0.7**3, abs=1 / 64)
 
 
@@ -54,7 +55,28 @@ def test_a_mistake_in_the_encoder_is_not_swallowed():
 
     with pytest.raises(KeyError):
         calibrate(model, broken, [images(2)])
-    assert "score" not in vars(model.selectors["1"])
+    assert model.listener is None
+
+
+def test_a_listener_hears_one_block_and_the_pass_ends_there():
+    model, heard = pruned("svit", "reactivate", EVERY), []
+    model.listener = DecisionListener(3, lambda seen, budget, decision: heard.append((seen.block, budget.block, decision.keep)))
+    with torch.no_grad():
+        state, first = model.run(model.start(images(2)), 0, 2)
+        state, second = model.run(state, 2, 5)
+        unchanged, none = model.run(state, 5, 6)
+    assert [(seen, budget) for seen, budget, _ in heard] == [(3, 3)] and len(first + second) == 4 and none == () and unchanged is state
+    assert torch.equal(heard[0][2], state.present())
+    model.listener = None
+    assert len(model.encode(images(2)).usage) == 6
+
+
+def test_a_gate_that_the_schedule_no_longer_asks_is_left_as_it_is():
+    """Here the gates of blocks 1, 2, 4 and 5 decide in the first half of training only."""
+    model = pruned("svit", "reactivate", {"name": "constant", "rate": 0.5, "start": 0, "span": 3, "stage_wise_from": 0.5})
+    assert sorted(model.selectors, key=int) == ["0", "1", "2", "3", "4", "5"] and sorted(model.budgets(64)) == [0, 3]
+    calibrate(model, model.encode, [images(4)])
+    assert [float(s.threshold) == 0.5 for s in model.selectors.values()] == [False, True, True, False, True, True]
 
 
 def test_selectors_without_thresholds_want_no_images():

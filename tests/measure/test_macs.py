@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import tokenprune
-from tests.helpers.pairings import images, label, pairings, pruned
+from tests.helpers.pairings import each_selector_once, images, label, pruned
 from tokenprune.backbones.vit import build_vit
 from tokenprune.measure.macs import encoder_macs, planned_macs
 from tokenprune.registry import get
@@ -54,7 +54,8 @@ def counted(model, x):
     return outputs, counter.get_total_flops() / 2
 
 
-COUNTED = [p for p in pairings() if p[1] in ("remove", "reactivate", "fuse") or get("treatment", p[1]).learns]
+PAIRINGS = each_selector_once()  # each selector has MACs of its own
+COUNTED = [p for p in PAIRINGS if p[1] in ("remove", "reactivate", "fuse") or get("treatment", p[1]).learns]
 
 
 @pytest.mark.parametrize(("selector", "treatment"), COUNTED, ids=label)
@@ -96,7 +97,7 @@ def test_detection_size_on_the_meta_device(size, dense, svit):
     assert (sparse.total - sparse.embedding) / 1e9 == pytest.approx(svit, abs=0.06)
 
 
-@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=label)
+@pytest.mark.parametrize(("selector", "treatment"), PAIRINGS, ids=label)
 def test_plan_is_what_fixed_budgets_use(selector, treatment):
     model = pruned(selector, treatment)
     with torch.no_grad():

@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.helpers.pairings import DEPTH, SIDE, images, label, pairings, pruned
+from tests.helpers.pairings import DEPTH, SIDE, images, label, pairings, pruned, representatives
 from tokenprune.backbones.maps import DenseMap
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.macs import encoder_macs
 from tokenprune.measure.usage import by_foreground, layers_per_token, mean_map, reactivation, record
 from tokenprune.registry import get
+
+PAIRINGS = representatives()
+REVIVED = [(s, t) for s, t in pairings() if t == "reactivate" and s["name"] in ("svit", "random") and (s, t) not in PAIRINGS]
 
 
 def recorded(model, x):
@@ -22,7 +25,7 @@ def recorded(model, x):
     return torch.stack([image.blocks for image in seen.images]), outputs
 
 
-@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=label)
+@pytest.mark.parametrize(("selector", "treatment"), PAIRINGS, ids=label)
 def test_counts_are_the_engines_own_under_every_execution(selector, treatment):
     """Only a fused or mixed token is attended to without having a position."""
     found, mixing = [], get("selector", selector["name"]).mixing
@@ -44,7 +47,7 @@ def test_batch_mates_do_not_change_usage(selector, treatment):
     assert torch.equal(torch.cat([recorded(model, x[i : i + 1])[0] for i in range(3)]), recorded(model, x)[0])
 
 
-@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=label)
+@pytest.mark.parametrize(("selector", "treatment"), [*PAIRINGS, *REVIVED], ids=label)
 def test_only_treatments_that_revive_reactivate(selector, treatment):
     back = reactivation(recorded(pruned(selector, treatment), images(3))[0])
     if treatment in ("remove", "preserve", "fuse", "merge"):

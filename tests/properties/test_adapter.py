@@ -1,4 +1,4 @@
-"""The invariants of ViT-Adapter around a pruned ViT, for one selector of every kind with every legal treatment."""
+"""The invariants of ViT-Adapter around a pruned ViT, for one selector of every kind with the treatments that differ between blocks."""
 
 import pytest
 import torch
@@ -14,7 +14,23 @@ KINDS = (
     {"name": "a_vit", **OPTIONS["a_vit"][0]},
     *({"name": n} for n in ("evit", "ats", "evo_vit", "tome", "random", "adavit", "ia_red2")),
 )
-LEGAL = [(s, t) for s, t in pairings() if s in KINDS]
+
+
+def representatives():
+    """Return every kind with the treatments that the adapter tells apart, and each other treatment with one kind a site, merging or not."""
+    seen, found = set(), []
+    for selector, treatment in pairings():
+        if selector not in KINDS:
+            continue
+        kind = get("selector", selector["name"])
+        place = (kind.site, kind.merging, treatment)
+        if treatment in ("remove", "preserve", "reactivate") or place not in seen:
+            found.append((selector, treatment))
+        seen.add(place)
+    return found
+
+
+LEGAL = representatives()
 FORGETTING = [(s, t) for s, t in LEGAL if not (get("treatment", t)().remembers or get("treatment", t).learns)]
 FREE_OF_WEIGHTS = [(s, t) for s, t in LEGAL if not get("treatment", t).learns]
 KEEPING = [(s, t) for s, t in LEGAL if t in ("preserve", "reactivate")]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.helpers.pairings import SCHEDULES, images, label, pairings, pruned, tiny_vit, treatments, verdict
+from tests.helpers.pairings import SCHEDULES, encode_checked, images, label, pairings, pruned, tiny_vit, treatments, verdict
 from tokenprune.errors import IncompatiblePairing
 from tokenprune.registry import get
 
@@ -18,18 +18,21 @@ def executions(selector: dict) -> list[str]:
 
 
 def run(model, x):
+    """Return the outputs and the logits, as `model(x)` computes them, of one pass."""
     with torch.no_grad():
-        return model.encode(x), model(x)
+        return encode_checked(model, x), model(x)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
 def test_executions_agree(selector, treatment, schedule):
+    reference = pruned(selector, treatment, schedule, "masked")
+    others = [pruned(selector, treatment, schedule, execution) for execution in executions(selector)]
     for count in (1, 3, 8) if schedule == "stages" else (3,):
         x = images(count)
-        masked, logits = run(pruned(selector, treatment, schedule, "masked"), x)
-        for execution in executions(selector):
-            other, other_logits = run(pruned(selector, treatment, schedule, execution), x)
+        masked, logits = run(reference, x)
+        for model in others:
+            other, other_logits = run(model, x)
             assert torch.equal(other.present, masked.present)
             torch.testing.assert_close(other.map, masked.map, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(other.prefix, masked.prefix, atol=1e-5, rtol=1e-5)
@@ -70,10 +73,10 @@ def test_half_precision_executions_agree(selector, treatment):
 
 @pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
 def test_image_does_not_depend_on_its_batch_mates(selector, treatment):
-    x = images(4)
-    together, logits = run(pruned(selector, treatment), x)
+    x, model = images(4), pruned(selector, treatment)
+    together, logits = run(model, x)
     for i in range(len(x)):
-        alone, own = run(pruned(selector, treatment), x[i : i + 1])
+        alone, own = run(model, x[i : i + 1])
         assert torch.equal(alone.present[0], together.present[i])
         torch.testing.assert_close(alone.map[0], together.map[i], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(own[0], logits[i], atol=1e-5, rtol=1e-5)
@@ -137,7 +140,7 @@ def test_every_position_returns_to_its_own_cell(selector, treatment):
 def test_training_reaches_the_encoder_and_every_gate(selector, treatment):
     model = pruned(selector, treatment, losses={"ratio": {"weight": 1.0}}).train()
     torch.manual_seed(5)
-    outputs = model.encode(images(3))
+    outputs = encode_checked(model, images(3))
     losses = model.losses(outputs)
     (outputs.map.square().mean() + model.logits(outputs).square().mean()).backward(retain_graph=bool(losses))
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

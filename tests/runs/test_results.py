@@ -15,7 +15,7 @@ from tests.helpers.image_sets import both_splits, pack
 from tokenprune.errors import ResultSchemaError
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.results import check, collect, finished, read_result, row_folder, write_result
-from tokenprune.runs.run_key import VOLATILE, fingerprint, run_key
+from tokenprune.runs.run_key import VOLATILE, run_key
 from tokenprune.utils.locks import locked
 
 EVERYTHING_ELSE = ("seed", "cls", "execution", "selector", "treatment", "schedule", "losses", "task", "data", "init")
@@ -101,7 +101,7 @@ def test_collect_is_one_flat_line_a_row(tmp_path):
 
 
 def test_key_is_the_same_in_any_order_and_process(config):
-    assert run_key(dict(reversed(config.items()))) == run_key(config)
+    assert run_key(dict(reversed(list(config.items())))) == run_key(config)
     assert len(run_key(config)) == 16 and int(run_key(config), 16) >= 0
 
 
@@ -133,7 +133,6 @@ def test_the_key_of_a_row_holds_the_recipe_of_the_dense_model_it_starts_from(con
 def test_files_count_by_content_and_not_by_path(config, tmp_path):
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     first.write_bytes(b"weights"), second.write_bytes(b"weights")
-    assert fingerprint(first) == fingerprint(second)
     keys = [run_key({**config, "init": str(path)}) for path in (first, second)]
     assert keys[0] == keys[1] != run_key(config)
     second.write_bytes(b"WEIGHTS")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes import TINY, cli, fake  # noqa: F401
+from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs import rows as table_rows
 from tokenprune.runs.config import compose

@@ -1,6 +1,7 @@
 """task=timm: networks of any kind as timm has them, through the harness of the classifiers that are pruned."""
 
 import copy
+import functools
 import re
 from statistics import median
 
@@ -41,6 +42,7 @@ PRINTED = {
 }  # fmt: skip
 
 
+@functools.cache
 def row_of(name, scale):
     return resolve(compose([f"+rows/cropr_table2_eva02={name}", f"scale={scale}"]))
 

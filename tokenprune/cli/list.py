@@ -7,8 +7,8 @@ from tokenprune.registry import facts, names
 from tokenprune.runs.presets import choices, files, read
 from tokenprune.utils import console
 
-_KINDS = ("selector", "treatment", "schedule", "loss", "task", "report")
-_PLURAL = {"loss": "losses"}
+_KINDS = ("selector", "treatment", "schedule", "fusion", "loss", "data", "task", "report")
+_PLURAL = {"loss": "losses", "data": "data sets"}
 _LATER = ("summary", "paper", "module")
 _HIDDEN = ("name", "module")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packed import feed, run_packed
 from tokenprune.engine.packing import Packing
-from tokenprune.engine.policy import DeadSlotRule, Decide, settle, visibility, write
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle, visibility, write
 from tokenprune.engine.state import TokenState
 
 
@@ -29,8 +29,7 @@ def run_block(
     adapter: BaseBlock,
     state: TokenState,
     policy: DeadSlotRule,
-    rows: Decide | None = None,
-    inside: Decide | None = None,
+    decider: Decider | None = None,
     see: Decide | None = None,
 ) -> tuple[TokenState, BlockUsage]:
     """Run one block; return the state after it and how many tokens of each image were really used.
@@ -38,34 +37,33 @@ def run_block(
     Args:
         adapter: of the block.
         state: tokens that enter.
-        policy: see `Policy`.
-        rows: decision between qkv and attention; inside: between attention and MLP; see: an observer that stores traits.
+        policy: see `DeadSlotRule`.
+        decider: the decision inside the block, None for no decision.
+        see: an observer of the projections that stores traits.
     """
     P = state.prefix.shape[1]
-    entering = state.counts() + P
-    packed = policy.packs(adapter) and (rows is not None or not state.complete)
-    after = (run_packed if packed else run_padded)(adapter, state, policy, rows, inside, see)
-    fed = entering if rows is None and inside is None else after.counts() + P
-    return after, BlockUsage(entering, entering if rows is None else fed, fed)
+    entering, at_rows = state.counts() + P, decider is not None and decider.site is Site.ROWS
+    packed = policy.packs(adapter) and (at_rows or not state.known.complete)
+    after = (run_packed if packed else run_padded)(adapter, state, policy, decider, see)
+    fed = entering if decider is None else after.counts() + P
+    return after, BlockUsage(entering, fed if at_rows else entering, fed)
 
 
-def run_padded(
-    adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, rows: Decide | None, inside: Decide | None, see: Decide | None
-) -> TokenState:
+def run_padded(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decider: Decider | None, see: Decide | None) -> TokenState:
     """Run one block over every slot, dead keys hidden; the arguments are those of `run_block`."""
     bias, weights = visibility(state, policy)
     x = state.sequence()
     p = adapter.project(x, adapter.codes(state))
     if see is not None:
         state = see(state, p, bias)
-    if rows is not None:
-        state, delta = attend_rows(adapter, state, p, bias, policy, rows)
+    if decider is not None and decider.site is Site.ROWS:
+        state, delta = attend_rows(adapter, state, p, bias, policy, decider.decide)
         x = state.sequence() + delta
         return write(state, x + adapter.feed(x), policy)
     x = x + adapter.attend(p, bias=bias, policy=weights)
-    if inside is None:
+    if decider is None:
         return write(state, x + adapter.feed(x), policy)
-    return feed(adapter, settle(inside(write(state, x, policy), p, bias), policy), policy)
+    return feed(adapter, settle(decider.decide(write(state, x, policy), p, bias), policy), policy)
 
 
 def attend_rows(
@@ -77,7 +75,7 @@ def attend_rows(
     if policy.mode == "masked":
         fresh = state.tokens.shape[1] - M
         return settle(state, policy), torch.nn.functional.pad(adapter.attend(p, bias=bias), (0, 0, 0, fresh))
-    slots, real = (state.slots, None) if state.slots is not None else Packing.of(state.live, P).slots()
+    slots, real = (state.known.slots, None) if state.known.slots is not None else Packing.of(state.live, P).slots()
     prefix = torch.arange(P, device=slots.device).expand(slots.shape[0], P)
     delta = adapter.attend(p, rows=torch.cat([prefix, slots.clamp(max=M - 1) + P], 1), bias=bias)
     asked = torch.cat([torch.ones_like(prefix, dtype=torch.bool), slots < M], 1)

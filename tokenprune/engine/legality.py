@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.treatment import Treatment
@@ -46,7 +47,7 @@ def check_pairing(
 def refuse(selector: type[Selector], treatment: Treatment, execution: str = "auto") -> None:
     """Raise IncompatiblePairing if a selector cannot work under a treatment or an execution."""
     pair = f"selector {selector.name!r} x treatment {treatment.name!r}"
-    if treatment.may_revive and selector.site in ("rows", "inside"):
+    if treatment.may_revive and selector.site is not Site.BEFORE:
         raise IncompatiblePairing(
             f"{pair}: it scores tokens by the attention of the block itself, so letting dropped tokens come back would need every token in"
             " that attention and save nothing (SViT section 4.1); use preserve, or a selector of site `before`"

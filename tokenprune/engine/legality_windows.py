@@ -5,6 +5,7 @@ from typing import Any
 
 from tokenprune.engine.blocks.windows import Windows, no_square
 from tokenprune.engine.legality import resolve
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Layout, Schedule
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.treatment import Treatment
@@ -23,7 +24,7 @@ def refuse_windowed(
         return
     bad = [
         (selector.budget == "dynamic" or selector.gated, "it keeps another number of tokens in each image, in training or always"),
-        (selector.site != "before", "it decides inside a block, when its windows are cut already"),
+        (selector.site is not Site.BEFORE, "it decides inside a block, when its windows are cut already"),
         (selector.merging or selector.mixing, "merged and mixed tokens have no cell in a square"),
         (selector.wants_cls(options), "it reads a class token, which stands in no window; attn_topk can read score=column_mean"),
     ]

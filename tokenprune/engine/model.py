@@ -14,11 +14,12 @@ from tokenprune.engine.blocks.base import Projection
 from tokenprune.engine.blocks.class_token import class_token
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
+from tokenprune.engine.hooks import DecisionListener, MethodHooks
 from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
-from tokenprune.engine.policy import DeadSlotRule, settle
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import TokenState
@@ -32,13 +33,16 @@ class PrunedViT(nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
+    `hooks` is what the method does beside its decisions.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
-    with the Observation of that attention, q, k and v included (`measure.attention`).
+    with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
+    (`training.calibration`).
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
     probe: Callable[[Observation], None] | None = None
+    listener: DecisionListener | None = None
     progress: float = 1.0
 
     def __init__(
@@ -70,6 +74,8 @@ class PrunedViT(nn.Module):
             taught = getattr(backbone, "num_classes", 0) if classes is None else classes
             context = Context(*shape, classes=taught, positions=own, max_keys=self.family.blocks[number - 1].max_keys)
             self.selectors[str(number)] = build("selector", selector, context=context)
+        built = list(self.selectors.values())
+        self.hooks = self._kind.hooks(built) if self._kind is not None and built else MethodHooks()
         self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
         self.train(backbone.training)
 
@@ -119,15 +125,14 @@ class PrunedViT(nn.Module):
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
         budgets, policy, usage = self.budgets(state.positions), self._policy(), []
-        for number in range(start, stop):
+        for number in range(start, stop if self.listener is None else min(stop, self.listener.block + 1)):
             state, used = self._step(state, number, budgets.get(number), policy)
             usage.append(used)
         return state, tuple(usage)
 
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""
-        for selector in list(self.selectors.values())[:1]:
-            state = selector.conclude(state)
+        state = self.hooks.conclude(state)
         state = state if self.fusion is None else self.fusion(state)
         map_, present = self.view(state)
         map_ = self.family.norm(map_)
@@ -150,7 +155,7 @@ class PrunedViT(nn.Module):
         state = outputs.state
         if self.treatment.remembers and self.treatment.fold != "merge":
             return self.family.classify(outputs.prefix, outputs.map, None)
-        return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.complete else state.live)
+        return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.known.complete else state.live)
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
         """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""
@@ -167,17 +172,17 @@ class PrunedViT(nn.Module):
         adapter = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
         selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
-        hooks = {} if self._observer is None and self.probe is None else {"see": self._see(number, str(number + 1) in self.selectors)}
-        if selector is None or selector.site != "before":
-            decide = None if selector is None else partial(self._decide, number, selector, budget)
+        see = self._see(number, str(number + 1) in self.selectors) if self.hooks.observes or self.probe is not None else None
+        if selector is None or selector.site is not Site.BEFORE:
+            decider = None if selector is None else Decider(selector.site, partial(self._decide, number, selector, budget))
             self._show(number, state)
-            return run_block(adapter, state, policy, **hooks, **({} if decide is None else {selector.site: decide}))
+            return run_block(adapter, state, policy, decider, see=see)
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
         adapter, state = switched(adapter, state.branch), state.replace(branch=None)
         if state.gate is None or policy.soft:
-            return run_block(adapter, state, policy, **hooks)
-        after, used = run_block(adapter, state, replace(policy, free=True), **hooks)
+            return run_block(adapter, state, policy, see=see)
+        after, used = run_block(adapter, state, replace(policy, free=True), see=see)
         gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
         return after.replace(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
 
@@ -188,7 +193,10 @@ class PrunedViT(nn.Module):
     def _decide(
         self, number: int, selector: Selector, budget: Budget, state: TokenState, p: Projection | None = None, bias: Tensor | None = None
     ) -> TokenState:
-        decision = selector.score(Observation(state, number, p, bias, self.progress), budget)
+        seen = Observation(state, number, p, bias, self.progress)
+        decision = selector.score(seen, budget)
+        if self.listener is not None and self.listener.block == number:
+            self.listener.hear(seen, budget, decision)
         if decision.gate is not None:
             placed = state.index >= 0
             gate = decision.gate if state.gate is None or self.treatment.may_revive else decision.gate * state.gate
@@ -205,17 +213,12 @@ class PrunedViT(nn.Module):
         always = self._kind.gated or self._kind.budget == "dynamic"
         return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
 
-    @property
-    def _observer(self) -> Selector | None:
-        first = next(iter(self.selectors.values()), None)
-        return first if first is not None and type(first).observe is not Selector.observe else None
-
-    def _see(self, number: int, precedes: bool) -> Any:
+    def _see(self, number: int, precedes: bool) -> Decide:
         def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
             seen = Observation(state, number, p, bias, self.progress, precedes)
             if self.probe is not None:
                 self.probe(seen)
-            for name, values in ({} if self._observer is None else self._observer.observe(seen)).items():
+            for name, values in self.hooks.observe(seen).items():
                 state = state.with_trait(name, values, state.live)
             return state
 

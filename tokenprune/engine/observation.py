@@ -19,10 +19,10 @@ class Observation:
     Args:
         state: tokens before the block (site `before`) or after its attention (site `inside`).
         block: 0-based block number.
-        projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `observe`).
+        projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `MethodHooks.observe`).
         bias: (B,P+M) key bias of that attention, or None.
         progress: share of training that is done, in [0,1]; 1 at test.
-        precedes: whether the next block begins with a decision (asked of `Selector.observe`).
+        precedes: whether the next block begins with a decision (for `MethodHooks.observe`).
     """
 
     def __init__(

@@ -5,13 +5,11 @@ from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packing import Packing, Spread
-from tokenprune.engine.policy import DeadSlotRule, Decide, settle, visibility, write
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle, visibility, write
 from tokenprune.engine.state import TokenState
 
 
-def run_packed(
-    adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, rows: Decide | None, inside: Decide | None, see: Decide | None
-) -> TokenState:
+def run_packed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decider: Decider | None, see: Decide | None) -> TokenState:
     """Run one block over live rows only; the arguments are those of `execution.run_block`.
 
     Weights act on all rows at once, attention image by image. Whoever looks at the projections gets them padded.
@@ -20,22 +18,22 @@ def run_packed(
     x = kept.take(sequence)
     p = adapter.project(x, adapter.codes(state, kept.rows))
     bias = _key_bias(state, policy, kept)
-    looks = see is not None or rows is not None or inside is not None
+    looks = see is not None or decider is not None
     seen, hidden = (Spread(p, kept), visibility(state, policy)[0]) if looks else (None, None)
     if see is not None:
         state = see(state, seen, hidden)
-    if rows is not None:
-        state, x = _ask(adapter, state, policy, kept, p, bias, rows(state, seen, hidden))
+    if decider is not None and decider.site is Site.ROWS:
+        state, x = _ask(adapter, state, policy, kept, p, bias, decider.decide(state, seen, hidden))
         return store(state, x + adapter.feed(x))
     x = x + adapter.attend_ragged(p, kept, kept, bias)
-    if inside is None:
+    if decider is None:
         return state.with_sequence(kept.put(sequence, x + adapter.feed(x)))
-    return feed(adapter, settle(inside(state.with_sequence(kept.put(sequence, x)), seen, hidden), policy), policy)
+    return feed(adapter, settle(decider.decide(state.with_sequence(kept.put(sequence, x)), seen, hidden), policy), policy)
 
 
 def feed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule) -> TokenState:
     """Return the state after the MLP, on live rows only where the policy packs."""
-    if state.complete or not policy.packs(adapter):
+    if state.known.complete or not policy.packs(adapter):
         x = state.sequence()
         return write(state, x + adapter.feed(x), policy)
     x = state.packed().take(state.sequence())
@@ -44,7 +42,7 @@ def feed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule) -> TokenSt
 
 def store(state: TokenState, x: Tensor) -> TokenState:
     """Return the state with its live rows taken from x (1,T,C)."""
-    if state.complete:
+    if state.known.complete:
         return state.with_sequence(x.view(state.live.shape[0], -1, x.shape[-1]))
     return state.with_sequence(state.packed().put(own_sequence(state), x))
 
@@ -52,7 +50,7 @@ def store(state: TokenState, x: Tensor) -> TokenState:
 def own_sequence(state: TokenState) -> Tensor:
     """Return the sequence (B,P+M,C) as a tensor of its own, which may be written to: older states keep theirs."""
     x = state.sequence()
-    return x.clone() if x is state.joined_sequence or x is state.tokens else x
+    return x.clone() if x is state.known.joined_sequence or x is state.tokens else x
 
 
 def _ask(

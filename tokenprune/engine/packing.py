@@ -32,6 +32,10 @@ class Packing:
         """Return the packing of a mask (B,M): asks the device once, the one host sync of a selection."""
         return cls(live, prefix, tuple(n + prefix for n in live.sum(1).tolist()))
 
+    def describes(self, live: Tensor, prefix: int) -> bool:
+        """Tell whether this is the packing of a mask (B,M) behind `prefix` rows; reads the device."""
+        return torch.equal(self.live, live) and self.prefix == prefix and self.lengths == Packing.of(live, prefix).lengths
+
     @property
     def even(self) -> bool:
         """Tell whether all images have the same number of rows."""

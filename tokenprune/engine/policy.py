@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,34 @@ from tokenprune.engine.state import TokenState
 from tokenprune.errors import IncompatiblePairing
 
 Decide = Callable[[TokenState, Projection, Tensor | None], TokenState]
+
+
+class Site(str, Enum):
+    """Where a decision is taken; equal to its name, so that a selector may also say `site = "rows"`."""
+
+    BEFORE = "before"  # before the block
+    ROWS = "rows"  # after qkv, before attention: dropped tokens ask no query
+    INSIDE = "inside"  # after attention, before the MLP
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Decider:
+    """A decision that is taken in the middle of a block.
+
+    Args:
+        site: `Site.ROWS` or `Site.INSIDE`; a decision before the block is applied to the state that enters it.
+        decide: Called with the state, the projections and the key bias of the block; returns the state with dropped slots marked.
+    """
+
+    site: Site
+    decide: Decide
+
+    def __post_init__(self) -> None:
+        if self.site is Site.BEFORE:
+            raise ValueError("site is 'before'; allowed in a block: rows, inside. Apply the decision to the state that enters the block")
 
 
 @dataclass(frozen=True)
@@ -45,15 +74,15 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
         IncompatiblePairing: gathered execution of uneven counts.
     """
     if policy.mode == "masked":
-        return state.replace(complete=bool(state.live.all()) if state.slots is None else state.slots.shape == state.live.shape)
-    if state.slots is not None:
-        return state.compact(state.slots, None, policy.remember)
+        return state.replace(complete=bool(state.live.all()) if state.known.slots is None else state.known.slots.shape == state.live.shape)
+    if state.known.slots is not None:
+        return state.compact(state.known.slots, None, policy.remember)
     found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])
     if policy.mode == "gathered" and not found.even:
         low, high = min(found.lengths) - found.prefix, max(found.lengths) - found.prefix
         raise IncompatiblePairing(f"images of a batch keep {low} to {high} tokens; gathered needs equal numbers: use packed")
     if policy.stay and policy.mode == "packed":
-        return state.replace(complete=False, packing=found)
+        return state.replace(packing=found)
     state = state.compact(*found.slots(), policy.remember)
     return state.replace(packing=Packing(state.live, found.prefix, found.lengths))
 
@@ -64,7 +93,7 @@ def visibility(state: TokenState, policy: DeadSlotRule) -> tuple[Tensor | None, 
     bias = policy.key_bias(state)
     if policy.soft and state.gate is not None:
         return None if bias is None else F.pad(bias, (P, 0)), F.pad(state.gate, (P, 0), value=1.0)
-    if not state.complete:
+    if not state.known.complete:
         hidden = torch.zeros_like(state.tokens[..., 0]).masked_fill(~state.live, float("-inf"))
         bias = hidden if bias is None else bias + hidden
     return None if bias is None else F.pad(bias, (P, 0)), None
@@ -73,6 +102,6 @@ def visibility(state: TokenState, policy: DeadSlotRule) -> tuple[Tensor | None, 
 def write(state: TokenState, x: Tensor, policy: DeadSlotRule) -> TokenState:
     """Return the state with the sequence x (B,P+M,C); dead slots keep their value unless the policy sets them free."""
     after = state.with_sequence(x)
-    if state.complete or policy.free:
+    if state.known.complete or policy.free:
         return after
     return after.replace(tokens=after.tokens.where(state.live.unsqueeze(-1), state.tokens))

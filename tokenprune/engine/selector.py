@@ -1,15 +1,18 @@
 """What a selector is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tokenprune.engine.context import Context
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import Decision
+from tokenprune.errors import InvalidConfig
 
 
 class Selector(nn.Module):
@@ -19,8 +22,8 @@ class Selector(nn.Module):
     schedules and execution modes are legal.
 
     Attributes:
-        site: Where the decision is taken: `before` a block, `rows` (after qkv, before attention) or `inside` (after attention, before
-            the MLP).
+        site: Where the decision is taken: `Site.BEFORE` a block, `Site.ROWS` (after qkv, before attention) or `Site.INSIDE` (after
+            attention, before the MLP). The names `before`, `rows` and `inside` do as well.
         budget: `fixed` keeps as many tokens as the schedule says; `dynamic` keeps its own number for each image, at test time.
         gated: The selector trains by a straight-through gate, hence in masked execution.
         visibility: What a dropped key is in training: `hard` (masked) or `soft` (DynamicViT's policy softmax).
@@ -41,7 +44,7 @@ class Selector(nn.Module):
     """
 
     name: ClassVar[str]
-    site: ClassVar[str] = "before"
+    site: ClassVar[Site] = Site.BEFORE
     budget: ClassVar[str] = "fixed"
     gated: ClassVar[bool] = False
     visibility: ClassVar[str] = "hard"
@@ -68,6 +71,14 @@ class Selector(nn.Module):
         super().__init__()
         self.context = context
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        try:
+            cls.site = Site(cls.site)
+        except ValueError:
+            allowed = ", ".join(Site)
+            raise InvalidConfig([f"selector class {cls.__name__}: site is {cls.site!r}; allowed: {allowed}"]) from None
+
     @classmethod
     def facts(cls) -> dict[str, Any]:
         """Return the declared facts, as the list, the docs and SViT's Table 1 print them."""
@@ -85,12 +96,17 @@ class Selector(nn.Module):
             "module",
             "paper",
         )
-        return {key: getattr(cls, key) for key in keys}
+        return {**{key: getattr(cls, key) for key in keys}, "site": cls.site.value}
 
     @classmethod
     def wants_cls(cls, options: Mapping[str, Any]) -> bool:
         """Tell whether a selector with these options reads the class token."""
         return cls.reads_cls
+
+    @classmethod
+    def hooks(cls, selectors: Sequence["Selector"]) -> MethodHooks:
+        """Return what the method does beside its decisions, given the selectors of one model in the order of their blocks, at least one."""
+        return MethodHooks()
 
     @property
     def caveat(self) -> str:
@@ -105,14 +121,6 @@ class Selector(nn.Module):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Return the decision on the slots of `seen`."""
         raise TypeError(f"selector {type(self).__name__} must define score(seen, budget) -> Decision")
-
-    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return traits (B,M) to remember for live slots; called at every block if overridden."""
-        return {}
-
-    def conclude(self, state: TokenState) -> TokenState:
-        """Return the state that the final norm reads, given the one after the last block; asked of the first selector alone."""
-        return state
 
     def calibrate(self, scores: Tensor, keep: float) -> None:
         """Fit what decides at test time to the scores (n,) of all candidates of the calibration images, of which `keep` should stay."""

@@ -41,6 +41,59 @@ class Decision:
     values: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Facts about the tensors of a `TokenState` that are known without reading them, which would make the host wait for the device.
+
+    The defaults of `TokenState.start`. A fact that is not known is False or None, and everything still works, only slower.
+    `TokenState.replace` forgets the facts about a tensor that changes.
+
+    Attributes:
+        complete: Every slot is live. About `live`.
+        slots: (B,K) the live slots, in the order that they will have once the others are gone, where K is known. About `live`.
+        packing: The packing of `live`.
+        in_grid_order: Slot n holds position n. About `index`.
+        all_placed: Every live slot has a position. About `index`; decisions only take slots out of `live`, so it outlives them.
+        joined_sequence: (B,P+M,C) prefix and tokens in one piece, where both are views of one tensor.
+    """
+
+    complete: bool = True
+    slots: Tensor | None = None
+    packing: Packing | None = None
+    in_grid_order: bool = True
+    all_placed: bool = True
+    joined_sequence: Tensor | None = None
+
+    def problems(self, state: "TokenState") -> list[str]:
+        """Return which facts are wrong of a state."""
+        live, index, sequence = state.live, state.index, torch.cat([state.prefix, state.tokens], 1)
+        grid = torch.arange(state.positions, device=index.device).expand(len(index), -1)
+        claims = {
+            "complete": not self.complete or bool(live.all()),
+            "slots": self.slots is None or _are_live_slots(self.slots, live),
+            "packing": self.packing is None or self.packing.describes(live, state.prefix.shape[1]),
+            "in_grid_order": not self.in_grid_order or torch.equal(index, grid),
+            "all_placed": not self.all_placed or bool((index[live] >= 0).all()),
+            "joined_sequence": self.joined_sequence is None or torch.equal(self.joined_sequence, sequence),
+        }
+        return [name for name, right in claims.items() if not right]
+
+
+_ABOUT = {  # which facts are forgotten, by the field of TokenState that changes
+    "live": {"complete": False, "slots": None, "packing": None},
+    "index": {"in_grid_order": False, "all_placed": False},
+    "prefix": {"joined_sequence": None},
+    "tokens": {"joined_sequence": None},
+}
+_FACTS = frozenset(fact for facts in _ABOUT.values() for fact in facts)
+
+
+def _are_live_slots(slots: Tensor, live: Tensor) -> bool:
+    """Tell whether slots (B,K) are the live ones of a mask (B,M), each once."""
+    once = bool((live.sum(1) == slots.shape[1]).all())
+    return once and torch.equal(torch.zeros_like(live).scatter(1, slots, True), live)
+
+
 @dataclass(frozen=True)
 class TokenState:
     """All data of a forward pass between two blocks; immutable, so that the engine can stop and resume.
@@ -60,14 +113,9 @@ class TokenState:
         traits: {name: (B,P+N,...)} values that selectors store for each position.
         pixels: (B,3,h,w) the input images.
         rope: Rotary codes (N,2d), (depth,h,N,2d), or one (1 or h,N,2d) a block.
-        complete: Every slot is known to be live.
-        in_grid_order: Slot n holds position n.
-        all_placed: Every live slot has a position.
-        slots: (B,K) the live slots, ascending, where K is known without reading `live`.
-        packing: See `Packing`; valid as long as it belongs to this `live`.
         branch: See `Decision`.
         aux: ((name, block, payload), ...) notes for losses and measurements.
-        joined_sequence: (B,P+M,C) prefix and tokens in one piece, where both are views of one tensor.
+        known: Facts about these tensors that need not be read from them.
     """
 
     prefix: Tensor
@@ -82,14 +130,9 @@ class TokenState:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
     rope: Tensor | tuple[Tensor, ...] | None = None
-    complete: bool = True
-    in_grid_order: bool = True
-    all_placed: bool = True
-    slots: Tensor | None = None
-    packing: Packing | None = None
     branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
-    joined_sequence: Tensor | None = None
+    known: Known = Known()
 
     @classmethod
     def start(cls, prefix: Tensor, tokens: Tensor, grid: tuple[int, int], pixels: Tensor | None = None) -> "TokenState":
@@ -104,19 +147,37 @@ class TokenState:
         return self.grid[0] * self.grid[1]
 
     def replace(self, **changes: Any) -> "TokenState":
-        """Return a copy with some fields changed; raises TypeError for a field that does not exist."""
+        """Return a copy with some fields, or facts of `known`, changed; facts about a changed tensor are forgotten unless given, too.
+
+        Raises:
+            TypeError: a field that does not exist.
+        """
+        facts: dict[str, Any] = {}
+        for name in changes:
+            if name in _ABOUT:
+                facts.update(_ABOUT[name])
+        if given := changes.keys() & _FACTS:
+            facts.update((name, changes.pop(name)) for name in given)
         if unknown := changes.keys() - self.__dict__.keys():
             raise TypeError(f"TokenState has no field {', '.join(sorted(unknown))}")
-        changed = object.__new__(type(self))  # `dataclasses.replace` is 10 times slower, and this runs some 50 times a pass
-        apart = {"joined_sequence": None} if {"prefix", "tokens"} & changes.keys() else {}
-        changed.__dict__.update({**self.__dict__, **apart, **changes})
-        return changed
+        return _changed(self, {**changes, "known": _changed(self.known, facts)} if facts else changes)
+
+    def check(self) -> None:
+        """Compare every fact of `known` with the tensors that it is about; this reads them, so only tests call it.
+
+        Raises:
+            RuntimeError: names the facts that are wrong.
+        """
+        if wrong := self.known.problems(self):
+            B, M = self.live.shape
+            raise RuntimeError(f"TokenState.known is wrong about {', '.join(wrong)} of {B} images with {M} slots on a grid of {self.grid}")
 
     def sequence(self) -> Tensor:
         """Return prefix and tokens as one sequence (B,P+M,C), not to be written to."""
-        if self.joined_sequence is None and self.prefix.shape[1]:
-            return torch.cat([self.prefix, self.tokens], 1)
-        return self.tokens if self.joined_sequence is None else self.joined_sequence
+        joined = self.known.joined_sequence
+        if joined is not None:
+            return joined
+        return torch.cat([self.prefix, self.tokens], 1) if self.prefix.shape[1] else self.tokens
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
@@ -125,26 +186,26 @@ class TokenState:
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""
-        (B, M), P, known = self.live.shape, self.prefix.shape[1], self.packing
-        if self.complete:
+        (B, M), P = self.live.shape, self.prefix.shape[1]
+        if self.known.complete:
             return Packing(self.live, P, (P + M,) * B)
-        return known if known is not None and known.live is self.live else Packing.of(self.live, P)
+        return self.known.packing if self.known.packing is not None else Packing.of(self.live, P)
 
     def counts(self) -> Tensor:
         """Return the number of live patch slots per image (B,): on the CPU if known without asking the device."""
-        if self.complete:
+        if self.known.complete:
             return torch.full(self.live.shape[:1], self.live.shape[1], device="cpu")
-        if self.packing is not None and self.packing.live is self.live:
-            return torch.tensor(self.packing.lengths) - self.prefix.shape[1]
+        if self.known.packing is not None:
+            return torch.tensor(self.known.packing.lengths) - self.prefix.shape[1]
         return self.live.sum(1)
 
     def present(self) -> Tensor:
         """Return (B,N) bool: positions whose value is held by a live slot, their own or their owner's."""
         B, N = self.live.shape[0], self.positions
-        if self.in_grid_order:
+        if self.known.in_grid_order:
             here = self.live
         else:
-            everywhere = self.complete and self.all_placed
+            everywhere = self.known.complete and self.known.all_placed
             slots = self.index if everywhere else self.index.where(self.live, -1)
             here = put(self.live.new_zeros(B, N), slots, self.live, everywhere)
         return here if self.owner is None else here.gather(1, self.owner)
@@ -152,9 +213,9 @@ class TokenState:
     def dense(self) -> Tensor:
         """Return the map (B,N,C): the latest value of every position; merged positions show their owner's value."""
         values = self.tokens
-        if not self.in_grid_order:
+        if not self.known.in_grid_order:
             base = self.canvas if self.canvas is not None else torch.zeros_like(self.tokens[:, :1]).expand(-1, self.positions, -1)
-            values = put(base, self.index, self.tokens, everywhere=self.complete and self.all_placed)
+            values = put(base, self.index, self.tokens, everywhere=self.known.complete and self.known.all_placed)
         return values if self.owner is None else take(values, self.owner)
 
     def with_dense(self, map_: Tensor) -> "TokenState":
@@ -166,9 +227,9 @@ class TokenState:
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
         stored = self.traits[name][:, self.prefix.shape[1] :]
-        if self.in_grid_order:
+        if self.known.in_grid_order:
             return stored
-        if self.complete and self.all_placed:
+        if self.known.complete and self.known.all_placed:
             return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
@@ -177,12 +238,12 @@ class TokenState:
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
         B, P = self.prefix.shape[:2]
-        old, everywhere = self.traits.get(name), self.complete and self.all_placed
+        old, everywhere = self.traits.get(name), self.known.complete and self.known.all_placed
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
         if values.shape[1] > self.index.shape[1]:
             old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
-        if self.in_grid_order and (where is None or everywhere):
+        if self.known.in_grid_order and (where is None or everywhere):
             return self.replace(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
         slots = self.index + P
         if not everywhere:
@@ -191,9 +252,9 @@ class TokenState:
 
     def expand(self) -> "TokenState":
         """Bring every position back into the sequence, in raster order; fused tokens, which have no place, leave."""
-        if self.in_grid_order and self.owner is None:
-            everywhere = self.live if self.complete else torch.ones_like(self.live)
-            return self.replace(live=everywhere, complete=True, mass=None, gate=None, canvas=None, slots=None)
+        if self.known.in_grid_order and self.owner is None:
+            everywhere = self.live if self.known.complete else torch.ones_like(self.live)
+            return self.replace(live=everywhere, complete=True, mass=None, gate=None, canvas=None)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
         return fresh.replace(traits=self.traits, aux=self.aux, rope=self.rope)
 
@@ -209,11 +270,16 @@ class TokenState:
             mass=None if self.mass is None else take(self.mass, slots).where(live, 1.0),
             gate=None if self.gate is None else take(self.gate, slots),
             complete=real is None,
-            in_grid_order=False,
-            slots=None,
-            packing=None,
+            all_placed=self.known.all_placed,
         )
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
         """Append an auxiliary record (losses and analytics read them)."""
         return self.replace(aux=(*self.aux, (name, block, payload)))
+
+
+def _changed(record: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of a frozen dataclass; `dataclasses.replace` is 10 times slower, and this runs some 50 times a pass."""
+    copy = object.__new__(type(record))
+    copy.__dict__.update({**record.__dict__, **changes})
+    return copy

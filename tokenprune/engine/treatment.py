@@ -90,10 +90,10 @@ class Treatment:
             return mixed(state, decision)
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
-        slots = decision.slots if state.complete else None
-        state = state.replace(live=decision.keep, gate=decision.gate, slots=slots, branch=decision.branch)
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
+        slots = decision.slots if state.known.complete else None
+        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch)
         if self.fold == "fuse":
             return fuse(state, dropped, weight)
         if self.fold == "merge":
@@ -126,7 +126,7 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     some = dropped.any(1, keepdim=True)
     nowhere = torch.full_like(state.index[:, :1], -1)
     gate = None if state.gate is None else torch.cat([state.gate, some.to(state.gate.dtype)], 1)
-    slots = state.slots
+    slots = state.known.slots
     if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
         slots = F.pad(slots, (0, 1), value=dropped.shape[1])
     return state.replace(
@@ -134,8 +134,6 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
         index=torch.cat([state.index, nowhere], 1),
         live=torch.cat([state.live, some], 1),
         gate=gate,
-        in_grid_order=False,
-        all_placed=False,
         slots=slots,
     )
 
@@ -151,8 +149,6 @@ def mixed(state: TokenState, decision: Decision) -> TokenState:
         index=torch.cat([state.index, state.index.new_full((B, K), -1)], 1),
         live=live,
         slots=torch.arange(M, M + K, device=live.device).expand(B, K),
-        in_grid_order=False,
-        all_placed=False,
         mass=None,
         gate=None,
     )
@@ -165,7 +161,7 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
     into = target.gather(1, gone)
 
     def flows(amount: Tensor) -> tuple[Tensor, Tensor]:
-        moving = (amount if state.slots is not None else amount * dropped).gather(1, gone)
+        moving = (amount if state.known.slots is not None else amount * dropped).gather(1, gone)
         return moving, amount.scatter_add(1, into, moving)
 
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
@@ -178,9 +174,9 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:
     """Return slots (B,R) with every dropped one among them: just those where their number is known, else all."""
     B, M = dropped.shape
-    if state.slots is None:
+    if state.known.slots is None:
         return torch.arange(M, device=dropped.device).expand(B, M)
-    return dropped.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : M - state.slots.shape[1]]
+    return dropped.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : M - state.known.slots.shape[1]]
 
 
 def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) -> Tensor:
@@ -188,7 +184,7 @@ def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) ->
     B, N = state.live.shape[0], state.positions
     itself = torch.arange(N, device=into.device).expand(B, N)
     place, heir = state.index.gather(1, gone), state.index.gather(1, into)
-    if state.slots is not None and state.all_placed:
+    if state.known.slots is not None and state.known.all_placed:
         heirs = itself.scatter(1, place, heir)
     else:
         moves = dropped.gather(1, gone) & (place >= 0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.policy import Site
 
 _GIGA = 1e9
 
@@ -119,9 +120,9 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
             gate = model.selectors[str(number)]
             expected = float(budget.rate) * positions if gate.count_role == "target" and gate.counts_vary else float(budget.keep)
             after = live if gate.count_role == "blocks" else min(expected, positions) + model.treatment.extra
-        site = model.selectors[str(number)].site if budget is not None else "before"
-        attended = (after if site == "before" else before) + P
-        rows = (before if site == "inside" else after) + P
+        site = model.selectors[str(number)].site if budget is not None else Site.BEFORE
+        attended = (after if site is Site.BEFORE else before) + P
+        rows = (before if site is Site.INSIDE else after) + P
         scored = _scored(model, number, attended - P, before, positions)
         counts.append(_Counts(attended, rows, after + P, attended * rows, scored, attended, (attended, rows)))
         live = after
@@ -133,7 +134,7 @@ def _scored(model: PrunedViT, number: int, entering: float, before: float, posit
     selector = dict(model.selectors.items()).get(str(number))
     if model.treatment.may_revive and not (selector is not None and selector.reads_previous_block):
         return float(positions)
-    return before if selector is None or selector.site == "before" else entering
+    return before if selector is None or selector.site is Site.BEFORE else entering
 
 
 def _shares(branch: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:

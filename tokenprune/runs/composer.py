@@ -1,5 +1,6 @@
 """The rows of experiments without running them: what a sweep expands to, and each row composed as the command line does."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -10,11 +11,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from tokenprune.runs.config import composed, register_schema
+from tokenprune.runs.sources import is_group
 from tokenprune.utils.paths import config_dir
 
 
 class Composer:
-    """Composes rows while Hydra is set up; made by `composer`."""
+    """Composes rows while Hydra is set up; made by `composer`.
+
+    Hydra takes about a tenth of a second a row. Rows after one another that differ in plain values alone are composed once, and the values
+    are set on a copy (tests/runs/test_composer.py).
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[list[str], DictConfig] = ([], OmegaConf.create())
 
     def rows(self, experiment: str, scale: str = "demo") -> list[list[str]]:
         """Return the overrides of every row of an experiment at a scale, `+experiment=NAME` first, in the order of its sweep.
@@ -53,7 +62,20 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: what the command line would print.
         """
-        return composed(overrides)
+        values = [text for text in overrides if _is_value(text)]
+        choices = [text for text in overrides if text not in values]
+        if self._last[0] != choices:
+            self._last = (choices, composed(choices))
+        config = copy.deepcopy(self._last[1])
+        for value in OverridesParser.create().parse_overrides(values):
+            OmegaConf.update(config, value.key_or_group, value.value())
+        return config
+
+
+def _is_value(override: str) -> bool:
+    """Tell whether an override sets a plain value (`seed=1`, `schedule.keep_rate=0.5`) and chooses nothing."""
+    name = override.partition("=")[0]
+    return name.replace(".", "").replace("_", "").isalnum() and not is_group(name)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from omegaconf import MISSING
 
 from tokenprune.registry import get, names
 
-KINDS = ("selector", "treatment", "schedule")
+KINDS = ("selector", "treatment", "schedule")  # the axes of a method
 _ENGINE = {"context"}  # arguments that the engine gives
 
 
@@ -25,6 +25,7 @@ def plugin_nodes() -> dict[str, dict[str, dict[str, Any]]]:
     }
     for kind in KINDS:
         found[kind].setdefault("none", {"name": "none"})
+    found["data"] = {name: {"name": name, **shown_options("data", name)} for name in names("data")}
     return {**found, "method": {name: published_method(name) for name in names("selector")}}
 
 

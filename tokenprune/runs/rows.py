@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tokenprune.errors import InvalidConfig, hint
-from tokenprune.runs.sources import folders, read_data, shown
+from tokenprune.runs.sources import folders, is_group, read_data, shown
 
 GROUP = "rows"
 
@@ -70,14 +70,10 @@ def rows_in(path: Path) -> dict[str, dict[str, Any]]:
 
 def _node(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row as Hydra's configurations are: choices of groups as its defaults list, values as they are nested."""
-    groups = {key: value for key, value in row.items() if isinstance(value, str) and _is_group(key)}
+    groups = {key: value for key, value in row.items() if isinstance(value, str) and is_group(key)}
     values = OmegaConf.create()
     for key, value in row.items():
         if key not in groups:
             OmegaConf.update(values, key, value, force_add=True)
     defaults = [{f"override /{group}": name} for group, name in groups.items()]
     return {"defaults": [*defaults, "_self_"], **OmegaConf.to_container(values, resolve=False)}  # type: ignore[dict-item]
-
-
-def _is_group(key: str) -> bool:
-    return key in ("selector", "treatment") or any((folder / key).is_dir() for folder in folders())

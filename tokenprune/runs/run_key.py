@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from tokenprune.data.source import data_source
 from tokenprune.engine.schedule import ANSWERS, TARGET
+from tokenprune.errors import TokenPruneError
 from tokenprune.runs.plugin_options import KINDS, without_defaults
+from tokenprune.utils.files import digest
 from tokenprune.utils.paths import weights_path
 
 SCHEMA = 1  # of result.json; part of the key, so that a new schema never reads old rows
@@ -25,7 +26,8 @@ NO_EFFECT = ("checkpoint_every", "workers")
 def run_key(config: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of the sha256 of a resolved configuration without what does not change its numbers.
 
-    Files count by content (see `fingerprint`) and not by path. What the row does not depend on is left out: with `init: scratch` the
+    Files count by content and not by path, images by name, size and time.
+    What the row does not depend on is left out: with `init: scratch` the
     dense model's recipe, with `init_weights` everything that would make those weights, and options that equal their plugin's default.
     """
     relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
@@ -39,20 +41,6 @@ def run_key(config: Mapping[str, Any]) -> str:
     relevant["data"] = _data(relevant.get("data", {}))
     text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def fingerprint(path: Path | str) -> str:
-    """Return a short digest of a file: its size, its first and its last MiB; the path itself where there is no file."""
-    path = Path(path)
-    if not path.is_file():
-        return str(path)
-    size, digest = path.stat().st_size, hashlib.sha256()
-    digest.update(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(1 << 20))
-        file.seek(max(0, size - (1 << 20)))
-        digest.update(file.read())
-    return digest.hexdigest()[:16]
 
 
 def _pruned(section: Any) -> Any:
@@ -70,47 +58,18 @@ def _start(config: dict[str, Any]) -> None:
     config["init"] = _start_of(init)
     if "dense" in config:
         config["dense"] = {**config["dense"], "init": _start_of(config["dense"].get("init"))}
-    config["init_weights"] = None if weights is None else fingerprint(weights_path(weights))
+    config["init_weights"] = None if weights is None else digest(weights_path(weights))
 
 
 def _start_of(value: str | None) -> str | None:
-    return value if value in STARTS or value is None else fingerprint(weights_path(value))
+    return value if value in STARTS or value is None else digest(weights_path(value))
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:
-    root, folders = data.get("root"), data.get("name") == "imagefolder"
-    if not isinstance(root, str) or not (Path(root).is_dir() or (folders and Path(root).is_file())):
+    """Return the data's options with digests of its files in the place of their folder; as they are where it is not there."""
+    try:
+        source = data_source(data)
+    except TokenPruneError:  # validation refuses it
         return dict(data)
-    splits = [str(v) for k, v in data.items() if k.endswith("_split")]
-    if data.get("name") == "semantic":
-        found = _labels(Path(root), data, splits)
-    elif folders:
-        found = {p.name: fingerprint(p) if p.is_file() else _names(p) for p in _sources(Path(root), splits)}
-    else:
-        files = sorted(p for p in Path(root).glob("annotations/*.json") if any(s in p.name for s in splits))
-        found = {p.name: fingerprint(p) for p in files}
-    return {**{k: v for k, v in data.items() if k != "root"}, "files": found}
-
-
-def _sources(root: Path, splits: list[str]) -> list[Path]:
-    """The folders and archives of an image folder root, or the root itself where that is an archive."""
-    return [root] if root.is_file() else sorted(p for p in root.iterdir() if p.stem in splits)
-
-
-def _labels(root: Path, data: Mapping[str, Any], splits: list[str]) -> dict[str, str]:
-    """The files of a set of label images, by name and size, and its list of classes."""
-    folders = [root / str(data.get("labels", "")).replace("{split}", split) for split in splits]
-    found = {}
-    for folder in (f for f in folders if f.is_dir()):
-        listing = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(folder) if entry.is_file())
-        found[folder.relative_to(root).as_posix()] = hashlib.sha256(repr(listing).encode(errors="surrogateescape")).hexdigest()[:16]
-    classes = data.get("classes")
-    return {**found, **({classes: fingerprint(root / classes)} if isinstance(classes, str) else {})}
-
-
-def _names(folder: Path) -> str:
-    """Return a short digest of the file names in class folders: millions of images are not read for a key."""
-    digest = hashlib.sha256()
-    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
-        digest.update(f"{part.name}: {sorted(os.listdir(part))}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
+    files = {} if source.missing() else source.files()
+    return {**{k: v for k, v in data.items() if k != "root"}, "files": files} if files else dict(data)

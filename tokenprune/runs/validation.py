@@ -1,13 +1,13 @@
 """Cross-field checks of a composed run, all problems at once, before any weight or image is read."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from tokenprune.backbones.vit import depth
+from tokenprune.data.source import data_source
 from tokenprune.engine.blocks.class_token import SOURCES
 from tokenprune.engine.legality import EXECUTIONS, check_pairing
 from tokenprune.engine.schedule import Budget, answered
@@ -23,7 +23,6 @@ from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils.paths import weights_path
 from tokenprune.utils.settings import read_settings
 
-_HOLDS = {"imagefolder": "train and val, each a folder, zip or tar of class folders", "semantic": "images/ and labels/"}
 _PLAIN = {"classification": "reads no maps", "segmentation": "has its head on the ViT itself"}  # tasks without an adapter
 # How planned counts are called, by the selector's `count_role`.
 _PLANS = {"count": "", "target": "expected ", "cap": "at most ", "blocks": "at most "}
@@ -48,6 +47,8 @@ def validate(run: Mapping[str, Any], files: bool = True) -> str:
         task.check(config)
     with _noting(problems):
         build_reports(config.reports)
+    with _noting(problems):
+        data_source(config.data)
     for section in ("training", *(("dense.training",) if config.trains_dense else ())):
         with _noting(problems):
             read_settings(TrainingConfig, _at(config, section), section)
@@ -95,8 +96,11 @@ def _measures(config: Run) -> list[str]:
         return [f"measure is {measure}; allowed: [{', '.join(MEASURES)}] or one of them, and {', '.join(MORE_MEASURES)}"]
     if "throughput" in measure and task in names("task") and not config.task_kind.measures_throughput:
         problems.append(f"measure holds throughput, which task={task} does not measure; allowed there: [{', '.join(MEASURES)}]")
-    if "accuracy" in measure and config.data_name == "unlabelled":
-        problems.append("measure holds accuracy, and data=unlabelled has no labels to judge by; use measure=[cost] or another data set")
+    known = config.data_name in names("data")
+    if known and "accuracy" in measure and not get("data", config.data_name).labelled:
+        problems.append(
+            f"measure holds accuracy, and data={config.data_name} has no labels to judge by; use measure=[cost] or another data set"
+        )
     return problems
 
 
@@ -189,15 +193,10 @@ def _cost_in_words(config: Run, cost: Macs) -> str:
 
 
 def _files(config: Run) -> list[str]:
-    problems, data = [], config.data
-    if "root" in data:
-        root = data["root"]
-        folders = data.get("name") == "imagefolder"
-        holds = _HOLDS.get(data.get("name"), "annotations/ and the images")
-        if root in (None, "???"):
-            problems.append(f"data.root is not set; give the folder that holds {holds}: data.root=DIR")
-        elif not (Path(root).is_dir() or (folders and Path(root).is_file())):
-            problems.append(f"data.root is {root!r}, and there is no such folder; give the one that holds {holds}")
+    problems = []
+    with suppress(TokenPruneError):  # of options that do not exist, which `validate` has noted
+        missing = data_source(config.data).missing()
+        problems += [missing] if missing else []
     start = config.dense["init"] if config.trains_dense else config.init
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")

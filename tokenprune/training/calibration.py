@@ -1,22 +1,20 @@
 """Sets the thresholds of dynamic gates after training, so that usage meets its target (SViT constrains the mean probability only)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tokenprune.engine.hooks import DecisionListener
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.observation import Observation
-from tokenprune.engine.selector import Selector
+from tokenprune.engine.schedule import Budget
 from tokenprune.engine.state import Decision
 from tokenprune.measure.usage import record
 from tokenprune.utils.modes import evaluating
-
-
-class _Seen(Exception):
-    """Ends a forward pass once the selector to calibrate has been called."""
 
 
 def images_wanted(pruned: PrunedViT) -> int:
@@ -43,28 +41,32 @@ def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence
         batches: Training images, in the form that `encode` takes.
     """
     with evaluating(pruned):
-        for selector in pruned.selectors.values():
+        for number, selector in pruned.selectors.items():
             if selector.calibration_images:
-                scores: list[tuple[Tensor, float]] = []
-                with _listening(selector, scores):
+                with _listening(pruned, int(number)) as heard:
                     for batch in batches:
-                        with suppress(_Seen):
-                            encode(batch)
-                selector.calibrate(torch.cat([values for values, _ in scores]), keep=sum(share for _, share in scores))
+                        encode(batch)
+                if heard.scores:  # none where the schedule of the moment has no decision in that block
+                    selector.calibrate(torch.cat(heard.scores), keep=heard.keep)
+
+
+@dataclass
+class _Heard:
+    """The scores (n,) of each batch's candidates, and how many tokens should stay in all batches; fused tokens do not count."""
+
+    scores: list[Tensor] = field(default_factory=list)
+    keep: float = 0.0
+
+    def __call__(self, seen: Observation, budget: Budget, decision: Decision) -> None:
+        self.scores.append(decision.score[seen.live & (seen.state.index >= 0)])
+        self.keep += float(budget.rate) * seen.live.shape[0] * seen.state.positions
 
 
 @contextmanager
-def _listening(selector: Selector, scores: list[tuple[Tensor, float]]) -> Iterator[None]:
-    """Note each batch's candidate scores and how many tokens should stay in it, and end the pass there. Fused tokens do not count."""
-    original = selector.score
-
-    def listen(seen: Observation, budget: Any) -> Decision:
-        decision = original(seen, budget)
-        scores.append((decision.score[seen.live & (seen.state.index >= 0)], float(budget.rate) * seen.live.shape[0] * seen.state.positions))
-        raise _Seen
-
-    selector.score = listen  # type: ignore[method-assign]
+def _listening(pruned: PrunedViT, block: int) -> Iterator[_Heard]:
+    heard, before = _Heard(), pruned.listener
+    pruned.listener = DecisionListener(block, heard)
     try:
-        yield
+        yield heard
     finally:
-        del selector.score
+        pruned.listener = before

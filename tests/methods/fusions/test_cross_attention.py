@@ -57,7 +57,7 @@ def test_the_block_by_its_formula(everything, proj):
     """Keys are the prefix and the live tokens; with `everything` the prefix and all positions, by what is stored of them."""
     made, before = fusion(everything, proj), state()
     after = made(before)
-    assert after.complete and after.in_grid_order and torch.equal(after.prefix, before.prefix)
+    assert after.known.complete and after.known.in_grid_order and torch.equal(after.prefix, before.prefix)
     for image in range(2):
         shown = before.tokens[image] if everything else before.tokens[image][before.live[image]]
         expected = by_hand(made, made.queries[0], torch.cat([before.prefix[image], shown]))

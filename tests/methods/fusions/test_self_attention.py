@@ -32,7 +32,7 @@ def test_the_block_by_its_formula(execution, proj):
         expected = by_hand(model.fusion, torch.cat([last.prefix[image], last.dense()[image]]))
         expected = expected @ model.fusion.proj.weight.T + model.fusion.proj.bias if proj else expected
         torch.testing.assert_close(after.sequence()[image], expected, atol=1e-5, rtol=1e-4)
-    assert after.complete and after.in_grid_order
+    assert after.known.complete and after.known.in_grid_order
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def test_new_tokens_are_the_mixtures_and_nothing_else():
         assert torch.equal(after.tokens[:, :4], state.tokens) and after.live.tolist() == [[False] * 4 + [True] * 2]
         assert after.index.tolist() == [[0, 1, 2, 3, -1, -1]] and after.mass is None and after.gate is None
         assert after.present().sum() == 0 and (after.dense() * after.present().unsqueeze(-1)).abs().sum() == 0
-        small = after.compact(after.slots, None, remember=False)
+        small = after.compact(after.known.slots, None, remember=False)
         assert torch.equal(small.tokens, after.tokens[:, 4:]) and small.index.tolist() == [[-1, -1]]
 
 

@@ -1,5 +1,6 @@
 """Detectors around an encoder that attends inside windows: Cropr's rows, their losses, padding, weights of relatives."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ PLAN = {"name": "window_squares", "blocks": [1, 2], "step": 2}
 SELECTORS = ["random", "variance", {"name": "attn_topk", "score": "column_mean"}, {"name": "cropr"}]
 
 
+@functools.cache
 def row(scale, name):
     return resolve(compose(["+experiment=cropr_table3_detection", f"+rows/cropr_table3_detection={name}", f"scale={scale}"]))
 

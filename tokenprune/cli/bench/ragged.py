@@ -33,9 +33,8 @@ def measure_block(setup: Setup) -> list[Finding]:
         for rate in RATES:
             live = masks(batch, N, rate, BLOCK_SPREAD)
             same = whole.replace(tokens=whole.tokens[:, : round(float(live.sum(1).float().mean()))].clone())
-            same = same.replace(
-                index=whole.index[:, : same.tokens.shape[1]], live=whole.live[:, : same.tokens.shape[1]], in_grid_order=False
-            )
+            M = same.tokens.shape[1]
+            same = same.replace(index=whole.index[:, :M], live=whole.live[:, :M], complete=True, all_placed=True)
             calls = {
                 "ragged": partial(_decided_block, block, whole.replace(live=live), uneven),
                 "uniform": partial(run_block, block, same, even),

@@ -1,5 +1,9 @@
-"""Makes docs/methods.md: every registered plugin, from its class. Hand-written equations are the fragments docs/methods/NAME.md."""
+"""The pages of all registered plugins, from their classes; hand-written equations are the fragments docs/methods/NAME.md.
 
+The repository has one page, docs/methods.md. The site has a list and one page a plugin.
+"""
+
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,10 @@ from tokenprune.runs.presets import choices, files, read
 _FIRST = ("selector", "treatment", "schedule", "fusion", "loss")
 _PLURAL = {"loss": "Losses"}
 _HIDDEN = ("name", "summary", "module", "paper", "saves_computation")
-_HEAD = """# Methods
-
-Made by `make docs` from the registry: change the class, or its equation in [methods/](methods/), and make it again. Words:
-[concepts](concepts.md). An option is set as `selector.NAME=VALUE` on the command line (`+selector.NAME=VALUE` where no YAML
-file names it), or in a mapping, `tokenprune.prune(model, selector={"name": "svit", "gate": "complex"})`.
+_ANCHOR = re.compile(r"\]\(#(" + "|".join(registry.BUILTIN) + r")-(\w+)\)")  # a plugin's section on the page of the repository
+_MADE = """Made by `make docs` from the registry: change the class, or its equation in [methods/](methods/), and make it again."""
+_HEAD = """The words are explained in [concepts](concepts.md). Set an option as `selector.NAME=VALUE` on the command line, or in a mapping:
+`tokenprune.prune(model, selector={"name": "svit", "gate": "complex"})`.
 
 Symbols: x_i token i of N positions, C channels, h heads of d channels, q k v of the block, K tokens that stay, t a
 threshold, [condition] 1 or 0."""
@@ -46,20 +49,63 @@ def without_equation(root: Path) -> list[str]:
 
 
 def page(root: Path) -> str:
-    """Return the page.
+    """Return the page docs/methods.md of the repository.
 
     Args:
-        root: Root of the checkout, whose fragments are included.
+        root: folder of the checkout, whose fragments are taken in.
     """
-    parts = [_HEAD, "\n".join(f"- [{_plural(kind)}](#{_plural(kind).lower()}): {_links(kind)}" for kind in kinds()), _legality()]
+    contents = "\n".join(f"- [{plural(kind)}](#{plural(kind).lower()}): {_links(kind)}" for kind in kinds())
+    parts = ["# Methods", f"{_MADE}\n{_HEAD}", contents, _legality()]
     for kind in kinds():
-        parts.append(f"## {_plural(kind)}")
-        parts += ["\n\n".join(_plugin(kind, name, root)) for name in own(kind)]
+        parts.append(f"## {plural(kind)}")
+        parts += ["\n\n".join([f"### {kind} `{name}`", *_plugin(kind, name, root, "..")]) for name in own(kind)]
     return "\n\n".join(parts) + "\n"
 
 
-def _plural(kind: str) -> str:
+def pages(root: Path) -> dict[str, str]:
+    """Return the pages of the site by their paths under docs/: methods.md, the list, and one page a plugin.
+
+    Args:
+        root: folder of the checkout, whose fragments are taken in.
+    """
+    lists = [part for kind in kinds() if own(kind) for part in (f"## {plural(kind)}", _list(kind))]
+    found = {"methods.md": "\n\n".join(["# Methods", _HEAD, _legality(), *lists]) + "\n"}
+    for kind in kinds():
+        for name in own(kind):
+            parts = [f"# {kind.capitalize()} `{name}`", *_plugin(kind, name, root, "../../.."), *_partners(kind, name)]
+            found[place(kind, name)] = _ANCHOR.sub(lambda anchor: f"]({_beside(*anchor.groups())})", "\n\n".join(parts)) + "\n"
+    return found
+
+
+def place(kind: str, name: str) -> str:
+    """Return where the site has the page of a plugin, under docs/."""
+    return f"methods/{plural(kind).lower().replace(' ', '_')}/{name}.md"
+
+
+def plural(kind: str) -> str:
+    """Return the heading of all plugins of a kind."""
     return _PLURAL.get(kind, f"{kind.capitalize()}s")
+
+
+def _list(kind: str) -> str:
+    lines = [f"| [`{name}`]({place(kind, name)}) | {_cell(text_of(registry.get(kind, name))[0])} |" for name in own(kind)]
+    return "\n".join([f"| {kind} | in one line |", "|---|---|", *lines])
+
+
+def _partners(kind: str, name: str) -> list[str]:
+    """Return the section of a selector or treatment that says with which of the other it goes, and why not with the others."""
+    if kind not in ("selector", "treatment") or name == "none":
+        return []
+    other = "treatment" if kind == "selector" else "selector"
+    reasons = {o: _refusal(*((name, o) if kind == "selector" else (o, name))) for o in own(other) if o != "none"}
+    legal = ", ".join(f"[`{o}`]({_beside(other, o)})" for o, why in reasons.items() if not why)
+    lines = [f"- [`{o}`]({_beside(other, o)}): {why}." for o, why in reasons.items() if why]
+    refused = ["Refused:", "\n".join(lines)] if lines else []
+    return [f"## {plural(other)} that it goes with", legal or "None.", *refused]
+
+
+def _beside(kind: str, name: str) -> str:
+    return f"../{place(kind, name).partition('/')[2]}"
 
 
 def _links(kind: str) -> str:
@@ -70,10 +116,10 @@ def _anchor(kind: str, name: str) -> str:
     return f"{kind}-{name}"
 
 
-def _plugin(kind: str, name: str, root: Path) -> Iterator[str]:
+def _plugin(kind: str, name: str, root: Path, up: str) -> Iterator[str]:
+    """Yield the parts of a plugin's section below its heading; `up` leads from the page's folder to the checkout."""
     plugin, facts = registry.get(kind, name), registry.facts(kind, name)
     first, rest = (text.replace("**", "\\*\\*") for text in text_of(plugin))  # powers, not bold type
-    yield f"### {kind} `{name}`"
     yield first
     about = [facts["paper"]] if facts.get("paper") not in (None, "", "none") else []
     about += [f"{key} {_word(value)}" for key, value in facts.items() if key not in _HIDDEN and _word(value)]
@@ -90,7 +136,7 @@ def _plugin(kind: str, name: str, root: Path) -> Iterator[str]:
     table = _options(plugin)
     if table:
         yield table
-    yield f"[source](../{plugin.__module__.replace('.', '/')}.py)"
+    yield f"[source]({up}/{plugin.__module__.replace('.', '/')}.py)"
 
 
 def _word(value: Any) -> str:
@@ -118,8 +164,12 @@ def _options(plugin: Any) -> str:
     told = any(option.meaning for option in options)  # else the text above tells it
     head = ["option", "type", "default", *(["meaning, allowed values"] if told else [])]
     cells = [[f"`{o.name}`", o.type, o.default, *([o.meaning] if told else [])] for o in options]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [head, *cells]]
+    lines = ["| " + " | ".join(map(_cell, line)) + " |" for line in [head, *cells]]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _legality() -> str:

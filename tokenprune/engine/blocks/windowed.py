@@ -38,7 +38,7 @@ class WindowedBlock(BaseBlock):
 
     def codes(self, state: TokenState, picked: Tensor | None = None) -> Tensor | None:
         """Return the rotary rows of the sequence, those of the cells that tokens are laid into under `rope: folded`."""
-        if state.rope is None or state.in_grid_order or self.windows.rope == "original":
+        if state.rope is None or state.known.in_grid_order or self.windows.rope == "original":
             return rotary_rows(state, self.number, picked)
         table, s = state.rope[self.number], self.windows.size
         side, (H, W) = self.windows.side(state.tokens.shape[1]), state.grid

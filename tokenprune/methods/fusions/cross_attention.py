@@ -11,8 +11,10 @@ from tokenprune.engine.blocks.base import BlockMacs
 from tokenprune.engine.fusion import Fusion
 from tokenprune.engine.state import TokenState
 from tokenprune.methods.layers import EPS, start
+from tokenprune.registry import register
 
 
+@register("fusion", "cross_attention")
 class CrossAttention(Fusion):
     """Applies one pre-norm cross-attention block with an MLP of 4 C: x = Q + A(LN(Q), LN(tokens)), x + MLP(LN(x)), then a projection.
 
@@ -43,7 +45,7 @@ class CrossAttention(Fusion):
         """Return a state of all N positions, each with the output of its query."""
         whole = state.expand()
         seen = whole if self.everything else state
-        there = None if seen.complete else F.pad(seen.live, (state.prefix.shape[1], 0), value=True)
+        there = None if seen.known.complete else F.pad(seen.live, (state.prefix.shape[1], 0), value=True)
         x = self.asked(state.grid)
         x = x + self._attend(x, seen.sequence(), there)
         return whole.replace(tokens=self.proj(x + self.mlp(self.mlp_norm(x))))

@@ -10,8 +10,10 @@ from tokenprune.engine.blocks.timm_vit import TimmBlock
 from tokenprune.engine.fusion import Fusion
 from tokenprune.engine.state import TokenState
 from tokenprune.methods.layers import EPS, start
+from tokenprune.registry import register
 
 
+@register("fusion", "self_attention")
 class SelfAttention(Fusion):
     """Applies an ordinary pre-norm ViT block to the prefix and all positions, then a projection.
 

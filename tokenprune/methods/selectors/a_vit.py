@@ -1,8 +1,13 @@
 """Defines A-ViT (Yin et al., CVPR 2022): adaptive computation time for each token, read from its first channel."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
@@ -48,42 +53,42 @@ class AViTHalting(Selector):
         super().__init__(context)
         if not 0 < eps < 1:
             raise InvalidConfig(f"a_vit: eps is {eps}; allowed: 0 < eps < 1")
-        self.gamma, self.beta, self.eps = gamma, beta, eps
+        self.halting = Halting(gamma, beta, eps)
 
     @property
     def caveat(self) -> str:
         """Return the remark that the tokens themselves set their number."""
         return "tokens halt by their own scores: no keep rate is aimed at, read the kept share"
 
+    @classmethod
+    def hooks(cls, selectors: Sequence[Any]) -> MethodHooks:
+        """Return what lets the last block's tokens halt."""
+        return LastHalting(selectors[0].halting, selectors[0].context.depth)
+
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Take in the block before this one, and drop the tokens that halt with it."""
-        P, h = seen.state.prefix.shape[1], self.halting(seen.state)
-        traits = self._take_in(seen.state, h, seen.block)
+        P, h = seen.state.prefix.shape[1], self.halting.scores(seen.state)
+        traits = self.halting.take_in(seen.state, h, seen.block)
         halted = (traits[SPENT][:, P:] >= 1) & (seen.state.index >= 0)
         score = 1 - h[:, P:]  # the probability to go on
         keep = at_least_one(seen.live & ~halted, score, seen.live)
-        return Decision(keep, score=score, traits=traits, notes={"halting": (seen.block, self._mean(seen.state, h))})
+        return Decision(keep, score=score, traits=traits, notes={"halting": (seen.block, mean_score(seen.state, h))})
 
-    def conclude(self, state: TokenState) -> TokenState:
-        """Return the state with every token's output in place of its last value, and note the inputs of `losses.ponder`."""
-        layers, P = self.context.depth, state.prefix.shape[1]
-        h = self.halting(state)
-        last = state.note("halting", layers - 1, (layers, self._mean(state, h)))
-        for name, values in self._take_in(state, torch.ones_like(h), layers).items():
-            last = last.with_trait(name, values)
-        output = last.traits[OUTPUT]
-        last = last.note("ponder", layers - 1, last.traits[DEPTH])
-        return last.with_dense(output[:, P:]).replace(prefix=output[:, :P])
 
-    def halting(self, state: TokenState) -> Tensor:
-        """Return h of the prefix and the slots, (B,P+M) in float32."""
+@dataclass(frozen=True)
+class Halting:
+    """A-ViT's bookkeeping (paper section 3), in traits of positions and prefix tokens; see `AViTHalting` for the options."""
+
+    gamma: float
+    beta: float
+    eps: float
+
+    def scores(self, state: TokenState) -> Tensor:
+        """Return h of prefix and slots, (B,P+M) float32."""
         return (self.gamma * state.sequence()[..., 0].float() - self.beta).sigmoid()
 
-    def _take_in(self, state: TokenState, h: Tensor, layers: int) -> dict[str, Tensor]:
-        """Return the traits after `layers` blocks.
-
-        They are the scores spent so far (1: halted), the layers executed plus the remainder, and the outputs, each (B,P+M,...).
-        """
+    def take_in(self, state: TokenState, h: Tensor, layers: int) -> dict[str, Tensor]:
+        """Return the traits after `layers` blocks: scores spent so far (1: halted), layers executed + remainder, outputs (B,P+M,...)."""
         x = state.sequence()
         spent, depth = recall(state, SPENT, h, missing=1.0), recall(state, DEPTH, h)
         rest = 1 - spent
@@ -93,10 +98,34 @@ class AViTHalting(Selector):
         depth = torch.where(closing & (rest > 0), layers + rest, depth)
         return {SPENT: torch.where(closing, 1.0, spent + h), DEPTH: depth, OUTPUT: output}
 
-    def _mean(self, state: TokenState, h: Tensor) -> Tensor:
-        """Return the mean halting score of this layer over all tokens of each image, (B,). Halted tokens count as 0."""
-        going = recall(state, SPENT, h, missing=1.0) < 1
-        return (h * going).sum(1) / (state.prefix.shape[1] + state.positions)
+
+@dataclass(frozen=True)
+class LastHalting(MethodHooks):
+    """Lets every token that is left halt after the last block.
+
+    Args:
+        halting: of the selectors.
+        layers: number of blocks.
+    """
+
+    halting: Halting
+    layers: int
+
+    def conclude(self, state: TokenState) -> TokenState:
+        """Return the state with every token's output in place of its last value; notes what `losses.ponder` reads."""
+        P, h = state.prefix.shape[1], self.halting.scores(state)
+        last = state.note("halting", self.layers - 1, (self.layers, mean_score(state, h)))
+        for name, values in self.halting.take_in(state, torch.ones_like(h), self.layers).items():
+            last = last.with_trait(name, values)
+        output = last.traits[OUTPUT]
+        last = last.note("ponder", self.layers - 1, last.traits[DEPTH])
+        return last.with_dense(output[:, P:]).replace(prefix=output[:, :P])
+
+
+def mean_score(state: TokenState, h: Tensor) -> Tensor:
+    """Return each image's mean halting score h (B,P+M) of a layer over all its tokens, (B,): halted ones count as 0."""
+    going = recall(state, SPENT, h, missing=1.0) < 1
+    return (h * going).sum(1) / (state.prefix.shape[1] + state.positions)
 
 
 def recall(state: TokenState, name: str, like: Tensor, missing: float = 0.0) -> Tensor:

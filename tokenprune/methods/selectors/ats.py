@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import Decision
@@ -20,7 +21,7 @@ class AdaptiveTokenSampler(Selector):
     budget of K most often gives K-1.
     """
 
-    site = "rows"
+    site = Site.ROWS
     budget = "dynamic"
     count_role = "cap"
     reads_cls = True

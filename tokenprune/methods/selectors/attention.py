@@ -1,11 +1,14 @@
 """Defines top-k attention: inside the block that attends (TokenReduction's Top-K), or between it and the next (Cropr's Attn Top-K)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
 from tokenprune.engine.state import Decision
@@ -37,7 +40,7 @@ class AttentionTopK(Selector):
             `column_mean` takes the mean over all queries, which costs about as much as the attention itself.
     """
 
-    site = "inside"
+    site = Site.INSIDE
     reads_cls = True
     module = "attention-based"
     paper = "Cropr's baseline"
@@ -60,6 +63,21 @@ class AttentionTopK(Selector):
         return slots * slots * self.context.dim if self.source == "column_mean" else 0.0
 
 
+@dataclass(frozen=True)
+class StoredAttention(MethodHooks):
+    """Stores how much attention slots receive in blocks that a decision follows.
+
+    Args:
+        source: one of SCORES.
+    """
+
+    source: str
+
+    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
+        """Return the attention that live slots receive, (B,M), in a block that a decision follows."""
+        return {TRAIT: attention(seen, self.source).detach()} if seen.precedes else {}
+
+
 class AttentionBefore(Selector):
     """Acts between two blocks and reads how much attention each token received in the first of them.
 
@@ -76,12 +94,13 @@ class AttentionBefore(Selector):
         if context.block < 1:
             raise InvalidSchedule(f"{self.name}: it reads the attention of the block before, and block 0 has none; set schedule.start=1")
 
-    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return the attention that live slots receive, (B,M), in a block that a decision follows."""
-        return {TRAIT: attention(seen, self.source).detach()} if seen.precedes else {}
+    @classmethod
+    def hooks(cls, selectors: Sequence[Any]) -> MethodHooks:
+        """Return what stores the attention that `received` reads."""
+        return StoredAttention(selectors[0].source)
 
     def received(self, seen: Observation, missing: float) -> Tensor:
-        """Return the stored attention, (B,M). A fused token that came since reads `missing`."""
+        """Return the stored attention, (B,M); a fused token that came since reads `missing`."""
         return seen.trait(TRAIT, missing)
 
     def macs(self, slots: float) -> float:

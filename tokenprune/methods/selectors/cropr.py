@@ -82,7 +82,7 @@ class CroprRouter(Selector):
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
         if learning:
             P = state.prefix.shape[1]
-            there = None if state.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
+            there = None if state.known.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
             notes = {"auxiliary": self.auxiliary(query, keys, tokens, there)}
             keys = keys[:, P:]
         score = (keys @ query.T).sum(-1)  # (B,M)

@@ -1,6 +1,7 @@
 """Defines EViT's selector (Liang et al., ICLR 2022, section 3.2): attention of the class token, after attention and before the MLP."""
 
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector, keep_top
 from tokenprune.engine.state import Decision
@@ -11,7 +12,7 @@ from tokenprune.registry import register
 class EViTAttentiveness(Selector):
     """Scores tokens by class-token attention averaged over heads; the paper keeps ceil(keep_rate * current), which the schedule sets."""
 
-    site = "inside"
+    site = Site.INSIDE
     reads_cls = True
     module = "attention-based"
     paper = "EViT, ICLR 2022"

@@ -1,9 +1,12 @@
 """Defines Evo-ViT's selector (Xu et al., AAAI 2022, section 3.2): a running average of class attention; pruned tokens keep theirs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
@@ -40,15 +43,33 @@ class EvoViTRunningAttention(Selector):
             raise InvalidConfig(f"evo_vit: tradeoff is {tradeoff}; allowed: 0 < tradeoff <= 1")
         self.tradeoff = tradeoff
 
-    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return the updated average of live slots, (B,M). Attention is summed over heads, as released."""
-        if seen.block < self.context.block - 1:
-            return {}  # with t = 1 the next block would forget it
-        now = seen.cls_row().sum(1).detach()
-        if TRAIT not in seen.state.traits or seen.block < self.context.block:
-            return {TRAIT: now}
-        return {TRAIT: (1 - self.tradeoff) * seen.trait(TRAIT) + self.tradeoff * now}
+    @classmethod
+    def hooks(cls, selectors: Sequence[Any]) -> MethodHooks:
+        """Return the running average, which goes on in blocks without a decision."""
+        return RunningAttention(selectors[0].context.block, selectors[0].tradeoff)
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the slots of greatest running attention. A fused token has none and stays."""
         return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep)
+
+
+@dataclass(frozen=True)
+class RunningAttention(MethodHooks):
+    """Stores g as a trait in every block from the one before the first decision on.
+
+    Args:
+        first: block of the first decision.
+        tradeoff: t.
+    """
+
+    first: int
+    tradeoff: float
+
+    def observe(self, seen: Observation) -> Mapping[str, Tensor]:
+        """Return the updated average of live slots, (B,M): attention summed over heads, as released."""
+        if seen.block < self.first - 1:
+            return {}  # with t = 1 the next block would forget it
+        now = seen.cls_row().sum(1).detach()
+        if TRAIT not in seen.state.traits or seen.block < self.first:
+            return {TRAIT: now}
+        return {TRAIT: (1 - self.tradeoff) * seen.trait(TRAIT) + self.tradeoff * now}

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tokenprune.engine.indexing import take
 from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import Decision
@@ -26,7 +27,7 @@ class BipartiteMatching(Selector):
     Ranks follow the released order, unmerged A then B, so the split is the same in every execution.
     """
 
-    site = "inside"
+    site = Site.INSIDE
     merging = True
     module = "similarity-based"
     paper = "ToMe, ICLR 2023"
@@ -38,19 +39,20 @@ class BipartiteMatching(Selector):
         (B, M), state = seen.live.shape, seen.state
         P, merged = state.prefix.shape[1], budget.live - budget.keep
         place = torch.arange(M, device=seen.live.device).expand(B, M)
-        ranked = place if state.complete else self._ranked(seen, place)[:, : budget.live]
+        ranked = place if state.known.complete else self._ranked(seen, place)[:, : budget.live]
         a, b = ranked[:, P % 2 :: 2], ranked[:, 1 - P % 2 :: 2]  # the class token itself is the first of A
         metric = F.normalize(seen.keys().detach(), dim=-1)
-        metric = metric if state.complete else take(metric, ranked)
+        metric = metric if state.known.complete else take(metric, ranked)
         best, partner = (metric[:, P % 2 :: 2] @ metric[:, 1 - P % 2 :: 2].transpose(1, 2)).max(-1)
         edges = best.sort(dim=1, descending=True, stable=True).indices
         source = a.gather(1, edges[:, :merged])
         stays = edges[:, merged:].sort(1).values if P else edges[:, merged:]
         target = place.scatter(1, source, b.gather(1, partner.gather(1, edges[:, :merged])))
         keep = seen.live.scatter(1, source, False)
-        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of the slots that are left
-        # From the first decision on, slots lie in that order. Only if dead slots stay among them must the order be remembered.
-        traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if state.in_grid_order or not state.complete else {}
+        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
+        # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
+        remember = state.known.in_grid_order or not state.known.complete
+        traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if remember else {}
         score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
         return Decision(keep, target=target, score=score, traits=traits, slots=after)
 

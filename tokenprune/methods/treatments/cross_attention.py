@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tokenprune.engine.treatment import Treatment
-from tokenprune.methods.fusions.cross_attention import CrossAttention
-from tokenprune.registry import register
+from tokenprune.registry import build, register
 
 if TYPE_CHECKING:
     from tokenprune.engine.blocks.family import Family
+    from tokenprune.engine.fusion import Fusion
 
 
 @register("treatment", "cross_attention")
@@ -24,9 +24,11 @@ class CrossAttend(Treatment):
 
     learns: ClassVar[bool] = True
 
-    def module(self, family: "Family", positions: int) -> CrossAttention:
+    def module(self, family: "Family", positions: int) -> "Fusion":
         """Return the block of queries for N `positions`, with as many heads as the model has."""
-        return CrossAttention(family.dim, family.blocks[-1].heads, positions, self.remembers, self.proj)
+        heads, reads_all = family.blocks[-1].heads, self.remembers
+        options = {"dim": family.dim, "heads": heads, "positions": positions, "everything": reads_all, "proj": self.proj}
+        return build("fusion", "cross_attention", **options)
 
 
 @register("treatment", "cross_attention_concat")

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tokenprune.engine.treatment import Treatment
-from tokenprune.methods.fusions.self_attention import SelfAttention
-from tokenprune.registry import register
+from tokenprune.registry import build, register
 
 if TYPE_CHECKING:
     from tokenprune.engine.blocks.family import Family
+    from tokenprune.engine.fusion import Fusion
 
 
 @register("treatment", "mhsa_concat")
@@ -25,6 +25,6 @@ class MhsaConcat(Treatment):
 
     learns: ClassVar[bool] = True
 
-    def module(self, family: "Family", positions: int) -> SelfAttention:
+    def module(self, family: "Family", positions: int) -> "Fusion":
         """Return the block, with as many heads as the model has."""
-        return SelfAttention(family.dim, family.blocks[-1].heads, self.proj)
+        return build("fusion", "self_attention", dim=family.dim, heads=family.blocks[-1].heads, proj=self.proj)
