@@ -52,7 +52,7 @@ def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence
 
 @dataclass
 class _Heard:
-    """The scores (n,) of each batch's candidates, and how many tokens should stay in all batches; fused tokens do not count."""
+    """Collects the scores (n,) of each batch's candidates, and how many tokens should stay in all batches. Fused tokens do not count."""
 
     scores: list[Tensor] = field(default_factory=list)
     keep: float = 0.0

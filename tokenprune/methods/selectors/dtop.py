@@ -64,7 +64,7 @@ class DToP(Selector):
         return 0.0 if self.head is None else float(slots * self.head[1].weight.numel())
 
     def _stored(self, seen: Observation, logits: Tensor) -> Tensor:
-        """Return logits of live slots, and what dead ones, which masked execution still has, left with."""
+        """Return the logits of live slots. Dead slots, which masked execution still holds, keep the logits that they left with."""
         if seen.state.known.complete or TRAIT not in seen.state.traits:
             return logits
         return logits.where(seen.live.unsqueeze(-1), seen.trait(TRAIT).to(logits.dtype))
