@@ -1,5 +1,7 @@
 """Gates: SViT's 2-layer MLP and DynamicViT's predictor turn tokens into log-probabilities of keeping, from which decisions are drawn."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ class MLPGate(nn.Module):
     @property
     def last(self) -> nn.Linear:
         """The layer that gives the two logits, keep first."""
-        return self.layers[-1]
+        return cast(nn.Linear, self.layers[-1])
 
     def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
         """Return (B,M,2), index 0 = keep, of tokens (B,M,C); `policy` (B,M) is not looked at."""
@@ -43,7 +45,7 @@ class PredictorGate(nn.Module):
     @property
     def last(self) -> nn.Linear:
         """The layer that gives the two logits, keep first."""
-        return self.out[-1]
+        return cast(nn.Linear, self.out[-1])
 
     def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
         """Return (B,M,2), index 0 = keep, of tokens (B,M,C); the global half averages over `policy` (B,M), clamped against 0/0."""

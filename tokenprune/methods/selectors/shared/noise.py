@@ -11,8 +11,9 @@ from tokenprune.engine.state import TokenState
 def uniform(seen: Observation, seed: int | None) -> Tensor:
     """Return uniform numbers in [0,1) at the slots (B,M), infinite without a position: `image_noise` of a seed, fresh ones for None."""
     B, N, pixels = seen.live.shape[0], seen.state.positions, seen.state.pixels
-    fresh = seed is None or pixels is None
-    return at_slots(torch.rand(B, N, device=seen.live.device) if fresh else image_noise(pixels, N, seed, seen.block), seen.state)
+    if seed is None or pixels is None:
+        return at_slots(torch.rand(B, N, device=seen.live.device), seen.state)
+    return at_slots(image_noise(pixels, N, seed, seen.block), seen.state)
 
 
 def at_slots(values: Tensor, state: TokenState) -> Tensor:
