@@ -47,6 +47,9 @@ lint: $(STAMP) ## Check style and format with ruff
 layers: $(STAMP) ## Check that rooms import downwards only
 	$(VENV)/bin/lint-imports --no-cache
 
+types: $(STAMP) ## Check the types of engine/, methods/ and runs/
+	$(VENV)/bin/basedpyright --pythonpath $(PY)
+
 docs: $(STAMP) ## Write the generated pages of docs/ again and build the site, without the network, into site/
 	$(PY) -m tokenprune.docs $(ARGS)
 	NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict --quiet

@@ -83,19 +83,19 @@ def experiments_asked(names: Sequence[str], doc: str) -> list[str]:
     return list(names) or known
 
 
-def name_of_sweep(config: Run) -> str:
+def name_of_sweep(config: Run | DictConfig) -> str:
     """Return what a sweep is called in messages and under results/tables."""
     return config.experiment or "sweep"
 
 
-def expected(config: Run) -> set[str]:
+def expected(config: Run | DictConfig) -> set[str]:
     """Return the statuses other than ok that the chosen reports make something of, such as the refused pairings of a whole matrix."""
     from tokenprune.runs.reports import build_reports
 
     return {status for chosen in build_reports(plain(config.reports)).values() for status in getattr(chosen, "expects", ())}
 
 
-def report(config: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def report(config: Run | DictConfig, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Make the reports that `config` chooses of the rows of a sweep; return the names of those that failed."""
     from tokenprune.runs.reports import Sweep, make_reports
 
