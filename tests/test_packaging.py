@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "lint", "layers", "docs", "clean")
+TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "coverage", "lint", "layers", "docs", "clean")
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
@@ -151,7 +151,12 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
         ("smoke", "-m tokenprune.smoke scale=demo"),
         ("weights", "-m tokenprune.run +experiment=demo_weights scale=demo\n-m tokenprune.run +experiment=demo_classifier scale=demo"),
         ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
-        ("lint", "-m ruff check . scale=demo"),
+        (
+            "coverage",
+            "-m pytest -q -n 2 --dist loadfile --cov=tokenprune.engine --cov=tokenprune.methods --cov-report=term --cov-fail-under=90"
+            " tests/engine tests/methods tests/properties tests/measure scale=demo",
+        ),
+        ("lint", "-m ruff check . scale=demo\n-m ruff format --check -q ."),
         ("docs", "-m tokenprune.docs scale=demo\n-m mkdocs build --strict --quiet"),
     ],
 )

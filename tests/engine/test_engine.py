@@ -13,8 +13,10 @@ from tests.helpers.fakes import own_registry  # noqa: F401
 from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Decider, Site
-from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, UnknownPlugin, UnsupportedBackbone
+from tokenprune.engine.state import Decision, TokenState
+from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, TokenPruneError, UnknownPlugin, UnsupportedBackbone
 from tokenprune.methods.schedules.stages import Stages
 from tokenprune.methods.selectors.baselines import RandomSelector
 from tokenprune.registry import build
@@ -310,6 +312,22 @@ def test_an_unknown_site_is_refused_where_the_class_is_made():
         type("Sub", (RandomSelector,), {"site": "behind"})
     with pytest.raises(ValueError, match="site is 'before'; allowed in a block: rows, inside"):
         Decider(Site.BEFORE, lambda state, p, bias: state)
+
+
+def test_what_an_observation_cannot_show_is_an_error_with_a_remedy():
+    tokens = torch.zeros(1, 4, 3)
+    seen = Observation(TokenState.start(tokens[:, :1], tokens, (2, 2)), 2)
+    for look in (seen.cls_row, seen.mean_query, seen.column_mean, seen.keys, seen.value_norms):
+        with pytest.raises(TokenPruneError, match="block 2: queries, keys and values do not exist before a block; .* rows or inside"):
+            look()
+    with pytest.raises(TokenPruneError, match="block 2: the state holds no images"):
+        seen.pixels()
+
+
+def test_a_fused_token_needs_a_weight_or_a_score():
+    tokens, keep = torch.zeros(1, 4, 3), torch.tensor([[True, True, False, True]])
+    with pytest.raises(TokenPruneError, match="neither weight nor score"):
+        build("treatment", "fuse").apply(TokenState.start(tokens[:, :1], tokens, (2, 2)), Decision(keep))
 
 
 def test_a_selector_knows_how_far_training_is():

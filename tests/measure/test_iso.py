@@ -1,5 +1,7 @@
 """schedule.target_gmac: what is found is the nearest there is, by looking at every choice; what cannot be met is refused with its range."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ SMOKE = ("scale=smoke", "task=classification")
 COUNTED = ["evit", "evit_fused", "dynamicvit", "topk", "evo_vit", "tome", "cropr"]
 
 
+@functools.cache
 def config(*overrides):
     return resolve(compose([*SMOKE, *overrides]))
 

@@ -26,8 +26,9 @@ def run(model, x):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("selector", "treatment"), LEGAL, ids=label)
 def test_executions_agree(selector, treatment, schedule):
-    reference = pruned(selector, treatment, schedule, "masked")
-    others = [pruned(selector, treatment, schedule, execution) for execution in executions(selector)]
+    vit = tiny_vit()
+    reference = pruned(selector, treatment, schedule, "masked", vit)
+    others = [pruned(selector, treatment, schedule, execution, vit) for execution in executions(selector)]
     for count in (1, 3, 8) if schedule == "stages" else (3,):
         x = images(count)
         masked, logits = run(reference, x)
@@ -62,10 +63,10 @@ def follow(model, decided):
 @pytest.mark.parametrize(("selector", "treatment"), [p for p in LEGAL if "merge" not in p[1]], ids=label)
 def test_half_precision_executions_agree(selector, treatment):
     """Merging is left out: who is most similar to whom is a decision too, and rounding makes it."""
-    x, decided = images(3).bfloat16(), {}
-    masked, logits = run(follow(pruned(selector, treatment, execution="masked").bfloat16(), decided), x)
+    x, decided, vit = images(3).bfloat16(), {}, tiny_vit()
+    masked, logits = run(follow(pruned(selector, treatment, execution="masked", vit=vit).bfloat16(), decided), x)
     for execution in executions(selector)[treatment == "fuse" :] or ["packed"]:  # fused tokens stay here, so counts of their own
-        other, other_logits = run(follow(pruned(selector, treatment, execution=execution).bfloat16(), decided), x)
+        other, other_logits = run(follow(pruned(selector, treatment, execution=execution, vit=vit).bfloat16(), decided), x)
         assert torch.equal(other.present, masked.present)
         for a, b in ((other.map, masked.map), (other.prefix, masked.prefix), (other_logits, logits)):
             torch.testing.assert_close(a.float(), b.float(), atol=2e-2, rtol=2e-2)

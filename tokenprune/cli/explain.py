@@ -1,10 +1,10 @@
-"""What made a run: the files and rules that its choices stand for, the last one wins.
+"""Print the files and rules that made a run, in their order; a later one overrides an earlier one.
 
     tokenprune explain method=svit scale=paper task=classification
     tokenprune explain +experiment=table2_preserve                                         the rows, and the first of them
     tokenprune explain +experiment=table2_preserve +rows/table2_preserve=04_evit_preserve  one of them
 
-Exit status: 0 all is well, 2 choices that cannot be composed.
+Exit status: 0 if all is well, 2 if the choices cannot be composed.
 """
 
 import sys
@@ -27,7 +27,7 @@ from tokenprune.utils.paths import config_dir
 
 
 def main() -> None:
-    """Print what made the run that the command line composes."""
+    """Print the sources of the run that the command line composes."""
     overrides = sys.argv[1:]
     if overrides in (["-h"], ["--help"]):
         console.say(__doc__.strip())
@@ -41,10 +41,11 @@ def main() -> None:
 
 
 def explained(compose: Composer, overrides: Sequence[str]) -> Iterator[str]:
-    """Yield the lines that explain a run; of a sweep those of its first row, below a list of all rows.
+    """Yield the lines that explain a run. For a sweep they explain its first row, below a list of all rows.
 
     Raises:
-        HydraException, OmegaConfBaseException: choices that cannot be composed.
+        HydraException: The choices cannot be composed.
+        OmegaConfBaseException: The choices cannot be composed.
     """
     rows = compose.expand(overrides)
     if len(rows) > 1:
@@ -64,7 +65,7 @@ def explained(compose: Composer, overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _sources(choices: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield (file, choice) of every choice that has a file or a node; optional rules that do not hold are left out."""
+    """Yield (file, choice) of every choice that has a file or a node. Optional rules that do not hold are left out."""
     listed = [key for entry in read_data(config_dir() / "config.yaml")["defaults"] if isinstance(entry, dict) for key in entry]
     order = {key.removeprefix("optional "): number for number, key in enumerate(listed)}
     for key in sorted(
@@ -89,7 +90,7 @@ def _source(group: str, option: str) -> str:
 
 
 def _data_file(folder: Path, group: str) -> str:
-    path = folder / f"{group}.yaml"  # of rows or rules
+    path = folder / f"{group}.yaml"  # a file of rows or rules
     return shown(path) if path.is_file() else "its class (tokenprune list)"
 
 

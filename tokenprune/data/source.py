@@ -55,11 +55,11 @@ class DataSource(ABC):
         """
 
     def files(self) -> dict[str, str]:
-        """Return {name: digest} of the files that the numbers of a run depend on, for its key; {} where there are none."""
+        """Return {name: digest} of the files that the numbers of a run depend on, for its key; {} if there are none."""
         return {}
 
     def missing(self) -> str:
-        """Return the reason why the files cannot be read, in words; empty where they are there, or none are needed."""
+        """Return the reason why the files cannot be read, in words; empty if they are there or none are needed."""
         root = getattr(self, "root", None)
         if not self.holds:
             return ""

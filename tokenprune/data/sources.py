@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tokenprune.data.source import DataSource
 from tokenprune.registry import register
-from tokenprune.utils.files import digest, listing_digest
+from tokenprune.utils.files import digest, folder_digest
 
 
 @register("data", "shapes")
@@ -123,11 +123,11 @@ class ImageFolders(DataSource):
         return root.is_dir() or root.is_file()
 
     def files(self) -> dict[str, str]:
-        """Return a digest of each archive, and of the names, sizes and times of the files in each folder."""
+        """Return a digest of each archive, and of the files in each folder."""
         root = Path(self.root or "").expanduser()
         splits = [split for split in (self.train_split, self.val_split) if split]
         places = [root] if root.is_file() else sorted(p for p in root.iterdir() if p.stem in splits) if self.root and root.is_dir() else []
-        return {place.name: digest(place) if place.is_file() else listing_digest(place) for place in places}
+        return {place.name: digest(place) if place.is_file() else folder_digest(place) for place in places}
 
 
 @register("data", "semantic")
@@ -171,14 +171,14 @@ class Semantic(DataSource):
         return open_folders(asdict(self), split)
 
     def files(self) -> dict[str, str]:
-        """Return digests of the names, sizes and times of pictures and label images, and of the list of classes."""
+        """Return digests of the folders of pictures and of label images, and of the list of classes."""
         root = Path(self.root or "").expanduser()
         found = {}
         for part in ("images", "labels"):
             for split in ("train", "val"):
                 name = str(getattr(self, part) or f"{part}/{{split}}").replace("{split}", str(getattr(self, f"{split}_split") or split))
                 if self.root and (root / name).is_dir():
-                    found[name] = listing_digest(root / name)
+                    found[name] = folder_digest(root / name)
         return {**found, **({self.classes: digest(root / self.classes)} if isinstance(self.classes, str) else {})}
 
 

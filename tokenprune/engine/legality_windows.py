@@ -44,7 +44,9 @@ def refuse_counts(windows: Windows | None, selector: type[Selector], treatment: 
 
     Looked at are the first and the last schedule of training; one that changes between is met by the same error in its course.
     """
-    for progress in (0.0, 1.0) if windows is not None else ():
+    if windows is None:
+        return
+    for progress in (0.0, 1.0):
         live = layout.positions
         decided = {b.block: b.keep for b in resolve(selector, treatment, schedule.at(progress), layout)}
         for block in range(layout.depth):

@@ -2,11 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenprune.engine.outputs import Outputs
+from tokenprune.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from tokenprune.engine.model import PrunedViT
 
 IGNORED = -1  # label of what has no class
 
@@ -22,13 +26,25 @@ class LossInputs:
     """
 
     outputs: Outputs
-    model: nn.Module  # a PrunedViT; named so, because the model builds its losses and must not be imported here
+    model: "PrunedViT"
     images: Tensor | None = None
     logits: Tensor | None = None
     targets: Tensor | None = None
     patches: Tensor | None = None
     presence: Tensor | None = None
-    teacher: nn.Module | None = None  # a PrunedViT without a selector
+    teacher: "PrunedViT | None" = None
+
+    def given(self, loss: str, *names: str) -> tuple[Any, ...]:
+        """Return the named fields for a loss that cannot do without.
+
+        Raises:
+            InvalidConfig: one of them is None.
+        """
+        values = tuple(getattr(self, name) for name in names)
+        if missing := [name for name, value in zip(names, values, strict=True) if value is None]:
+            remedy = f"model.losses(outputs, {', '.join(f'{name}=...' for name in names)})"
+            raise InvalidConfig(f"losses.{loss} was given no {', '.join(missing)}; give what it needs: {remedy}")
+        return values
 
     def of(self, name: str) -> list[Any]:
         """Return the payloads of the records of that name, in the order of blocks."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenprune.engine.blocks import adapt
-from tokenprune.engine.blocks.base import Projection
+from tokenprune.engine.blocks.base import ProjectionView
 from tokenprune.engine.blocks.class_token import class_token
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
@@ -21,7 +21,7 @@ from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
-from tokenprune.engine.selector import Context, Selector
+from tokenprune.engine.selector import Context, Selector, SelectorDict
 from tokenprune.engine.state import TokenState
 from tokenprune.engine.treatment import Treatment
 from tokenprune.registry import build, get
@@ -62,18 +62,18 @@ class PrunedViT(nn.Module):
         self.family = adapt(backbone)
         self.family.blocks[-1].drop_path &= treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
         self.loss_terms = {name: build("loss", {"name": name, **options}) for name, options in losses.items()}
-        self.selectors = nn.ModuleDict()
-        options = {"name": selector} if selector is None or isinstance(selector, str) else selector
-        self._kind = None if selector is None else get("selector", options["name"])
+        self.selectors = SelectorDict()
+        options: Mapping[str, Any] = {"name": selector} if selector is None or isinstance(selector, str) else selector
+        self._kind: type[Selector] | None = None if selector is None else get("selector", options["name"])
         reads_cls = self._kind is not None and self._kind.wants_cls(options)
-        needs = class_token(cls, self.family.dim, self.family.has_cls, self._kind.name if reads_cls else None)
+        needs = class_token(cls, self.family.dim, self.family.has_cls, options["name"] if reads_cls else None)
         self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
         own, self._resolved = positions or self.family.own_positions, {}
         for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
             shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             taught = getattr(backbone, "num_classes", 0) if classes is None else classes
             context = Context(*shape, classes=taught, positions=own, max_keys=self.family.blocks[number - 1].max_keys)
-            self.selectors[str(number)] = build("selector", selector, context=context)
+            self.selectors[str(number)] = build("selector", options, context=context)
         built = list(self.selectors.values())
         self.hooks = self._kind.hooks(built) if self._kind is not None and built else MethodHooks()
         self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
@@ -171,11 +171,14 @@ class PrunedViT(nn.Module):
     def _step(self, state: TokenState, number: int, budget: Budget | None, policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
         adapter = self.family.blocks[number]
         state = self.treatment.before_block(state, number, self.depth)
-        selector = self.selectors[str(number)] if budget is not None and str(number) in self.selectors else None
         see = self._see(number, str(number + 1) in self.selectors) if self.hooks.observes or self.probe is not None else None
-        if selector is None or selector.site is not Site.BEFORE:
-            decider = None if selector is None else Decider(selector.site, partial(self._decide, number, selector, budget))
+        if budget is None or str(number) not in self.selectors:
             self._show(number, state)
+            return run_block(adapter, state, policy, see=see)
+        selector = self.selectors[str(number)]
+        if selector.site is not Site.BEFORE:
+            self._show(number, state)
+            decider = Decider(selector.site, partial(self._decide, number, selector, budget))
             return run_block(adapter, state, policy, decider, see=see)
         state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
         self._show(number, state)
@@ -191,7 +194,13 @@ class PrunedViT(nn.Module):
             self.watch(number, state)
 
     def _decide(
-        self, number: int, selector: Selector, budget: Budget, state: TokenState, p: Projection | None = None, bias: Tensor | None = None
+        self,
+        number: int,
+        selector: Selector,
+        budget: Budget,
+        state: TokenState,
+        p: ProjectionView | None = None,
+        bias: Tensor | None = None,
     ) -> TokenState:
         seen = Observation(state, number, p, bias, self.progress)
         decision = selector.score(seen, budget)
@@ -214,7 +223,7 @@ class PrunedViT(nn.Module):
         return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
 
     def _see(self, number: int, precedes: bool) -> Decide:
-        def see(state: TokenState, p: Projection, bias: Tensor | None) -> TokenState:
+        def see(state: TokenState, p: ProjectionView, bias: Tensor | None) -> TokenState:
             seen = Observation(state, number, p, bias, self.progress, precedes)
             if self.probe is not None:
                 self.probe(seen)

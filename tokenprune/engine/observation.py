@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.blocks.base import Projection
+from tokenprune.engine.blocks.base import ProjectionView
 from tokenprune.engine.blocks.windowed import received
 from tokenprune.engine.state import TokenState
+from tokenprune.errors import TokenPruneError
 
 COLUMN_CHUNK = 256
 
@@ -29,14 +30,28 @@ class Observation:
         self,
         state: TokenState,
         block: int,
-        projection: Projection | None = None,
+        projection: ProjectionView | None = None,
         bias: Tensor | None = None,
         progress: float = 1.0,
         precedes: bool = False,
     ) -> None:
-        self.state, self.block, self.projection, self.bias = state, block, projection, bias
+        self.state, self.block, self.bias, self._projection = state, block, bias, projection
         self.progress, self.precedes = progress, precedes
         self.tokens, self.live = state.tokens, state.live
+
+    @property
+    def projection(self) -> ProjectionView:
+        """Queries, keys and values of the block.
+
+        Raises:
+            TokenPruneError: before a block, where there are none.
+        """
+        if self._projection is None:
+            raise TokenPruneError(
+                f"block {self.block}: queries, keys and values do not exist before a block; allowed: a selector of site rows or inside, or"
+                " hooks that observe the block before"
+            )
+        return self._projection
 
     def cls_row(self) -> Tensor:
         """Return the CLS query's attention to each slot, (B,h,M): exact rows of the softmax over all T keys, in O(T)."""
@@ -45,7 +60,7 @@ class Observation:
     def mean_query(self) -> Tensor:
         """Return the attention of the mean live query to each slot, (B,h,M), in O(T); needs no CLS. In windows: of each window's mean."""
         if self.projection.windows is not None:
-            return received(self.projection, mean=True)
+            return received(self.projection, self.projection.windows, mean=True)
         weight = self._live_queries().unsqueeze(1).unsqueeze(-1)
         mean = (self.projection.q * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True)
         return self._rows(mean)[:, :, 0]
@@ -56,7 +71,7 @@ class Observation:
         In a block that attends inside windows it is the mean over the queries of the slot's window.
         """
         if self.projection.windows is not None:
-            return received(self.projection)
+            return received(self.projection, self.projection.windows)
         q, weight = self.projection.q, self._live_queries()
         total = q.new_zeros(*q.shape[:2], self.tokens.shape[1])
         for some, w in zip(q.split(COLUMN_CHUNK, 2), weight.split(COLUMN_CHUNK, 1), strict=True):
@@ -73,8 +88,14 @@ class Observation:
         return v.transpose(1, 2).flatten(2).norm(dim=-1)
 
     def pixels(self) -> Tensor:
-        """Return the input pixels of each grid position, (B,N,3,p*p)."""
+        """Return the input pixels of each grid position, (B,N,3,p*p).
+
+        Raises:
+            TokenPruneError: a state that was made without images.
+        """
         images, (H, W) = self.state.pixels, self.state.grid
+        if images is None:
+            raise TokenPruneError(f"block {self.block}: the state holds no images; give them to TokenState.start(..., pixels=images)")
         size = (images.shape[2] // H, images.shape[3] // W)
         return F.unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1)).permute(0, 3, 1, 2)
 

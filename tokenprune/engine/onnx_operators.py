@@ -9,7 +9,9 @@ import torch
 def stable_sorts() -> dict[Any, Callable[..., Any]]:
     """Return translations of stable sorts: ONNX's TopK over all entries, where the entry of lower index wins a tie."""
     from onnx import TensorProto
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18  # its own types leave out what its operators return
 
     def sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
         if self.dtype in (TensorProto.UINT8, TensorProto.BOOL):  # which runtimes do not rank

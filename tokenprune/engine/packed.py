@@ -19,7 +19,7 @@ def run_packed(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, deci
     p = adapter.project(x, adapter.codes(state, kept.rows))
     bias = _key_bias(state, policy, kept)
     looks = see is not None or decider is not None
-    seen, hidden = (Spread(p, kept), visibility(state, policy)[0]) if looks else (None, None)
+    seen, hidden = Spread(p, kept), visibility(state, policy)[0] if looks else None
     if see is not None:
         state = see(state, seen, hidden)
     if decider is not None and decider.site is Site.ROWS:

@@ -111,18 +111,24 @@ class Spread:
 
     def __init__(self, projection: "Projection", packing: Packing) -> None:
         self._packed, self._packing, self.scale = projection, packing, projection.scale
+        self._padded: dict[str, Tensor] = {}
 
-    @cached_property
+    @property
     def q(self) -> Tensor:
         """Return the queries."""
-        return self._packing.spread(self._packed.q, 2)
+        return self._spread("q")
 
-    @cached_property
+    @property
     def k(self) -> Tensor:
         """Return the keys."""
-        return self._packing.spread(self._packed.k, 2)
+        return self._spread("k")
 
-    @cached_property
+    @property
     def v(self) -> Tensor:
         """Return the values."""
-        return self._packing.spread(self._packed.v, 2)
+        return self._spread("v")
+
+    def _spread(self, name: str) -> Tensor:
+        if name not in self._padded:
+            self._padded[name] = self._packing.spread(getattr(self._packed, name), 2)
+        return self._padded[name]

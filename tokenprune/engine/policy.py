@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.blocks.base import BaseBlock, Projection
+from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.state import TokenState
 from tokenprune.errors import IncompatiblePairing
 
-Decide = Callable[[TokenState, Projection, Tensor | None], TokenState]
+Decide = Callable[[TokenState, ProjectionView, Tensor | None], TokenState]
 
 
 class Site(str, Enum):

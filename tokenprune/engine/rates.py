@@ -43,7 +43,7 @@ def shrinking(rate: float, progress: float, start: float, end: float) -> float:
 
 def share(value: object, name: str) -> float:
     """Return a share of training, which must be in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise InvalidSchedule(f"{name} is {value!r}; allowed is a share of training, 0 <= {name} <= 1")
     return float(value)
 

@@ -1,7 +1,7 @@
 """What a selector is."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, ItemsView, Mapping, Sequence, ValuesView
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -134,12 +134,31 @@ class Selector(nn.Module):
         return self
 
 
+class SelectorDict(nn.ModuleDict):
+    """The selectors of a model by the number of their block, as text, in the order of blocks."""
+
+    if TYPE_CHECKING:  # nn.ModuleDict says Module
+
+        def __getitem__(self, key: str) -> Selector: ...
+        def values(self) -> ValuesView[Selector]: ...  # noqa: D102
+        def items(self) -> ItemsView[str, Selector]: ...  # noqa: D102
+
+
 def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
     """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees.
 
     The kept slots themselves are part of the decision; they are of use where every slot is live, and the engine ignores them elsewhere.
     """
+    slots = best_slots(score, live, count)
+    return Decision(at(slots, live), score=score, slots=slots)
+
+
+def best_slots(score: Tensor, live: Tensor, count: int) -> Tensor:
+    """Return the `count` best live slots of score (B,M), (B,count), ascending; ties go to the earlier slot."""
     ranked = score.detach().float().masked_fill(~live, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-    slots = ranked[:, :count].sort(dim=1).values
-    keep = torch.zeros_like(live).scatter_(1, slots, True) & live
-    return Decision(keep, score=score, slots=slots)
+    return ranked[:, :count].sort(dim=1).values
+
+
+def at(slots: Tensor, live: Tensor) -> Tensor:
+    """Return the mask (B,M) of the slots (B,K) that are live."""
+    return torch.zeros_like(live).scatter_(1, slots, True) & live

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenprune.engine.indexing import flat, take
 from tokenprune.engine.state import Decision, TokenState
-from tokenprune.errors import InvalidConfig
+from tokenprune.errors import InvalidConfig, TokenPruneError
 
 if TYPE_CHECKING:
     from tokenprune.engine.blocks.family import Family
@@ -87,20 +87,20 @@ class Treatment:
     def apply(self, state: TokenState, decision: Decision) -> TokenState:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         if decision.mix is not None:
-            return mixed(state, decision)
+            return mixed(state, decision.mix, decision.values)
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         slots = decision.slots if state.known.complete else None
         state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch)
-        if self.fold == "fuse":
+        if weight is not None:
             return fuse(state, dropped, weight)
-        if self.fold == "merge":
-            named = decision.target is not None
-            target = decision.target if named else nearest(state, decision.keep)
-            return merge(state, dropped, target, decision.weight if named else None)
-        return state
+        if self.fold != "merge":
+            return state
+        if decision.target is None:
+            return merge(state, dropped, nearest(state, decision.keep))
+        return merge(state, dropped, decision.target, decision.weight)
 
     def key_bias(self, state: TokenState) -> Tensor | None:
         """Return (B,M) to add to each key's logits, or None."""
@@ -111,8 +111,13 @@ def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
     """Return how much of each slot a fused token gets, (B,M): the decision's weight where `dropped` (B,M), else 0.
 
     Where a gate decides, each candidate's gate learns from the difference that going there makes (SPViT).
+
+    Raises:
+        TokenPruneError: a decision with neither weight nor score.
     """
     weight = decision.score if decision.weight is None else decision.weight
+    if weight is None:
+        raise TokenPruneError("a fused token weighs what it is made of, and the decision gives neither weight nor score: set one of them")
     if decision.gate is None:
         return weight.masked_fill(~dropped, 0.0)
     before = state.live.to(decision.gate.dtype) if state.gate is None else state.gate
@@ -138,10 +143,10 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     )
 
 
-def mixed(state: TokenState, decision: Decision) -> TokenState:
-    """Put K new tokens (B,K,C), the decision's mixtures, behind the slots (B,M), which are all dead then."""
-    values = state.tokens if decision.values is None else decision.values
-    fresh = decision.mix.to(values.dtype) @ values
+def mixed(state: TokenState, mix: Tensor, values: Tensor | None) -> TokenState:
+    """Put K new tokens, mixtures (B,K,M) of `values` (B,M,C) or else of the tokens, behind the slots (B,M), which are all dead then."""
+    values = state.tokens if values is None else values
+    fresh = mix.to(values.dtype) @ values
     (B, M), K = state.live.shape, fresh.shape[1]
     live = torch.cat([torch.zeros_like(state.live), state.live.new_ones(B, K)], 1)
     return state.replace(

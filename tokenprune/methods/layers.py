@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 EPS = 1e-6  # eps of the LayerNorms of the cross-attention and the MLP; the head's LayerNorm has torch's 1e-5, as released
@@ -26,7 +26,7 @@ class AuxiliaryHead(nn.Module):
         self.heads = heads
         self.value = nn.Linear(dim, dim, bias=False) if heads > 1 else nn.Identity()
         self.proj = nn.Linear(dim, dim) if heads > 1 else nn.Identity()
-        self.norm, self.mlp = (nn.LayerNorm(dim, eps=EPS), Mlp(dim, 4 * dim)) if mlp else (None, None)
+        self.norm, self.mlp = (nn.LayerNorm(dim, eps=EPS) if mlp else None), (Mlp(dim, 4 * dim) if mlp else None)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes))
         self.apply(start)
 
@@ -43,7 +43,7 @@ class AuxiliaryHead(nn.Module):
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, keys, self.value(tokens)))
         mask = None if live is None else live[:, None, None, :]
         seen = self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))  # X' (B,Nq,C)
-        if self.mlp is not None:
+        if self.mlp is not None and self.norm is not None:
             seen = seen + self.mlp(self.norm(seen))
         return self.head(seen).squeeze(1)
 

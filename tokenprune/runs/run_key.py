@@ -26,7 +26,7 @@ NO_EFFECT = ("checkpoint_every", "workers")
 def run_key(config: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of the sha256 of a resolved configuration without what does not change its numbers.
 
-    Files count by content and not by path, images by name, size and time.
+    Files count by content and not by path, large folders by names, sizes and times.
     What the row does not depend on is left out: with `init: scratch` the
     dense model's recipe, with `init_weights` everything that would make those weights, and options that equal their plugin's default.
     """

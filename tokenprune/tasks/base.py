@@ -21,7 +21,7 @@ class Task(ABC):
 
     Attributes:
         name: Name of the task in the registry.
-        prunes: False for a task that takes models as they are, which have no selector and no schedule.
+        prunes: False for a task that takes unmodified models, which have no selector and no schedule.
         measures_throughput: Whether the task implements `throughput`.
         gives: Fields of `engine.loss.LossInputs` that its training knows beside the encoder's outputs.
     """
@@ -36,13 +36,13 @@ class Task(ABC):
         """Check the task's settings before weights or images are read. A task without settings of its own checks nothing.
 
         Raises:
-            InvalidConfig: Every setting that does not fit.
+            InvalidConfig: Settings do not fit; the message names each.
         """
         return
 
     @staticmethod
     def plan_in_words(cfg: Mapping[str, Any]) -> str:
-        """Describe a run whose model is taken as it is, in the place of its schedule. Only called where `prunes` is False."""
+        """Describe a run whose model is not pruned, in place of its schedule. This is only called if `prunes` is False."""
         return ""
 
     @abstractmethod

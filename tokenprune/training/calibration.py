@@ -13,6 +13,7 @@ from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.state import Decision
+from tokenprune.errors import TokenPruneError
 from tokenprune.measure.usage import record
 from tokenprune.utils.modes import evaluating
 
@@ -52,12 +53,14 @@ def calibrate(pruned: PrunedViT, encode: Callable[[Any], Any], batches: Sequence
 
 @dataclass
 class _Heard:
-    """The scores (n,) of each batch's candidates, and how many tokens should stay in all batches; fused tokens do not count."""
+    """Collects the scores (n,) of each batch's candidates, and how many tokens should stay in all batches. Fused tokens do not count."""
 
     scores: list[Tensor] = field(default_factory=list)
     keep: float = 0.0
 
     def __call__(self, seen: Observation, budget: Budget, decision: Decision) -> None:
+        if decision.score is None:
+            raise TokenPruneError(f"block {seen.block}: a selector that is calibrated must give scores; set `score` in its Decision")
         self.scores.append(decision.score[seen.live & (seen.state.index >= 0)])
         self.keep += float(budget.rate) * seen.live.shape[0] * seen.state.positions
 

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+_READ_UP_TO = 64 << 20  # bytes
+
 
 def atomic_write(path: Path | str, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it there: readers see the old file or the whole new one."""
@@ -48,15 +50,18 @@ def _in_parts(file: BinaryIO) -> str:  # Python 3.10
     return found.hexdigest()[:16]
 
 
-def listing_digest(folder: Path | str) -> str:
-    """Return 16 hexadecimal digits of the names, sizes and times of all files below a folder: millions of images are not read."""
-    folder, found = Path(folder), hashlib.sha256()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(files):
-            stat = os.stat(os.path.join(place, name))
-            line = f"{os.path.relpath(place, folder)}/{name}: {stat.st_size} {stat.st_mtime_ns}\n"
-            found.update(line.encode(errors="surrogateescape"))
+def folder_digest(folder: Path | str) -> str:
+    """Return 16 hexadecimal digits of all files below a folder: of names and contents up to 64 MiB in all, else of names, sizes and times.
+
+    So a copy of a small folder has the same digest, and millions of images are not read.
+    """
+    folder = Path(folder)
+    paths = sorted(Path(place) / name for place, _, files in os.walk(folder, followlinks=True) for name in files)
+    stats = [path.stat() for path in paths]
+    small, found = sum(stat.st_size for stat in stats) <= _READ_UP_TO, hashlib.sha256()
+    for path, stat in zip(paths, stats, strict=True):
+        told = digest(path) if small else f"{stat.st_size} {stat.st_mtime_ns}"
+        found.update(f"{path.relative_to(folder)}: {told}\n".encode(errors="surrogateescape"))
     return found.hexdigest()[:16]
 
 

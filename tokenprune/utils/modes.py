@@ -1,4 +1,4 @@
-"""Training and evaluation modes of modules."""
+"""Switches modules between their training and evaluation modes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import nn
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode inside the `with`, and each module back in its own mode afterwards.
 
-    `model.train()` would not do afterwards: it switches on modules that are off on purpose (DropPath under `training.drop_path=false`).
+    `model.train()` would not do this: it also switches on modules that are off on purpose (DropPath under `training.drop_path=false`).
     """
     before = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -182,7 +182,7 @@ def test_received_attention_is_that_of_the_window(mean):
     observation: Observation = seen[2]
     p = observation.projection
     found = observation.mean_query() if mean else observation.column_mean()
-    assert found.shape == (2, 4, 64) and torch.equal(found, received(p, mean))
+    assert found.shape == (2, 4, 64) and torch.equal(found, received(p, p.windows, mean))
     cells = torch.arange(64).view(8, 8)
     for top in range(0, 8, S):
         for left in range(0, 8, S):

@@ -53,3 +53,20 @@ def test_a_task_that_does_not_give_what_a_loss_needs_refuses_it_before_training(
     with pytest.raises(InvalidConfig, match="losses.reads_labels needs targets, teacher, which task=detection does not give"):
         validate(config, files=False)
     validate(resolve(compose(["method=variance", "scale=smoke", "task=classification", "+losses.reads_labels={}"])), files=False)
+
+
+@pytest.mark.parametrize(
+    ("selector", "loss", "message"),
+    [
+        (
+            "random",
+            "distill",
+            r"losses.distill was given no logits, teacher; give what it needs: model.losses\(outputs, images=..., ",
+        ),
+        ("ia_red2", "reinforce", r"losses.reinforce was given no logits, targets; give what it needs: model.losses\(outputs, images=..., "),
+    ],
+)
+def test_a_pass_that_lacks_what_a_loss_needs_is_told_what_to_give(selector, loss, message):
+    model, x = pruned(selector, "remove", losses={loss: {}}).train(), images(2)
+    with pytest.raises(InvalidConfig, match=message):
+        model.losses(model.encode(x), images=x)

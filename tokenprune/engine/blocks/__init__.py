@@ -20,7 +20,7 @@ def adapt(model: nn.Module) -> Family:
     """
     family = next((f for f in FAMILIES if isinstance(model, f.kind)), None)
     reason = model_obstacle(model, [f.kind for f in FAMILIES]) if family is None else family.refusal(model)
-    if reason is not None:
+    if family is None or reason is not None:
         remedy = "Take a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm"
         raise UnsupportedBackbone(f"{type(model).__name__} cannot be pruned: {reason}. {remedy}")
     return family(model)

@@ -3,11 +3,11 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
-from timm.layers import GluMlp, Mlp, SwiGLU
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
 from tokenprune.engine.blocks.ragged import ragged_attention
@@ -40,6 +40,35 @@ class Projection:
     windows: "Windows | None" = None
 
 
+class ProjectionView(Protocol):
+    """A projection as selectors read one: a `Projection`, or one of packed rows (`packing.Spread`)."""
+
+    @property
+    def q(self) -> Tensor:
+        """Queries (B,h,T,d)."""
+        ...
+
+    @property
+    def k(self) -> Tensor:
+        """Keys (B,h,T,d)."""
+        ...
+
+    @property
+    def v(self) -> Tensor:
+        """Values (B,h,T,d)."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Factor of the logits."""
+        ...
+
+    @property
+    def windows(self) -> "Windows | None":
+        """The windows inside which the block attends."""
+        ...
+
+
 @dataclass(frozen=True)
 class BlockMacs:
     """Multiply-accumulates of a block: weight layers, the two attention products, norms (5 per element, as fvcore counts)."""
@@ -61,11 +90,12 @@ class BaseBlock(ABC):
     max_keys: int | None = None
 
     def __init__(self, block: nn.Module, number: int = 0) -> None:
-        self.block, self.number = block, number
+        self.block: Any = block  # timm's blocks have no common type; `refusal` has looked at its parts
+        self.number = number
         self.drop_path = True  # Last Layer Fusion switches DropPath off in its block
 
     @classmethod
-    def refusal(cls, block: nn.Module) -> str | None:
+    def refusal(cls, block: Any) -> str | None:
         """Return why a block of `kind` cannot be run, or None."""
         unknown = part_obstacle("attention", block.attn, cls.attentions) or part_obstacle("MLP", block.mlp, _MLPS)
         extra = sorted(_own(block) - _PARTS) + sorted(_own(block.attn) - _INSIDE)

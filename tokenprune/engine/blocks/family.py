@@ -4,16 +4,17 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from timm.layers import HybridEmbed
+from timm.layers.hybrid_embed import HybridEmbed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenprune.engine.blocks.base import BaseBlock
 from tokenprune.engine.blocks.refusals import part_obstacle
 from tokenprune.engine.blocks.windowed import tables, windowed
+from tokenprune.engine.blocks.windows import Windows
 from tokenprune.errors import UnsupportedBackbone
 
 
@@ -25,24 +26,24 @@ class Family(ABC):
     the model's attribute of that name (`backbones.vit` sets it; timm's own forward does not know it). The model is held by reference.
     """
 
-    kind: ClassVar[type[nn.Module]]
+    kind: ClassVar[type[Any]]
     adapters: ClassVar[tuple[type[BaseBlock], ...]]
     stem_name: ClassVar[str] = "patch_embed"
     heeds_prefix: ClassVar[bool] = True
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.windows = getattr(model, "windows", None)
+    def __init__(self, model: Any) -> None:
+        self.model = model  # of class `kind`
+        self.windows: Windows | None = getattr(model, "windows", None)
         adapters = [self._adapter(block)(block, number) for number, block in enumerate(model.blocks)]
         self.blocks = [windowed(adapter, self.windows) for adapter in adapters]
         self.dim: int = model.embed_dim
         self.prefix: int = model.num_prefix_tokens
-        self.stem: nn.Module = getattr(model, self.stem_name)
+        self.stem: Any = getattr(model, self.stem_name)
         self.has_cls: bool = (model if hasattr(model, "cls_token") else self.stem).cls_token is not None
         self.patch: int = self.stem.feat_ratio()
 
     @classmethod
-    def refusal(cls, model: nn.Module) -> str | None:
+    def refusal(cls, model: Any) -> str | None:
         """Return why a model of `kind` cannot be run, or None."""
         if type(model).forward_features is not cls.kind.forward_features:
             return f"its class {type(model).__name__} has a forward_features of its own, which would be passed over"
@@ -81,7 +82,8 @@ class Family(ABC):
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
         """Return the grid (H,W) of an image of that size in pixels."""
-        return tuple(self.stem.dynamic_feat_size((height, width)))
+        rows, columns = self.stem.dynamic_feat_size((height, width))
+        return rows, columns
 
     def embed_macs(self, positions: int) -> float:
         """Return the MACs of the patch embedding, with the convolutions in front of it in a hybrid model."""

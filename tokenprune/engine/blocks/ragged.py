@@ -6,6 +6,7 @@ tensors 1.4-1.6. On CUDA a loop is bound by launches, and torch's own `varlen_at
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,10 @@ def _looped(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bia
 def _varlen(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing) -> Tensor:
     """One kernel for all images; nothing is asked of the device."""
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (q, k, v))  # (T,h,d)
-    out = _varlen_attn()(q, k, v, asking.starts, seen.starts, max(asking.lengths), max(seen.lengths))
+    kernel = _varlen_attn()
+    if kernel is None:
+        raise RuntimeError("this torch has no varlen_attn; ask `_varlen_takes` first")
+    out = kernel(q, k, v, asking.starts, seen.starts, max(asking.lengths), max(seen.lengths))
     return out.transpose(0, 1).unsqueeze(0)
 
 
@@ -73,7 +77,7 @@ def _varlen_takes(q: Tensor) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _varlen_attn() -> Callable[..., Tensor] | None:
+def _varlen_attn() -> Callable[..., Any] | None:
     """Return torch's varlen_attn, None in a torch that does not have it."""
     try:
         from torch.nn.attention.varlen import varlen_attn

@@ -5,7 +5,7 @@ back turns as ever. What has no place, prefix tokens and fused ones, is not turn
 """
 
 import torch
-from timm.layers import apply_rot_embed_cat
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor
 
 from tokenprune.engine.state import TokenState

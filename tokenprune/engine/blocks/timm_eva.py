@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from timm.layers import AttentionRope
+from timm.layers import AttentionRope  # pyright: ignore[reportPrivateImportUsage] its module differs between versions
 from timm.models.eva import Eva, EvaAttention
 from timm.models.eva import EvaBlock as _Block
 from torch import Tensor
@@ -20,9 +20,11 @@ class EvaBlock(BaseBlock):
         """Return q (B,h,T,d), k, v (B,h',T,d): one layer with biases of its own, or three layers."""
         attn, (B, T, _) = self.block.attn, x.shape
         if attn.qkv is not None:
-            return self._fused(x).reshape(B, T, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = self._fused(x).reshape(B, T, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            return q, k, v
         d = attn.q_proj.out_features // attn.num_heads
-        return tuple(layer(x).reshape(B, T, -1, d).transpose(1, 2) for layer in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k, v = (layer(x).reshape(B, T, -1, d).transpose(1, 2) for layer in (attn.q_proj, attn.k_proj, attn.v_proj))
+        return q, k, v
 
     def scaled(self, x: Tensor, branch: int) -> Tensor:
         """Return a branch times gamma."""

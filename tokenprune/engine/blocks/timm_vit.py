@@ -1,6 +1,6 @@
 """Adapter for timm's plain Vision Transformer (`vision_transformer.Block` with `Attention`): ViT, DeiT, hybrids and relatives."""
 
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.models.vision_transformer import Attention, Block, VisionTransformer  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.engine.blocks.base import BaseBlock, BlockMacs, Projection
+from tokenprune.engine.blocks.base import BaseBlock, BlockMacs, Projection, ProjectionView
 from tokenprune.engine.blocks.rotary import rotary_rows
 from tokenprune.engine.blocks.windows import Windows
 from tokenprune.engine.state import TokenState
@@ -56,7 +56,7 @@ class WindowedBlock(BaseBlock):
 
     def macs(self, attended: float, rows: float, fed: float, products: float) -> BlockMacs:
         """Return MACs; each query has the s*s keys of its window."""
-        return super().macs(attended, rows, fed, rows * self.max_keys)
+        return super().macs(attended, rows, fed, rows * self.windows.size**2)
 
 
 def windowed(block: BaseBlock, windows: Windows | None) -> BaseBlock:
@@ -64,12 +64,12 @@ def windowed(block: BaseBlock, windows: Windows | None) -> BaseBlock:
     return block if windows is None or block.number in windows.global_blocks else WindowedBlock(block, windows)
 
 
-def received(p: Projection, mean: bool = False) -> Tensor:
+def received(p: ProjectionView, windows: Windows, mean: bool = False) -> Tensor:
     """Return the attention that each token receives in its window, averaged over its queries, (B,h,M), a few windows at a time.
 
     mean: of the window's mean query, in the place of the mean of all.
     """
-    windows, M = p.windows, p.q.shape[2]
+    M = p.q.shape[2]
     q, k, found = windows.fold(p.q), windows.fold(p.k), []
     q = q.mean(2, keepdim=True) if mean else q
     for some, keys in zip(*(t.split(max(1, _CHUNK // windows.size**2)) for t in (q, k)), strict=True):

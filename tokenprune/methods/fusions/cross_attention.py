@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from tokenprune.engine.blocks.base import BlockMacs
@@ -60,7 +60,8 @@ class CrossAttention(Fusion):
     def macs(self, live: float, positions: int, prefix: int) -> BlockMacs:
         """Return the MACs of one image. Each image counts the queries' projection, which the images of a batch share."""
         dim, keys = self.queries.shape[2], prefix + (positions if self.everything else live)
-        long = sum(m.weight.numel() for part in (self.ask, self.out, self.mlp, self.proj) for m in part.modules() if hasattr(m, "weight"))
+        layers = [m for part in (self.ask, self.out, self.mlp, self.proj) for m in part.modules() if isinstance(m, nn.Linear)]
+        long = sum(layer.weight.numel() for layer in layers)
         linear = positions * long + keys * (self.key.weight.numel() + self.value.weight.numel())
         return BlockMacs(float(linear), 2.0 * positions * keys * dim, 5.0 * dim * (2 * positions + keys))
 

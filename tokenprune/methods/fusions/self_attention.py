@@ -1,6 +1,7 @@
 """Fills all positions by one new transformer block over every token (Cropr section 4.4, `MHSA + Concat`)."""
 
 from functools import partial
+from typing import Any
 
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -27,7 +28,8 @@ class SelfAttention(Fusion):
 
     def __init__(self, dim: int, heads: int, proj: bool = True) -> None:
         super().__init__()
-        self.block = Block(dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=EPS))
+        norm: Any = partial(nn.LayerNorm, eps=EPS)  # timm asks for a class and takes any maker of modules
+        self.block = Block(dim, heads, qkv_bias=True, norm_layer=norm)
         self.proj = nn.Linear(dim, dim) if proj else nn.Identity()
         self.apply(start)
 

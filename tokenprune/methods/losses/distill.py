@@ -44,11 +44,12 @@ class Distillation(Loss):
 
     def loss(self, facts: LossInputs) -> Tensor:
         """Return the weighted sum of both terms. The teacher sees the same images and gets no gradient."""
+        images, said, teacher = facts.given(self.name, *self.needs)
         with torch.no_grad():
-            taught = facts.teacher.encode(facts.images)
-            logits = facts.teacher.logits(taught)
+            taught = teacher.encode(images)
+            logits = teacher.logits(taught)
         kept = facts.outputs.state.present()
-        return self.logits * divergence(logits, facts.logits).mean() + self.tokens * self.of_tokens(taught.map, facts.outputs.map, kept)
+        return self.logits * divergence(logits, said).mean() + self.tokens * self.of_tokens(taught.map, facts.outputs.map, kept)
 
     def of_tokens(self, teacher: Tensor, student: Tensor, kept: Tensor) -> Tensor:
         """Return the distance of two maps (B,N,C) at the positions `kept` (B,N), or 0 if no position is kept."""

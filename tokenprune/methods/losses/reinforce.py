@@ -1,6 +1,7 @@
 """Defines IA-RED2's loss: a policy gradient whose baseline is the reward of the greedy choice."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from tokenprune.engine.loss import Loss, LossInputs
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.utils.modes import evaluating
+
+if TYPE_CHECKING:
+    from tokenprune.engine.model import PrunedViT
 
 
 @register("loss", "reinforce")
@@ -41,7 +45,8 @@ class ReinforceLoss(Loss):
         drawn = facts.of("policy")
         if not drawn:
             return None
-        advantage = self.reward(facts.logits, facts.targets, drawn) - self.greedy(facts)
+        images, logits, targets = facts.given(self.name, *self.needs)
+        advantage = self.reward(logits, targets, drawn) - self.greedy(facts.model, images, targets)
         return -self.weight * (advantage * torch.stack([log_prob for log_prob, _ in drawn]).sum(0)).mean()
 
     def reward(self, logits: Tensor, targets: Tensor, policies: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -57,10 +62,10 @@ class ReinforceLoss(Loss):
         return torch.where(right, 1 - share**2, -self.tau)
 
     @torch.no_grad()
-    def greedy(self, facts: LossInputs) -> Tensor:
-        """Return the reward of the choice that the model makes without drawing, (B,)."""
-        with evaluating(facts.model):
-            outputs = facts.model.encode(facts.images)
-            logits = facts.model.logits(outputs)
+    def greedy(self, model: "PrunedViT", images: Tensor, targets: Tensor) -> Tensor:
+        """Return the reward of the choice without drawing for images (B,3,h,w), (B,); `targets` as in `reward`."""
+        with evaluating(model):
+            outputs = model.encode(images)
+            logits = model.logits(outputs)
         policies = [payload for name, _, payload in outputs.aux if name == "policy"]
-        return self.reward(logits, facts.targets, policies)
+        return self.reward(logits, targets, policies)

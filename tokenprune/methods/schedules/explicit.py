@@ -30,8 +30,10 @@ class Explicit(Schedule):
         """Return the listed blocks, each with its share of N."""
         result = []
         for block, keep in self.keep.items():
-            counted = isinstance(keep, int) and not isinstance(keep, bool)
-            share = Fraction(keep, layout.positions) if counted else exact(keep, f"keep[{block}]")
+            if isinstance(keep, int) and not isinstance(keep, bool):
+                share = Fraction(keep, layout.positions)
+            else:
+                share = exact(keep, f"keep[{block}]")
             if not 0 < share <= 1:
                 raise InvalidSchedule(f"keep[{block}] is {keep}; allowed: 1 to {layout.positions} tokens, or a share in (0, 1]")
             result.append((int(block), share))

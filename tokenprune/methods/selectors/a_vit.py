@@ -62,7 +62,7 @@ class AViTHalting(Selector):
 
     @classmethod
     def hooks(cls, selectors: Sequence[Any]) -> MethodHooks:
-        """Return what lets the last block's tokens halt."""
+        """Return the hook that lets the last block's tokens halt."""
         return LastHalting(selectors[0].halting, selectors[0].context.depth)
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
@@ -77,18 +77,21 @@ class AViTHalting(Selector):
 
 @dataclass(frozen=True)
 class Halting:
-    """A-ViT's bookkeeping (paper section 3), in traits of positions and prefix tokens; see `AViTHalting` for the options."""
+    """Keeps A-ViT's halting state (paper section 3) in traits of positions and prefix tokens; see `AViTHalting` for the options."""
 
     gamma: float
     beta: float
     eps: float
 
     def scores(self, state: TokenState) -> Tensor:
-        """Return h of prefix and slots, (B,P+M) float32."""
+        """Return h of the prefix and the slots, (B,P+M) in float32."""
         return (self.gamma * state.sequence()[..., 0].float() - self.beta).sigmoid()
 
     def take_in(self, state: TokenState, h: Tensor, layers: int) -> dict[str, Tensor]:
-        """Return the traits after `layers` blocks: scores spent so far (1: halted), layers executed + remainder, outputs (B,P+M,...)."""
+        """Return the traits after `layers` blocks, each (B,P+M,...).
+
+        They are the scores spent so far (1: halted), the layers executed plus the remainder, and the outputs.
+        """
         x = state.sequence()
         spent, depth = recall(state, SPENT, h, missing=1.0), recall(state, DEPTH, h)
         rest = 1 - spent
@@ -104,15 +107,15 @@ class LastHalting(MethodHooks):
     """Lets every token that is left halt after the last block.
 
     Args:
-        halting: of the selectors.
-        layers: number of blocks.
+        halting: The halting state of the selectors.
+        layers: Number of blocks.
     """
 
     halting: Halting
     layers: int
 
     def conclude(self, state: TokenState) -> TokenState:
-        """Return the state with every token's output in place of its last value; notes what `losses.ponder` reads."""
+        """Return the state with every token's output in place of its last value, and note the inputs of `losses.ponder`."""
         P, h = state.prefix.shape[1], self.halting.scores(state)
         last = state.note("halting", self.layers - 1, (self.layers, mean_score(state, h)))
         for name, values in self.halting.take_in(state, torch.ones_like(h), self.layers).items():
@@ -123,7 +126,7 @@ class LastHalting(MethodHooks):
 
 
 def mean_score(state: TokenState, h: Tensor) -> Tensor:
-    """Return each image's mean halting score h (B,P+M) of a layer over all its tokens, (B,): halted ones count as 0."""
+    """Return the mean halting score h (B,P+M) of a layer over all tokens of each image, (B,). Halted tokens count as 0."""
     going = recall(state, SPENT, h, missing=1.0) < 1
     return (h * going).sum(1) / (state.prefix.shape[1] + state.positions)
 

@@ -68,7 +68,7 @@ class StoredAttention(MethodHooks):
     """Stores how much attention slots receive in blocks that a decision follows.
 
     Args:
-        source: one of SCORES.
+        source: One of SCORES.
     """
 
     source: str
@@ -96,11 +96,11 @@ class AttentionBefore(Selector):
 
     @classmethod
     def hooks(cls, selectors: Sequence[Any]) -> MethodHooks:
-        """Return what stores the attention that `received` reads."""
+        """Return the hook that stores the attention for `received`."""
         return StoredAttention(selectors[0].source)
 
     def received(self, seen: Observation, missing: float) -> Tensor:
-        """Return the stored attention, (B,M); a fused token that came since reads `missing`."""
+        """Return the stored attention, (B,M). A fused token that came since reads `missing`."""
         return seen.trait(TRAIT, missing)
 
     def macs(self, slots: float) -> float:

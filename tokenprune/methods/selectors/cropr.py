@@ -59,10 +59,9 @@ class CroprRouter(Selector):
         aggregate: bool = True,
     ) -> None:
         super().__init__(context)
-        queries = context.positions if queries == PATCHES else queries
-        _check(context.dim, queries, heads, select)
+        count = _checked(context.positions if queries == PATCHES else queries, context.dim, heads, select)
         self.select, self.stop_grad, self.salient, self.seed, self.aggregate = select, stop_grad, salient, seed, aggregate
-        self.query, dim, many = first_queries(queries, context.dim), context.dim, heads > 1
+        self.query, dim, many = first_queries(count, context.dim), context.dim, heads > 1
         self.norm = nn.LayerNorm(dim, eps=EPS) if many else nn.Identity()
         self.ask, self.key = (nn.Linear(dim, dim, bias=False) if many else nn.Identity() for _ in range(2))
         self.apply(start)
@@ -76,14 +75,14 @@ class CroprRouter(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of highest summed logit, or as many slots drawn by it."""
-        state, learning = seen.state, self.training and self.auxiliary is not None
-        tokens = state.sequence() if learning else seen.tokens
+        state, auxiliary = seen.state, self.auxiliary if self.training else None
+        tokens = seen.tokens if auxiliary is None else state.sequence()
         tokens = self.norm(tokens.detach() if self.stop_grad else tokens)
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
-        if learning:
+        if auxiliary is not None:
             P = state.prefix.shape[1]
             there = None if state.known.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
-            notes = {"auxiliary": self.auxiliary(query, keys, tokens, there)}
+            notes = {"auxiliary": auxiliary(query, keys, tokens, there)}
             keys = keys[:, P:]
         score = (keys @ query.T).sum(-1)  # (B,M)
         score = score if self.salient else -score
@@ -109,12 +108,15 @@ class CroprRouter(Selector):
         return (score * self.context.dim**-0.5 + gumbel).masked_fill(noise.isinf(), float("inf"))
 
 
-def _check(dim: int, queries: int, heads: int, select: str) -> None:
+def _checked(queries: int | str, dim: int, heads: int, select: str) -> int:
+    """Return the number of queries; raises InvalidConfig for options that are not allowed."""
+    count = queries if isinstance(queries, int) else 0
     bad = [
-        (not isinstance(queries, int) or queries < 1, f"cropr: queries is {queries!r}; allowed: >= 1, or {PATCHES}"),
+        (count < 1, f"cropr: queries is {queries!r}; allowed: >= 1, or {PATCHES}"),
         (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or a divisor of the {dim} channels"),
         (select not in SELECTIONS, f"cropr: select is {select!r}; allowed: {', '.join(SELECTIONS)}"),
     ]
     problems = [text for wrong, text in bad if wrong]
     if problems:
         raise InvalidConfig(problems)
+    return count

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.selector import Context, Selector, keep_top
+from tokenprune.engine.selector import Context, Selector, at, best_slots
 from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.distances import distances
 from tokenprune.methods.selectors.shared.noise import uniform
@@ -52,14 +52,16 @@ class DensityPeaks(Selector):
         """Keep `budget.keep` centres, and name the nearest one as the target of each other token."""
         noise = None if self.variant == "fixed" else NOISE * uniform(seen, None if self.training else 0)
         apart = distances(seen.tokens, seen.live) / self.context.dim**0.5
-        chosen = keep_top(peaks(apart, seen.live, noise), seen.live, budget.keep)
-        target = nearest_centre(apart, chosen.slots)
-        weight = torch.ones_like(chosen.score) if self.weigh is None else self._weights(seen, target)
-        return Decision(chosen.keep, target=target, score=chosen.score, weight=weight, slots=chosen.slots)
+        score = peaks(apart, seen.live, noise)
+        slots = best_slots(score, seen.live, budget.keep)
+        target = nearest_centre(apart, slots)
+        weight = torch.ones_like(score) if self.weigh is None else self._weights(self.weigh, seen, target)
+        return Decision(at(slots, seen.live), target=target, score=score, weight=weight, slots=slots)
 
-    def _weights(self, seen: Observation, target: Tensor) -> Tensor:
-        """Return exp of the logits, (B,M), each less the greatest logit of its cluster: the means are the same and nothing overflows."""
-        logits = self.weigh(seen.tokens).squeeze(-1).float().masked_fill(~seen.live, 0.0)
+    @staticmethod
+    def _weights(weigh: nn.Linear, seen: Observation, target: Tensor) -> Tensor:
+        """Return exp of the logits (B,M), each less the greatest of its cluster: the means stay the same and nothing overflows."""
+        logits = weigh(seen.tokens).squeeze(-1).float().masked_fill(~seen.live, 0.0)
         greatest = torch.full_like(logits, float("-inf")).scatter_reduce(1, target, logits.detach(), "amax")
         return (logits - greatest.gather(1, target)).exp()
 

@@ -44,6 +44,7 @@ class DToP(Selector):
         super().__init__(context)
         told = context.classes > 1
         self.head = nn.Sequential(nn.LayerNorm(context.dim), nn.Linear(context.dim, context.classes)) if told else None
+        self.weights = context.dim * context.classes * told
         self.apply(start)
         self.normed = context.dim * told
 
@@ -61,10 +62,10 @@ class DToP(Selector):
 
     def macs(self, slots: float) -> float:
         """Return M C K, over all slots."""
-        return 0.0 if self.head is None else float(slots * self.head[1].weight.numel())
+        return slots * float(self.weights)
 
     def _stored(self, seen: Observation, logits: Tensor) -> Tensor:
-        """Return logits of live slots, and what dead ones, which masked execution still has, left with."""
+        """Return the logits of live slots. Dead slots, which masked execution still holds, keep the logits that they left with."""
         if seen.state.known.complete or TRAIT not in seen.state.traits:
             return logits
         return logits.where(seen.live.unsqueeze(-1), seen.trait(TRAIT).to(logits.dtype))

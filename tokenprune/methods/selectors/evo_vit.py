@@ -45,7 +45,7 @@ class EvoViTRunningAttention(Selector):
 
     @classmethod
     def hooks(cls, selectors: Sequence[Any]) -> MethodHooks:
-        """Return the running average, which goes on in blocks without a decision."""
+        """Return the hook that updates the running average, also in blocks without a decision."""
         return RunningAttention(selectors[0].context.block, selectors[0].tradeoff)
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
@@ -58,15 +58,15 @@ class RunningAttention(MethodHooks):
     """Stores g as a trait in every block from the one before the first decision on.
 
     Args:
-        first: block of the first decision.
-        tradeoff: t.
+        first: Block of the first decision.
+        tradeoff: t, see `EvoViTRunningAttention`.
     """
 
     first: int
     tradeoff: float
 
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return the updated average of live slots, (B,M): attention summed over heads, as released."""
+        """Return the updated average of live slots, (B,M). Attention is summed over heads, as released."""
         if seen.block < self.first - 1:
             return {}  # with t = 1 the next block would forget it
         now = seen.cls_row().sum(1).detach()

@@ -1,11 +1,14 @@
 """Defines K-Medoids (Token Pooling, Marin et al., WACV 2023, a baseline of TokenReduction and Cropr): the centres of clusters stay."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.selector import Context, keep_top
+from tokenprune.engine.selector import Context, at, best_slots
 from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.attention import AttentionBefore, known
@@ -44,7 +47,7 @@ class KMedoids(AttentionBefore):
         self.iterations, self.variant = iterations, one_of(self.name, "variant", variant, VARIANTS)
 
     @classmethod
-    def wants_cls(cls, options: dict[str, object]) -> bool:
+    def wants_cls(cls, options: Mapping[str, Any]) -> bool:
         """Tell whether `score` is the class token's row."""
         return options.get("score") == "cls"
 
@@ -52,7 +55,7 @@ class KMedoids(AttentionBefore):
         """Keep the `budget.keep` medoids."""
         weights = self.received(seen, missing=0.0)
         slots = cluster(seen.tokens, weights, budget.keep, self.iterations, self.variant, seen.live)
-        return Decision(torch.zeros_like(seen.live).scatter_(1, slots, True) & seen.live, score=weights, slots=slots)
+        return Decision(at(slots, seen.live), score=weights, slots=slots)
 
     def macs(self, slots: float) -> float:
         """Return M^2 C of the distances, M^2 an iteration of the costs, and the MACs of the column mean."""
@@ -93,4 +96,4 @@ def cluster(tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, va
         candidates = cost.unsqueeze(-1).where(owner.unsqueeze(-1) == number, worst)  # (B,M,count)
         medoids = candidates.masked_fill(dead, float("inf")).argmin(1)
     named = torch.zeros_like(live).scatter_(1, medoids, True)
-    return keep_top(weights.masked_fill(named, float("inf")), live, count).slots
+    return best_slots(weights.masked_fill(named, float("inf")), live, count)

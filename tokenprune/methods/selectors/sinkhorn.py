@@ -61,7 +61,7 @@ def transport(scores: Tensor, live: Tensor, eps: float, iterations: int) -> Tens
     give nothing. The marginals of the released code, whose two sides have unequal mass, differ by constants that cancel.
     """
     kernel = scores.float() / eps
-    of_tokens, dead = torch.zeros_like(kernel[:, :1]), ~live.unsqueeze(1)
+    of_slots, of_tokens, dead = torch.zeros_like(kernel[..., :1]), torch.zeros_like(kernel[:, :1]), ~live.unsqueeze(1)
     for _ in range(iterations):
         of_slots = -(kernel + of_tokens).masked_fill(dead, float("-inf")).logsumexp(2, keepdim=True)
         of_tokens = -(kernel + of_slots).logsumexp(1, keepdim=True)

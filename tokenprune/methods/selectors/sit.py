@@ -24,9 +24,10 @@ class TokenSlimming(MixingSelector):
         C, half = context.dim, context.dim // 2
         self.weigh = nn.Sequential(nn.LayerNorm(C, eps=1e-5), nn.Linear(C, half), nn.GELU(), nn.Linear(half, self.count))
         self.scale = nn.Parameter(torch.ones(()))
-        for layer in (self.weigh[1], self.weigh[3]):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        for layer in self.weigh:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def mixtures(self, tokens: Tensor, live: Tensor) -> tuple[Tensor, None]:
         """Return weights (B,K,M) that sum to 1 over live tokens."""

@@ -29,7 +29,7 @@ class HeadwiseGate(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         d, squeezed = dim // heads, max(heads // 2, 1)
-        self.heads, self.sizes = heads, (d, d, d // 2, d // 4, 2)
+        self.heads, self.squeezed, self.sizes = heads, squeezed, (d, d, d // 2, d // 4, 2)
         self.norm = nn.GroupNorm(heads, dim, eps=1e-5)  # on single tokens: a LayerNorm of each head
         layers = [nn.Conv1d(heads * a, heads * b, 1, groups=heads) for a, b in zip(self.sizes, self.sizes[1:], strict=False)]
         self.into = nn.Sequential(layers[0], nn.GELU())
@@ -38,7 +38,8 @@ class HeadwiseGate(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and probabilities, (B,M,2) each, index 0 = keep.
@@ -63,9 +64,8 @@ class HeadwiseGate(nn.Module):
 
     def macs(self, slots: float) -> float:
         """Return N (h (d^2 + d^2/2 + d^2/8 + d/2) + h^2)."""
-        squeezed = self.vote[0].out_features
         own = sum(a * b for a, b in zip(self.sizes, self.sizes[1:], strict=False))
-        return slots * self.heads * (own + 2 * squeezed)
+        return slots * self.heads * (own + 2 * self.squeezed)
 
 
 @register("selector", "spvit")

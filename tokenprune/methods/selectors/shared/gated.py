@@ -36,6 +36,7 @@ class GatedSelector(Selector):
     learns = True
     count_role = "target"
     module = "gating module"
+    threshold: Tensor
 
     def __init__(self, context: Context, eval_mode: str, calibration_images: int, tau: float, seed: int) -> None:
         super().__init__(context)

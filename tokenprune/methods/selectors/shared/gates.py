@@ -1,5 +1,7 @@
 """Defines gates, which turn tokens into log-probabilities of keeping (SViT's 2-layer MLP, DynamicViT's predictor), and draws from them."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class MLPGate(nn.Module):
     @property
     def last(self) -> nn.Linear:
         """Return the layer that gives the two logits, keep first."""
-        return self.layers[-1]
+        return cast(nn.Linear, self.layers[-1])
 
     def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
         """Return log-probabilities (B,M,2), index 0 = keep, of tokens (B,M,C). It does not use `policy` (B,M)."""
@@ -53,7 +55,7 @@ class PredictorGate(nn.Module):
     @property
     def last(self) -> nn.Linear:
         """Return the layer that gives the two logits, keep first."""
-        return self.out[-1]
+        return cast(nn.Linear, self.out[-1])
 
     def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
         """Return log-probabilities (B,M,2), index 0 = keep, of tokens (B,M,C).

@@ -16,8 +16,9 @@ def uniform(seen: Observation, seed: int | None) -> Tensor:
         seed: Seed of `image_noise`; None for new numbers each time.
     """
     B, N, pixels = seen.live.shape[0], seen.state.positions, seen.state.pixels
-    fresh = seed is None or pixels is None
-    return at_slots(torch.rand(B, N, device=seen.live.device) if fresh else image_noise(pixels, N, seed, seen.block), seen.state)
+    if seed is None or pixels is None:
+        return at_slots(torch.rand(B, N, device=seen.live.device), seen.state)
+    return at_slots(image_noise(pixels, N, seed, seen.block), seen.state)
 
 
 def at_slots(values: Tensor, state: TokenState) -> Tensor:
