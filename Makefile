@@ -47,9 +47,10 @@ lint: $(STAMP) ## Check style and format with ruff
 layers: $(STAMP) ## Check that rooms import downwards only
 	$(VENV)/bin/lint-imports --no-cache
 
+# No --quiet: it hides warnings from --strict, too.
 docs: $(STAMP) ## Write the generated pages of docs/ again and build the site, without the network, into site/
 	$(PY) -m tokenprune.docs $(ARGS)
-	NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict
 
 clean: ## Remove builds and caches; environments and results stay
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
