@@ -50,9 +50,10 @@ layers: $(STAMP) ## Check that rooms import downwards only
 types: $(STAMP) ## Check the types of engine/, methods/ and runs/
 	$(VENV)/bin/basedpyright --pythonpath $(PY)
 
+# No --quiet: it hides warnings from --strict, too.
 docs: $(STAMP) ## Write the generated pages of docs/ again and build the site, without the network, into site/
 	$(PY) -m tokenprune.docs $(ARGS)
-	NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --strict
 
 clean: ## Remove builds and caches; environments and results stay
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -157,7 +157,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
             " tests/engine tests/methods tests/properties tests/measure scale=demo",
         ),
         ("lint", "-m ruff check . scale=demo\n-m ruff format --check -q ."),
-        ("docs", "-m tokenprune.docs scale=demo\n-m mkdocs build --strict --quiet"),
+        ("docs", "-m tokenprune.docs scale=demo\n-m mkdocs build --strict"),
     ],
 )
 def test_each_target_sets_up_first_and_passes_arguments_on(env_with_torch, target, command):

@@ -198,7 +198,8 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
         return lambda model: None, ["starts from random weights"]
     if init == "pretrained":
         pretrained = dependency(pretrained_of(config), config)
-        return lambda model: load_backbone(pruned_of(model) or model, pretrained), [f"starts from the classification run {pretrained.parent.name}"]
+        note = f"starts from the classification run {pretrained.parent.name}"
+        return lambda model: load_backbone(pruned_of(model) or model, pretrained), [note]
     if init == "dense" and shipped:
         return lambda model: load_dense(model, weights_path(shipped)), [f"starts from the dense weights {shipped}"]
     if init == "dense":

@@ -56,7 +56,8 @@ def within(text: str, folder: str, page_of: Callable[[str], str | None]) -> str:
         if page is not None:
             anchor = sharp + anchor if there == f"docs/{page}" else ""
             return f"{mark}[{label}]({posixpath.relpath(f'docs/{page}', folder)}{anchor})"
-        return label if label.strip("`") in there else f"{label} (`{there}`)"
+        said = label.strip("`/")
+        return label if there == said or there.endswith(f"/{said}") else f"{label} (`{there}`)"
 
     return each_link(text, shown)
 
