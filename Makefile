@@ -11,7 +11,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check
 EXTRAS := detection,export,figures,notebooks,sweeps,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate table2 weights smoke test coverage lint layers docs clean
+.PHONY: help setup validate table2 weights smoke test coverage lint layers types docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
