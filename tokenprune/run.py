@@ -1,6 +1,6 @@
 """The command line: compose -> validate -> one result row, or a sweep of them.
 
-    python -m tokenprune.run method=evit treatment=preserve          one row (and +reports.usage.images=32: which tokens it uses)
+    python -m tokenprune.run method=evit treatment=preserve          one row (and reports.usage.images=32: which tokens it uses)
     python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
     python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
     torchrun --nproc_per_node=4 -m tokenprune.run ...                 any of these on several GPUs
