@@ -39,7 +39,19 @@ def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
 def stored_row(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the row of a resolved configuration as it lies on disk, under the names that it was made with; None if it is to be made."""
     config = Run.of(config)
-    return None if _lacks_export(config) else finished(row_folder(config.results_dir, run_key(config)))
+    path = row_folder(config.results_dir, run_key(config)) / "result.json"
+    if _lacks_export(config) or (config.fresh is not None and path.is_file() and path.stat().st_mtime < config.fresh):
+        return None
+    return finished(path.parent)
+
+
+def age_in_words(config: Mapping[str, Any]) -> str:
+    """Return what to say of a row that is read and not made: since when it lies there, and what it depends on."""
+    config = Run.of(config)
+    path = row_folder(config.results_dir, run_key(config)) / "result.json"
+    minutes = (time.time() - path.stat().st_mtime) / 60
+    age = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours" if minutes < 48 * 60 else f"{minutes / 1440:.0f} days"
+    return f"made {age} ago and read from disk: same configuration, files and code of its plugins (--fresh makes it again)"
 
 
 def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any]:

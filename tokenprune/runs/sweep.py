@@ -111,11 +111,13 @@ def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def stored_or_refused(config: Run) -> dict[str, Any] | None:
     """Return the row of a resolved configuration if nothing is left to compute: it lies on disk, is refused, or is only to be validated."""
     from tokenprune.runs.results import row_folder, write_result
-    from tokenprune.runs.row import relabelled, status_row, stored_row
+    from tokenprune.runs.row import age_in_words, name_of, relabelled, status_row, stored_row
     from tokenprune.runs.validation import validate
 
     done = distributed.of_main(lambda: stored_row(config))
     if done is not None and not config.validate_only:
+        if distributed.is_main():
+            console.say(f"{name_of(config)}: {age_in_words(config)}")
         return relabelled(done, config)
     try:
         with distributed.together():
