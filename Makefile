@@ -11,7 +11,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check
 EXTRAS := detection,export,figures,notebooks,sweeps,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate table2 weights smoke test coverage lint layers docs clean
+.PHONY: help setup validate table2 weights smoke test coverage lint layers types docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ lint: $(STAMP) ## Check style and format with ruff
 
 layers: $(STAMP) ## Check that rooms import downwards only
 	$(VENV)/bin/lint-imports --no-cache
+
+types: $(STAMP) ## Check the types of engine/, methods/ and runs/
+	$(VENV)/bin/basedpyright --pythonpath $(PY)
 
 # No --quiet: it hides warnings from --strict, too.
 docs: $(STAMP) ## Write the generated pages of docs/ again and build the site, without the network, into site/

@@ -30,7 +30,7 @@ def test_the_second_run_reads_the_first(cli, fake):  # noqa: F811
 def test_rows_of_one_key_keep_their_own_names(cli, fake):  # noqa: F811
     cli(*TINY, "method=evit")
     _, out, _ = cli(*TINY, "method=topk", "selector=evit", "schedule.of=current", "schedule.rounding=ceil")
-    assert fake.built == ["none", "evit"] and out.startswith("Attention top-k, remove")
+    assert fake.built == ["none", "evit"] and "\nAttention top-k, remove" in out
 
 
 def test_weights_are_kept_and_the_loop_state_is_not(cli, fake):  # noqa: F811
@@ -152,3 +152,12 @@ def test_names():
 )
 def test_what_counts_as_out_of_memory(error, out):
     assert is_out_of_memory(error) is out
+
+
+def test_a_row_that_is_read_says_so_and_fresh_makes_it_again(cli, fake):  # noqa: F811
+    cli(*TINY, "method=evit")
+    made = len(fake.built)
+    code, out, _ = cli(*TINY, "method=evit")
+    assert code == 0 and "made 0 minutes ago and read from disk" in out and len(fake.built) == made
+    code, out, _ = cli(*TINY, "method=evit", "--fresh")
+    assert code == 0 and "read from disk" not in out and len(fake.built) == made + 1

@@ -1,8 +1,9 @@
 """The command line: compose -> validate -> one result row, or a sweep of them.
 
-    python -m tokenprune.run method=evit treatment=preserve          one row (and +reports.usage.images=32: which tokens it uses)
+    python -m tokenprune.run method=evit treatment=preserve          one row (and reports.usage.images=32: which tokens it uses)
     python -m tokenprune.run -m method=evit schedule.keep_rate=0.5,0.7,0.9
     python -m tokenprune.run +experiment=table2_preserve scale=smoke  a table
+    python -m tokenprune.run ... --fresh                              make rows again that lie in the results folder
     torchrun --nproc_per_node=4 -m tokenprune.run ...                 any of these on several GPUs
     python -m tokenprune.run +experiment=... launcher=submitit_local  a process for each row (conf/launcher: joblib, slurm)
 
@@ -11,6 +12,8 @@ Exit status: 0 all is well, 2 a single run ended in an error (one line on standa
 
 import difflib
 import os
+import sys
+import time
 import warnings
 
 import hydra
@@ -37,6 +40,7 @@ def main() -> None:
         warnings.filterwarnings("ignore", message=message)
     with distributed.processes():
         try:
+            sys.argv[:] = [f"fresh={time.time()}" if word == "--fresh" else word for word in sys.argv]
             register_schema()
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_entry)()
         except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
@@ -78,7 +82,7 @@ def _entry(cfg: DictConfig) -> None:
 
 
 def _single(cfg: DictConfig) -> None:
-    from tokenprune.runs.row import name_of, run_row
+    from tokenprune.runs.row import age_in_words, name_of, run_row, stored_row
     from tokenprune.runs.summary import summary
     from tokenprune.runs.sweep import BAD_ROW, report
     from tokenprune.runs.validation import validate
@@ -92,6 +96,8 @@ def _single(cfg: DictConfig) -> None:
     if config.validate_only:
         console.say(f"{name_of(config)} is valid; {words}")
         return
+    if distributed.is_main() and stored_row(config) is not None:
+        console.say(f"{name_of(config)}: {age_in_words(config)}")
     row = run_row(config)
     if row["status"] != "ok":
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")

@@ -52,7 +52,8 @@ class RunConfig:
     export_weights: where the trained weights are also written, in half precision. reports: {name: options} of what a sweep ends with, null
     for a report less. with_rows: False for an experiment that has reports only.
     measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
-    seconds) and throughput (images/s over batch sizes), any of them.
+    seconds) and throughput (images/s over batch sizes), any of them. fresh: rows made before this time (seconds since 1970) are made again;
+    `--fresh` sets it to now.
     """
 
     method: str = "dense"
@@ -81,6 +82,7 @@ class RunConfig:
     seed: int = 0
     results_dir: str = "results"
     validate_only: bool = False
+    fresh: float | None = None
 
 
 def register_schema() -> None:
@@ -167,7 +169,8 @@ def dense_of(run: Mapping[str, Any], seed: int | None = None) -> Run:
     seed = run.dense["seed"] if seed is None else seed
     dense = run.replace(
         **{axis: {"name": NONE} for axis in KINDS}, method="dense", label="Dense", cls="learned", treatment_labels={}, losses={},
-        execution="auto", init=run.dense["init"], init_weights=None, training={**run.dense["training"], "seed": seed}, seed=seed,
+        execution="auto", fresh=None,
+        init=run.dense["init"], init_weights=None, training={**run.dense["training"], "seed": seed}, seed=seed,
     )  # fmt: skip
     if run.method != "dense":
         dense = dense.replace(export_weights=None, measure=list(MEASURES))

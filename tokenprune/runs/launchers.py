@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.runs.config import resolve
+from tokenprune.runs.config import implied_method, resolve
+from tokenprune.runs.run import Run
 from tokenprune.runs.sweep import ended, note_path, read_note, stored_or_refused, write_note
 from tokenprune.utils import console, distributed
 
@@ -82,8 +83,9 @@ def rows_to_run(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, S
         try:
             config = _config(launcher, overrides)
             row = stored_or_refused(config)
-        except OmegaConfBaseException:
-            row = None  # what is wrong becomes the row's status where every row is made
+        except OmegaConfBaseException:  # the problem becomes the row's status where every row is made
+            left[number] = overrides
+            continue
         if row is None:
             left[number] = overrides
         else:
@@ -122,6 +124,10 @@ def _folder(launcher: Any) -> Path:
     return Path(str(launcher.config.hydra.sweep.dir))
 
 
-def _config(launcher: Any, overrides: Sequence[str]) -> dict[str, Any]:
-    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
-    return resolve(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+def _config(launcher: Any, overrides: Sequence[str]) -> Run:
+    load = launcher.hydra_context.config_loader.load_sweep_config
+    config = load(launcher.config, list(overrides))
+    implied = implied_method(config.hydra.runtime.choices)
+    if implied:
+        config = load(launcher.config, [*overrides, implied])
+    return resolve(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))

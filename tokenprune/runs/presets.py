@@ -15,7 +15,8 @@ def files(group: str) -> list[Path]:
 
 def read(path: Path) -> dict[str, Any]:
     """Return one YAML file as it stands, its defaults list not followed."""
-    return OmegaConf.to_container(OmegaConf.load(path)) or {}
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def choices(method: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 STATUSES = ("ok", "invalid", "diverged", "oom", "failed")
 FINISHED = ("ok", "diverged")  # a diverged row would diverge again; the others may be mended, so they are tried again
-_FIELDS: dict[str, type | tuple[type, ...]] = {
+_FIELDS: dict[str, type] = {
     "schema": int, "status": str, "reason": str, "key": str, "config": dict, "label": str, "method": str, "treatment": str, "scale": str,
     "task": str, "data": str, "seed": int, "metrics": dict, "cost": dict, "cls": str, "execution": str, "environment": dict,
     "timing": dict, "notes": list,

@@ -39,7 +39,19 @@ def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
 def stored_row(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the row of a resolved configuration as it lies on disk, under the names that it was made with; None if it is to be made."""
     config = Run.of(config)
-    return None if _lacks_export(config) else finished(row_folder(config.results_dir, run_key(config)))
+    path = row_folder(config.results_dir, run_key(config)) / "result.json"
+    if _lacks_export(config) or (config.fresh is not None and path.is_file() and path.stat().st_mtime < config.fresh):
+        return None
+    return finished(path.parent)
+
+
+def age_in_words(config: Mapping[str, Any]) -> str:
+    """Return what to say of a row that is read and not made: since when it lies there, and what it depends on."""
+    config = Run.of(config)
+    path = row_folder(config.results_dir, run_key(config)) / "result.json"
+    minutes = (time.time() - path.stat().st_mtime) / 60
+    age = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours" if minutes < 48 * 60 else f"{minutes / 1440:.0f} days"
+    return f"made {age} ago and read from disk: same configuration, files and code of its plugins (--fresh makes it again)"
 
 
 def status_row(config: Mapping[str, Any], error: BaseException) -> dict[str, Any]:
@@ -124,7 +136,8 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
     pruned = pruned_of(model)
 
     def advance(_: Any, iteration: int) -> None:
-        pruned.progress = iteration / recipe.iterations
+        if pruned is not None:
+            pruned.progress = iteration / recipe.iterations
 
     report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
     if pruned is not None:
@@ -163,10 +176,9 @@ def _calibrate(task: Any, model: Any, config: Run) -> dict[str, Any]:
     from tokenprune.training.calibration import calibrate, images_wanted, mean_usage
 
     pruned = pruned_of(model)
-    count = 0 if pruned is None else images_wanted(pruned)
-    if count == 0:
+    if pruned is None or images_wanted(pruned) == 0:
         return {}
-    encode, batches = task.calibration(model, config, count)
+    encode, batches = task.calibration(model, config, images_wanted(pruned))
     share = mean_usage(pruned, encode, batches)
     calibrate(pruned, encode, batches)
     return {"kept_share_uncalibrated": share}
@@ -198,14 +210,16 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
         return lambda model: None, ["starts from random weights"]
     if init == "pretrained":
         pretrained = dependency(pretrained_of(config), config)
-        return lambda model: load_backbone(pruned_of(model), pretrained), [f"starts from the classification run {pretrained.parent.name}"]
+        note = f"starts from the classification run {pretrained.parent.name}"
+        return lambda model: load_backbone(pruned_of(model) or model, pretrained), [note]
     if init == "dense" and shipped:
         return lambda model: load_dense(model, weights_path(shipped)), [f"starts from the dense weights {shipped}"]
     if init == "dense":
         dense = dependency(dense_of(config), config)
         return lambda model: load_dense(model, dense), [f"starts from the dense run {dense.parent.name}"]
-    notes = [f"starts from {weights_path(init).name}"]
-    return lambda model: notes.extend(_load_any(model, weights_path(init))), notes
+    path = weights_path(str(init))
+    notes = [f"starts from {path.name}"]
+    return lambda model: notes.extend(_load_any(model, path)), notes
 
 
 def dependency(needed: Run, wanted: Run) -> Path:

@@ -52,6 +52,7 @@ class Run(Mapping[str, Any]):
     seed: int = 0
     results_dir: str = "results"
     validate_only: bool = False
+    fresh: float | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Run":

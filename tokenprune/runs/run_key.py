@@ -1,13 +1,18 @@
 """The run key: what a row's numbers depend on, as a digest. Equal keys share a row; two keys never share a folder."""
 
+import ast
 import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from tokenprune.data.source import data_source
 from tokenprune.engine.schedule import ANSWERS, TARGET
 from tokenprune.errors import TokenPruneError
+from tokenprune.registry import get, names
 from tokenprune.runs.plugin_options import KINDS, without_defaults
 from tokenprune.utils.files import digest
 from tokenprune.utils.paths import weights_path
@@ -16,17 +21,19 @@ SCHEMA = 1  # of result.json; part of the key, so that a new schema never reads 
 STARTS = ("dense", "pretrained", "scratch")
 # What names a run or says where it lies, but does not change its numbers: tables share rows that differ in these alone.
 VOLATILE = (
-    "results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights", "reports", "with_rows",
+    "results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights", "reports",
+    "with_rows", "fresh",
 )  # fmt: skip
 MEASURES = ("accuracy", "cost")  # what a row holds by default
 MORE_MEASURES = ("throughput",)  # what it holds if asked
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 NO_EFFECT = ("checkpoint_every", "workers")
 
 
 def run_key(config: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of the sha256 of a resolved configuration without what does not change its numbers.
 
-    Files count by content and not by path, large folders by names, sizes and times.
+    The code of the plugins that are used counts. Files count by content and not by path, large folders by names, sizes and times.
     What the row does not depend on is left out: with `init: scratch` the
     dense model's recipe, with `init_weights` everything that would make those weights, and options that equal their plugin's default.
     """
@@ -39,8 +46,30 @@ def run_key(config: Mapping[str, Any]) -> str:
     if relevant.get("schedule", {}).get(TARGET) is not None:
         relevant["schedule"] = {k: v for k, v in relevant["schedule"].items() if k not in ANSWERS}
     relevant["data"] = _data(relevant.get("data", {}))
+    relevant["sources"] = _sources(config)
     text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sources(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return {module: digest of its code} of the plugins that a run uses: a method that was edited between two runs is another method."""
+    chosen = [(kind, config.get(kind, {}).get("name")) for kind in (*KINDS, "data", "task")]
+    chosen += [("loss", name) for name in config.get("losses", {})]
+    modules = {get(kind, name).__module__ for kind, name in chosen if name in names(kind)}
+    return {module: code_digest(module) for module in sorted(modules)}
+
+
+@lru_cache(maxsize=256)
+def code_digest(module: str) -> str:
+    """Return 16 hexadecimal digits of a module's code; comments, docstrings and layout do not count. "" where there is no source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, KeyError, TypeError, SyntaxError):
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body[0] = ast.Pass()
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
 
 def _pruned(section: Any) -> Any:

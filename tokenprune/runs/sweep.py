@@ -83,19 +83,19 @@ def experiments_asked(names: Sequence[str], doc: str) -> list[str]:
     return list(names) or known
 
 
-def name_of_sweep(config: Run) -> str:
+def name_of_sweep(config: Run | DictConfig) -> str:
     """Return what a sweep is called in messages and under results/tables."""
     return config.experiment or "sweep"
 
 
-def expected(config: Run) -> set[str]:
+def expected(config: Run | DictConfig) -> set[str]:
     """Return the statuses other than ok that the chosen reports make something of, such as the refused pairings of a whole matrix."""
     from tokenprune.runs.reports import build_reports
 
     return {status for chosen in build_reports(plain(config.reports)).values() for status in getattr(chosen, "expects", ())}
 
 
-def report(config: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def report(config: Run | DictConfig, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Make the reports that `config` chooses of the rows of a sweep; return the names of those that failed."""
     from tokenprune.runs.reports import Sweep, make_reports
 
@@ -111,11 +111,13 @@ def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def stored_or_refused(config: Run) -> dict[str, Any] | None:
     """Return the row of a resolved configuration if nothing is left to compute: it lies on disk, is refused, or is only to be validated."""
     from tokenprune.runs.results import row_folder, write_result
-    from tokenprune.runs.row import relabelled, status_row, stored_row
+    from tokenprune.runs.row import age_in_words, name_of, relabelled, status_row, stored_row
     from tokenprune.runs.validation import validate
 
     done = distributed.of_main(lambda: stored_row(config))
     if done is not None and not config.validate_only:
+        if distributed.is_main():
+            console.say(f"{name_of(config)}: {age_in_words(config)}")
         return relabelled(done, config)
     try:
         with distributed.together():

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
-from numbers import Real
 from typing import Any
 
 from tokenprune.backbones.vit import depth
@@ -80,7 +79,7 @@ def _noting(problems: list[TokenPruneError]) -> Iterator[None]:
 def _fields(config: Run) -> list[str]:
     rate = config.schedule.get("keep_rate", 1.0)
     problems = []
-    if isinstance(rate, bool) or not isinstance(rate, Real):
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
         problems.append(f"schedule.keep_rate is {rate!r}, which is no number; allowed: 0 < keep_rate <= 1, e.g. schedule.keep_rate=0.7")
     elif not 0 < rate <= 1:
         problems.append(f"schedule.keep_rate is {rate}; allowed: 0 < keep_rate <= 1 (the kept fraction, 1 keeps every token)")
@@ -157,7 +156,8 @@ def _pairing(config: Run) -> str:
     check_pairing(selector, config.treatment, answered(config.schedule), execution=execution, **size)
     schedule, cost = plan(config)
     budgets = check_pairing(selector, config.treatment, schedule, execution=execution, **size)
-    words = _in_words(budgets, _PLANS[config.selector_kind.count_role])
+    role = get("selector", config.selector_name).count_role
+    words = _in_words(budgets, _PLANS[role])
     return f"{size['positions']} positions: {words}{_cost_in_words(config, cost)}"
 
 
@@ -177,7 +177,7 @@ def _range(blocks: list[int]) -> str:
 
 def _bad_rate(config: Run) -> bool:
     rate = config.schedule.get("keep_rate", 1.0)
-    return isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1
+    return isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1
 
 
 def _known_execution(config: Run) -> str:

@@ -9,7 +9,7 @@ from tests.methods.selectors.test_formulas import attention_of
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.usage import record
 from tokenprune.methods.losses.ponder import PonderLoss
-from tokenprune.methods.selectors.a_vit import DEPTH as TRAIT_DEPTH
+from tokenprune.methods.selectors.shared.halting import DEPTH as TRAIT_DEPTH
 
 HALTING = {"name": "a_vit", "gamma": 5.0, "beta": 1.0}
 NEVER = {"name": "a_vit", "gamma": 5.0, "beta": 1e9}

@@ -36,7 +36,7 @@ class CroprRouter(Selector):
         mlp: Whether the aggregator has an MLP (Table 4c).
         stop_grad: False lets auxiliary losses reach the backbone (Table 4d).
         salient: False drops the tokens of highest score (Table 1, Non-salient).
-        seed: Seed of sampling at test time, when the noise depends on the seed, the block and the image alone.
+        seed: Seed of sampling at test time: noise depends on seed, block and image alone.
         aggregate: False makes a deployed router use all its queries, as the released code does. Figure 3b shows what their sum saves.
     """
 
@@ -84,8 +84,7 @@ class CroprRouter(Selector):
             there = None if state.known.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
             notes = {"auxiliary": auxiliary(query, keys, tokens, there)}
             keys = keys[:, P:]
-        score = (keys @ query.T).sum(-1)  # (B,M)
-        score = score if self.salient else -score
+        score = (keys @ query.T).sum(-1) * (1 if self.salient else -1)  # (B,M)
         chosen = keep_top(score if self.select == "topk" else self._drawn(score, seen), seen.live, budget.keep)
         return replace(chosen, score=score, notes=notes)
 
@@ -116,7 +115,6 @@ def _checked(queries: int | str, dim: int, heads: int, select: str) -> int:
         (heads < 1 or dim % max(heads, 1) != 0, f"cropr: heads is {heads}; allowed: 1, or a divisor of the {dim} channels"),
         (select not in SELECTIONS, f"cropr: select is {select!r}; allowed: {', '.join(SELECTIONS)}"),
     ]
-    problems = [text for wrong, text in bad if wrong]
-    if problems:
+    if problems := [text for wrong, text in bad if wrong]:
         raise InvalidConfig(problems)
     return count

@@ -11,8 +11,8 @@ from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, at, best_slots
 from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
-from tokenprune.methods.selectors.attention import AttentionBefore, known
 from tokenprune.methods.selectors.shared.distances import distances
+from tokenprune.methods.selectors.shared.stored_attention import AttentionBefore, known
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
