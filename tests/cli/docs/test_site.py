@@ -79,6 +79,13 @@ def test_links_lead_to_pages_of_the_site_or_become_text(target, shown):
     assert links.within(text, "docs/methods", lambda path: site.page_of(path, known)) == shown
 
 
+def test_an_experiment_names_the_files_of_its_folder_and_links_to_other_experiments():
+    files = [SimpleNamespace(src_uri=f"experiments/{name}.md") for name in "ab"]
+    text = "[numbers](../../experiments/a/expected.csv) [other](../../experiments/b/) [here](a.md#x)"
+    shown = site.on_page_markdown(text, SimpleNamespace(file=files[0]), None, files)
+    assert shown == "numbers (`experiments/a/expected.csv`) [other](b.md) [here](a.md#x)"
+
+
 def test_text_moves_with_its_links_and_headings_and_leaves_code_alone():
     text = "# A\n[a](b.md#c) ![p](../x/q.png) [w](#here)\n```\n# [a](b.md)\n```"
     moved = "# A\n[a](../e/n/b.md#c) ![p](../e/x/q.png) [w](#here)\n```\n# [a](b.md)\n```"

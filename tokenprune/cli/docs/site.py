@@ -65,10 +65,15 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
-    """Lead links to files of the repository to the pages that the site has of them."""
+    """Lead links to files of the repository to the pages that the site has of them; a file of the page's own folder is named, not linked."""
     known = {file.src_uri for file in files}
     folder = str(PurePosixPath("docs") / PurePosixPath(page.file.src_uri).parent)
-    return within(markdown, folder, lambda path: page_of(path, known))
+
+    def elsewhere(path: str) -> str | None:
+        found = page_of(path, known)
+        return None if found == page.file.src_uri and not path.startswith("docs/") else found
+
+    return within(markdown, folder, elsewhere)
 
 
 def page_of(path: str, known: set[str]) -> str | None:
