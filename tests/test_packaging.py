@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "coverage", "lint", "layers", "docs", "clean")
+TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "coverage", "lint", "layers", "types", "docs", "clean")
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
