@@ -153,7 +153,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
         ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
         (
             "coverage",
-            "-m pytest -q -n 2 --dist loadfile --cov=tokenprune.engine --cov=tokenprune.methods --cov-report=term --cov-fail-under=90"
+            "-m pytest -q -n 2 --dist loadfile --cov=tokenprune/engine --cov=tokenprune/methods --cov-report=term --cov-fail-under=90"
             " tests/engine tests/methods tests/properties tests/measure scale=demo",
         ),
         ("lint", "-m ruff check . scale=demo\n-m ruff format --check -q ."),

@@ -30,11 +30,11 @@ def test_missing_root_says_how_to_set_it(root):
 
 
 def test_unknown_name_gets_a_suggestion():
-    with pytest.raises(UnknownPlugin, match="did you mean 'shapes'"):
+    with pytest.raises(UnknownPlugin, match="Did you mean 'shapes'"):
         build_detection({**SHAPES, "name": "shpaes"}, "val")
-    with pytest.raises(UnknownPlugin, match="allowed are shapes, coco"):
+    with pytest.raises(UnknownPlugin, match="allowed are coco, shapes, unlabelled"):
         build_detection({}, "val")
-    with pytest.raises(UnknownPlugin, match="allowed are shapes"):
+    with pytest.raises(UnknownPlugin, match="allowed are imagefolder, shapes"):
         build_classification({**SHAPES, "name": "coco"}, "val")
 
 

@@ -129,9 +129,9 @@ def test_wrong_settings_are_refused(tmp_path, changes, message):
 
 
 def test_unknown_names_and_sets_without_labels_of_pixels():
-    with pytest.raises(UnknownPlugin, match="did you mean 'semantic'"):
+    with pytest.raises(UnknownPlugin, match="Did you mean 'semantic'"):
         build_segmentation({"name": "semantics"}, "val")
-    with pytest.raises(UnknownPlugin, match="allowed are shapes, semantic"):
+    with pytest.raises(UnknownPlugin, match="allowed are semantic, shapes"):
         build_segmentation({"name": "coco"}, "val")
 
 

@@ -39,7 +39,7 @@ def run_key(config: Mapping[str, Any]) -> str:
     """
     relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
     relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k not in ("name", "size")}
-    relevant |= {kind: without_defaults(kind, relevant.get(kind, {})) for kind in KINDS}
+    relevant |= {kind: without_defaults(kind, relevant[kind]) for kind in KINDS if isinstance(relevant.get(kind), Mapping)}
     _start(relevant)
     if sorted(relevant.get("measure", ())) == sorted(MEASURES):
         relevant.pop("measure")  # the key of a row from before there was a choice
@@ -53,7 +53,8 @@ def run_key(config: Mapping[str, Any]) -> str:
 
 def _sources(config: Mapping[str, Any]) -> dict[str, str]:
     """Return {module: digest of its code} of the plugins that a run uses: a method that was edited between two runs is another method."""
-    chosen = [(kind, config.get(kind, {}).get("name")) for kind in (*KINDS, "data", "task")]
+    groups = [(kind, config.get(kind)) for kind in (*KINDS, "data", "task")]
+    chosen = [(kind, group.get("name")) for kind, group in groups if isinstance(group, Mapping)]
     chosen += [("loss", name) for name in config.get("losses", {})]
     modules = {get(kind, name).__module__ for kind, name in chosen if name in names(kind)}
     return {module: code_digest(module) for module in sorted(modules)}

@@ -65,7 +65,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
-    """Lead links to files of the repository to pages of the site; a file that only the page itself stands for is named, not linked."""
+    """Lead links to repository files to the pages that the site has of them; a file of the page's own folder is named, not linked."""
     known = {file.src_uri for file in files}
     folder = str(PurePosixPath("docs") / PurePosixPath(page.file.src_uri).parent)
 
