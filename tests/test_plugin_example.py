@@ -81,5 +81,5 @@ def test_half_of_the_tokens_are_a_checkerboard_and_a_quarter_every_second_row(pl
 
 def test_its_readme_names_what_is_there():
     text = (EXAMPLE / "README.md").read_text()
-    for path in ("tokenprune_checkerboard/__init__.py", "tokenprune_checkerboard/conf/selector/checkerboard.yaml", "pyproject.toml"):
+    for path in ("tokenprune_checkerboard/__init__.py", "tokenprune_checkerboard/conf/method/checkerboard.yaml", "pyproject.toml"):
         assert path in text and (EXAMPLE / path).is_file()

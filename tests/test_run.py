@@ -161,3 +161,9 @@ def test_a_row_that_is_read_says_so_and_fresh_makes_it_again(cli, fake):  # noqa
     assert code == 0 and "made 0 minutes ago and read from disk" in out and len(fake.built) == made
     code, out, _ = cli(*TINY, "method=evit", "--fresh")
     assert code == 0 and "read from disk" not in out and len(fake.built) == made + 1
+
+
+def test_a_choice_that_a_selector_alone_cannot_have_is_a_status_of_its_row(cli, fake):  # noqa: F811
+    code, _, err = cli("-m", *TINY, "selector=dynamicvit,none", "+losses.ratio.weight=9")
+    assert code == 3 and err.count("error: ") == 1 and "with method=dynamicvit, which the selector implies: Could not append" in err
+    assert [row["status"] for row in cli.rows()] == ["ok"]

@@ -67,18 +67,22 @@ def explain(error: Exception) -> str:
 
 
 def _entry(cfg: DictConfig) -> None:
-    job = HydraConfig.get()
+    job, problem = HydraConfig.get(), None
     implied = implied_method(job.runtime.choices)
-    if implied:
-        cfg = hydra.compose("config", overrides=[*job.overrides.task, implied])
+    try:
+        cfg = hydra.compose("config", overrides=[*job.overrides.task, implied]) if implied else cfg
+    except HydraException as error:  # it must not end a sweep
+        problem = InvalidConfig(f"with {implied}, which the selector implies: {explain(error)}")
     if OmegaConf.is_missing(job.job, "num"):
         try:
+            if problem is not None:
+                raise problem
             _single(cfg)
         except (OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
             distributed.leave(ERROR)  # not raised: Hydra would print it as well
     elif cfg.with_rows:
-        _in_sweep(cfg, int(job.job.num), str(job.sweep.dir))
+        _in_sweep(cfg, int(job.job.num), str(job.sweep.dir), problem)
 
 
 def _single(cfg: DictConfig) -> None:
@@ -119,13 +123,13 @@ def _only_report(config: Run) -> None:
         distributed.leave(BAD_ROW)
 
 
-def _in_sweep(cfg: DictConfig, number: int, folder: str) -> None:
+def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig | None) -> None:
     """Make one row of a sweep; whatever goes wrong becomes its status, so that the other rows are made."""
     from tokenprune.runs.row import name_of, run_row, status_row
     from tokenprune.runs.sweep import ended, stored_or_refused, write_note
 
     try:
-        config, problem = resolve(cfg), None
+        config = resolve(cfg)
     except OmegaConfBaseException as error:
         config, problem = Run.of(OmegaConf.to_container(cfg, resolve=False)), InvalidConfig(explain(error))
     name = name_of(config)

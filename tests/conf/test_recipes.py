@@ -4,6 +4,7 @@ import pytest
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.plugin_options import defaults
 from tokenprune.runs.presets import files
 from tokenprune.runs.rows import rows_of
 from tokenprune.runs.validation import validate
@@ -67,8 +68,8 @@ def test_cropr_has_auxiliary_heads_where_there_are_labels():
         assert composed(f"{axis}=cropr", "scale=smoke", "task=classification")["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
         assert composed(f"{axis}=cropr", "scale=smoke", "task=detection")["losses"] == {"auxiliary": {"weight": 1.0, "reduce": "sum"}}
     assert composed("method=cropr", "scale=smoke", "task=classification", "losses.auxiliary=null")["losses"] == {}
-    options = composed("method=cropr", "scale=smoke", "+selector.heads=4", "+selector.select=sampling")["selector"]
-    assert options == {"name": "cropr", "queries": 1, "heads": 4, "select": "sampling"}
+    options = composed("method=cropr", "scale=smoke", "selector.heads=4", "selector.select=sampling")["selector"]
+    assert options == {"name": "cropr", **defaults("selector", "cropr"), "heads": 4, "select": "sampling"}
 
 
 def test_rows_of_croprs_table_4_differ_in_one_option_each():
@@ -76,7 +77,7 @@ def test_rows_of_croprs_table_4_differ_in_one_option_each():
         name: composed("+experiment=cropr_table4_ablations", f"+rows/cropr_table4_ablations={name}", "scale=paper")
         for name in rows_of("cropr_table4_ablations")
     }
-    simple = {"name": "cropr", "queries": 1}
+    simple = {"name": "cropr", **defaults("selector", "cropr")}
     changed = ({}, {"heads": 16}, {"select": "sampling"}, {"mlp": False}, {"stop_grad": False})
     assert [row["selector"] for row in rows.values()] == [{**simple, **option} for option in changed]
     for row in rows.values():
@@ -118,7 +119,7 @@ def test_the_command_line_beats_the_recipe():
     assert (config["training"]["lr"], config["training"]["drop_path"], config["training"]["min_lr"]) == (0.5, True, 1e-6)
     assert config["losses"]["distill"] == {**DISTILL, "logits": 3}
     assert "distill" not in composed("method=dynamicvit", "scale=smoke", "task=classification", "losses.distill=null")["losses"]
-    alone = composed("selector=dynamicvit", "scale=smoke", "task=classification", "+losses.distill.tokens=0", "+losses.ratio.weight=9")
+    alone = composed("selector=dynamicvit", "scale=smoke", "task=classification", "losses.distill.tokens=0", "losses.ratio.weight=9")
     assert alone["losses"] == {"ratio": {"weight": 9, "form": "image"}, "distill": {**DISTILL, "tokens": 0}}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.plugin_options import defaults
 from tokenprune.runs.rows import rows_of
 from tokenprune.runs.run_key import run_key
 from tokenprune.runs.validation import validate
@@ -72,10 +73,11 @@ def test_expected_numbers_are_the_papers():
 
 def test_rows_of_figure_3b_differ_in_how_tokens_are_chosen():
     found = rows("cropr_fig3_overhead", "scale=paper")
+    usual = defaults("selector", "cropr")
     assert [r["selector"] for r in found.values()][1:] == [
         {"name": "random", "seed": None},
-        {"name": "cropr", "queries": "patches"},
-        {"name": "cropr", "queries": "patches", "aggregate": False},
+        {"name": "cropr", **usual, "queries": "patches"},
+        {"name": "cropr", **usual, "queries": "patches", "aggregate": False},
     ]
     assert all(r["treatment"]["name"] == "last_layer_fusion" for name, r in found.items() if name != "00_dense")
     assert all((r["init"], r["training"]["iterations"], r["measure"]) == ("scratch", 0, ["cost", "throughput"]) for r in found.values())

@@ -7,6 +7,7 @@ from tests.helpers.fakes import row
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import build
 from tokenprune.runs.reports import Sweep
+from tokenprune.runs.run import Run
 from tokenprune.runs.sweep import expected
 
 
@@ -29,8 +30,8 @@ def test_the_best_comes_first_and_refusals_have_reasons(tmp_path, capsys):
 
 
 def test_only_this_report_makes_something_of_refused_rows():
-    assert expected({"reports": {"table": {}, "plot": None}}) == set()
-    assert expected({"reports": {"ranking": {}}}) == {"invalid"}
+    assert expected(Run(reports={"table": {}, "plot": None})) == set()
+    assert expected(Run(reports={"ranking": {}})) == {"invalid"}
 
 
 def test_without_an_accuracy_there_is_nothing_to_rank(tmp_path):
