@@ -154,7 +154,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
         (
             "coverage",
             "-m pytest -q -n 2 --dist loadfile --cov=tokenprune/engine --cov=tokenprune/methods --cov-report=term --cov-fail-under=90"
-            " tests/engine tests/methods tests/properties tests/measure scale=demo",
+            " --ignore=tests/engine/test_export.py tests/engine tests/methods tests/measure scale=demo",
         ),
         ("lint", "-m ruff check . scale=demo\n-m ruff format --check -q ."),
         ("docs", "-m tokenprune.docs scale=demo\n-m mkdocs build --strict"),
