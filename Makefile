@@ -38,7 +38,7 @@ test: $(STAMP) ## Run the tests
 # The two rooms are held to their own tests and to those that measure them; exports trace a model, which takes minutes under coverage.
 # The rooms are named as folders: coverage imports a package that is named, drops it again, and the second import of torch ends the process.
 coverage: $(STAMP) ## Print which lines of engine/ and methods/ their tests run; below 90 % is an error
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --cov=tokenprune/engine --cov=tokenprune/methods --cov-report=term \
+	COVERAGE_FILE=$(VENV)/.coverage OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --cov=tokenprune/engine --cov=tokenprune/methods --cov-report=term \
 		--cov-fail-under=90 --ignore=tests/engine/test_export.py tests/engine tests/methods tests/measure $(ARGS)
 
 lint: $(STAMP) ## Check style and format with ruff
