@@ -314,6 +314,15 @@ def test_an_unknown_site_is_refused_where_the_class_is_made():
         Decider(Site.BEFORE, lambda state, p, bias: state)
 
 
+@pytest.mark.parametrize(("selector", "treatment"), [("evit", "remove"), ("tome", "merge"), ("cropr", "last_layer_fusion")])
+def test_a_pass_compiles_as_one_graph(selector, treatment):
+    model, x = pruned(selector, treatment), images(2)
+    with torch.no_grad():
+        expected = model(x)  # counts are resolved once, in exact fractions, which are not traced
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_what_an_observation_cannot_show_is_an_error_with_a_remedy():
     tokens = torch.zeros(1, 4, 3)
     seen = Observation(TokenState.start(tokens[:, :1], tokens, (2, 2)), 2)

@@ -1,7 +1,5 @@
 """What a selector may look at."""
 
-from functools import cached_property
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -107,13 +105,9 @@ class Observation:
         """Return a stored trait per slot (B,M,...)."""
         return self.state.trait(name, missing)
 
-    @cached_property
-    def _padded_bias(self) -> Tensor | None:
-        return None if self.bias is None else self.bias[:, None, None, :]
-
     def _rows(self, q: Tensor) -> Tensor:
         logits = (q * self.projection.scale) @ self.projection.k.transpose(-2, -1)
-        logits = logits if self._padded_bias is None else logits + self._padded_bias
+        logits = logits if self.bias is None else logits + self.bias[:, None, None, :]
         return logits.softmax(-1)[..., self.state.prefix.shape[1] :]
 
     def _live_queries(self) -> Tensor:

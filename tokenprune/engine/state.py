@@ -53,7 +53,7 @@ class Known:
         slots: (B,K) the live slots, in the order that they will have once the others are gone, where K is known. About `live`.
         packing: The packing of `live`.
         in_grid_order: Slot n holds position n. About `index`.
-        all_placed: Every live slot has a position. About `index`; decisions only take slots out of `live`, so it outlives them.
+        all_placed: Every slot, live or not, has a position. About `index`.
         joined_sequence: (B,P+M,C) prefix and tokens in one piece, where both are views of one tensor.
     """
 
@@ -73,7 +73,7 @@ class Known:
             "slots": self.slots is None or _are_live_slots(self.slots, live),
             "packing": self.packing is None or self.packing.describes(live, state.prefix.shape[1]),
             "in_grid_order": not self.in_grid_order or torch.equal(index, grid),
-            "all_placed": not self.all_placed or bool((index[live] >= 0).all()),
+            "all_placed": not self.all_placed or bool((index >= 0).all()),
             "joined_sequence": self.joined_sequence is None or torch.equal(self.joined_sequence, sequence),
         }
         return [name for name, right in claims.items() if not right]
@@ -132,14 +132,15 @@ class TokenState:
     rope: Tensor | tuple[Tensor, ...] | None = None
     branch: tuple[Tensor, Tensor] | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
-    known: Known = Known()
+    known: Known = field(default_factory=Known)
 
     @classmethod
     def start(cls, prefix: Tensor, tokens: Tensor, grid: tuple[int, int], pixels: Tensor | None = None) -> "TokenState":
         """Return the state before block 0: every position live in its own slot."""
         B, N = tokens.shape[:2]
         index = torch.arange(N, device=tokens.device).expand(B, N)
-        return cls(prefix, tokens, index, torch.ones(B, N, dtype=torch.bool, device=tokens.device), grid, pixels=pixels)
+        live = torch.ones(B, N, dtype=torch.bool, device=tokens.device)
+        return cls(prefix, tokens, index, live, grid, pixels=pixels, known=Known())  # torch.compile cannot trace the default
 
     @property
     def positions(self) -> int:
@@ -211,9 +212,7 @@ class TokenState:
         if self.known.in_grid_order:
             here = self.live
         else:
-            everywhere = self.known.complete and self.known.all_placed
-            slots = self.index if everywhere else self.index.where(self.live, -1)
-            here = put(self.live.new_zeros(B, N), slots, self.live, everywhere)
+            here = put(self.live.new_zeros(B, N), self.index, self.live, everywhere=self.known.all_placed)
         return here if self.owner is None else here.gather(1, self.owner)
 
     def dense(self) -> Tensor:
@@ -221,7 +220,7 @@ class TokenState:
         values = self.tokens
         if not self.known.in_grid_order:
             base = self.canvas if self.canvas is not None else torch.zeros_like(self.tokens[:, :1]).expand(-1, self.positions, -1)
-            values = put(base, self.index, self.tokens, everywhere=self.known.complete and self.known.all_placed)
+            values = put(base, self.index, self.tokens, everywhere=self.known.all_placed)
         return values if self.owner is None else take(values, self.owner)
 
     def with_dense(self, map_: Tensor) -> "TokenState":
@@ -235,7 +234,7 @@ class TokenState:
         stored = self.traits[name][:, self.prefix.shape[1] :]
         if self.known.in_grid_order:
             return stored
-        if self.known.complete and self.known.all_placed:
+        if self.known.all_placed:
             return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
@@ -244,7 +243,7 @@ class TokenState:
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
         B, P = self.prefix.shape[:2]
-        old, everywhere = self.traits.get(name), self.known.complete and self.known.all_placed
+        old, everywhere = self.traits.get(name), self.known.all_placed and (where is None or self.known.complete)
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
         if values.shape[1] > self.index.shape[1]:
@@ -276,7 +275,7 @@ class TokenState:
             mass=None if self.mass is None else take(self.mass, slots).where(live, 1.0),
             gate=None if self.gate is None else take(self.gate, slots),
             complete=real is None,
-            all_placed=self.known.all_placed,
+            all_placed=real is None and self.known.all_placed,
         )
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
