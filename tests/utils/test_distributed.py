@@ -151,7 +151,10 @@ def test_torchrun_makes_one_row_and_a_single_process_reads_it(cli, sweep):  # no
     assert row["status"] == "ok" and ONE_NOTE in row["notes"]
     said = ended.stdout.splitlines()
     assert [line for line in said if line.startswith("running ")] == said[:1]
-    assert cli(*settings) == (0, "\n".join(said[1:]) + "\n", "")
+    code, out, err = cli(*settings)
+    of_the_age, *again = out.splitlines()
+    assert (code, err) == (0, "") and again == said[1:]
+    assert "made 0 minutes ago and read from disk" in of_the_age
     assert sorted(p.name for p in (cli.folder / "results").iterdir()) == (["rows", "tables"] if sweep else ["rows"])
 
 
