@@ -4,6 +4,7 @@
     tokenprune explain +experiment=table2_preserve                                         the rows, and the first of them
     tokenprune explain +experiment=table2_preserve +rows/table2_preserve=04_evit_preserve  one of them
 
+`--config-dir FOLDER` names a folder of your own, as for `tokenprune run`.
 Exit status: 0 if all is well, 2 if the choices cannot be composed.
 """
 
@@ -21,14 +22,14 @@ from tokenprune.run import explain as reason
 from tokenprune.runs.composer import Composer, composer
 from tokenprune.runs.config import implied_method
 from tokenprune.runs.nodes import nodes
-from tokenprune.runs.sources import folders, read_data, shown
+from tokenprune.runs.sources import folders, read_data, shown, without_folders
 from tokenprune.utils import console
 from tokenprune.utils.paths import config_dir
 
 
 def main() -> None:
     """Print the sources of the run that the command line composes."""
-    overrides = sys.argv[1:]
+    overrides = without_folders(sys.argv[1:])
     if overrides in (["-h"], ["--help"]):
         console.say(__doc__.strip())
         return

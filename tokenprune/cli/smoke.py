@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenprune.runs.sources import given_folders, without_folders
 from tokenprune.runs.sweep import BAD_ROW, experiments_asked
 from tokenprune.utils import console
 
@@ -20,8 +21,10 @@ SETTINGS = ("scale=smoke", "results_dir=results/smoke", "export_weights=null")
 
 def main() -> None:
     """Run the experiments that the command line names, or all."""
-    settings = [argument for argument in sys.argv[1:] if "=" in argument]
-    names = experiments_asked([argument for argument in sys.argv[1:] if "=" not in argument], __doc__)
+    arguments = without_folders(sys.argv[1:])
+    folders = [f"--config-dir={folder}" for folder in given_folders()]
+    settings = [*folders, *(argument for argument in arguments if "=" in argument)]
+    names = experiments_asked([argument for argument in arguments if "=" not in argument], __doc__)
     failed = [name for name in names if not ran(name, settings)]
     if failed:
         console.fail(f"{len(failed)} of {len(names)} experiments failed: {', '.join(failed)}")

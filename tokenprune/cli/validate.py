@@ -109,7 +109,9 @@ def _expects(config: Run, error: Exception) -> bool:
 
 
 def _parts(compose: Composer, name: str) -> list[tuple[str, list[list[str]]]]:
+    """Return the rows of an experiment at all scales in parts; rows that are composed alike stand together."""
     rows = [[*row, f"scale={scale}"] for scale in SCALES for row in compose.rows(name, scale)]
+    rows.sort(key=compose.choices)
     return [(name, rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
 
 

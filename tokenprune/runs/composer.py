@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import product
 
 from hydra import compose, initialize_config_dir
@@ -11,19 +12,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from tokenprune.runs.config import composed, register_schema
+from tokenprune.runs.rows import rows_of, split
 from tokenprune.runs.sources import is_group
 from tokenprune.utils.paths import config_dir
+
+_ROW = "+rows/"
 
 
 class Composer:
     """Composes rows while Hydra is set up; made by `composer`.
 
-    Hydra takes about a tenth of a second a row. Rows after one another that differ in plain values alone are composed once, and the values
-    are set on a copy (tests/runs/test_composer.py).
+    Hydra takes a third of a second a row. Rows after one another that make the same choices are composed once, and their values are set on
+    a copy (tests/runs/test_composer.py). A row of a table counts as the choices and values that its file lists.
     """
 
     def __init__(self) -> None:
         self._last: tuple[list[str], DictConfig] = ([], OmegaConf.create())
+        self._rows = cache(rows_of)
 
     def rows(self, experiment: str, scale: str = "demo") -> list[list[str]]:
         """Return the overrides of every row of an experiment at a scale, `+experiment=NAME` first, in the order of its sweep.
@@ -62,14 +67,35 @@ class Composer:
         Raises:
             HydraException, OmegaConfBaseException: what the command line would print.
         """
-        values = [text for text in overrides if _is_value(text)]
-        choices = [text for text in overrides if text not in values]
-        if self._last[0] != choices:
-            self._last = (choices, composed(choices))
+        words, in_table, values = self._parts(overrides)
+        if self._last[0] != words:
+            self._last = (words, composed(words))
         config = copy.deepcopy(self._last[1])
+        config.merge_with(in_table)
         for value in OverridesParser.create().parse_overrides(values):
             OmegaConf.update(config, value.key_or_group, value.value())
         return config
+
+    def choices(self, overrides: list[str]) -> list[str]:
+        """Return what a row chooses. Rows with equal choices cost one composition if they come one after another."""
+        return self._parts(overrides)[0]
+
+    def _parts(self, overrides: list[str]) -> tuple[list[str], DictConfig, list[str]]:
+        """Return (choices, values of a row of a table, values on the command line), which override one another in this order."""
+        values = [text for text in overrides if _is_value(text)]
+        words = [text for text in overrides if text not in values]
+        chosen = {text.partition("=")[0] for text in words}
+        in_table = OmegaConf.create()
+        for word in [word for word in words if word.startswith(_ROW)]:
+            table, _, name = word.removeprefix(_ROW).partition("=")
+            row = self._rows(table).get(name)
+            if row is None:
+                continue  # Hydra says that there is no such row
+            groups, its_values = split(row)
+            words.remove(word)
+            words += [f"{group}={option}" for group, option in groups.items() if group not in chosen]
+            in_table.merge_with(its_values)
+        return words, in_table, values
 
 
 def _is_value(override: str) -> bool:

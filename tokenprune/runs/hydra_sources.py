@@ -13,7 +13,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from tokenprune.runs.nodes import nodes, package_of
-from tokenprune.runs.sources import folders, plugin_folders
+from tokenprune.runs.sources import folders, given_folders, plugin_folders
 from tokenprune.utils.paths import config_dir
 
 SCHEME = "tokenprune"
@@ -36,8 +36,12 @@ class PluginConfigs(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folders that exist; packages are found, not imported, so that a broken one does no harm here."""
-        if not any(str(place.path).removeprefix("file://") == str(config_dir()) for place in search_path.get_path()):
+        present = [str(place.path).removeprefix("file://") for place in search_path.get_path()]
+        if str(config_dir()) not in present:
             return  # another program in this process
+        for folder in given_folders():  # Hydra adds it for its own command line; other commands compose without one
+            if str(folder) not in present:
+                search_path.append("command-line", f"file://{folder}")
         for name, folder in plugin_folders():
             search_path.append(name, f"file://{folder}")
         for folder in folders():

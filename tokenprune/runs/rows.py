@@ -8,7 +8,7 @@ A file of rows without a file conf/experiment/NAME.yaml is an experiment by itse
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from tokenprune.errors import InvalidConfig, hint
 from tokenprune.runs.sources import folders, is_group, read_data, shown
@@ -68,12 +68,18 @@ def rows_in(path: Path) -> dict[str, dict[str, Any]]:
     return {f"{number:0{width}d}_{name}": row for number, (name, row) in enumerate(rows.items())}
 
 
-def _node(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row as Hydra's configurations are: choices of groups as its defaults list, values as they are nested."""
+def split(row: dict[str, Any]) -> tuple[dict[str, str], DictConfig]:
+    """Return what a row chooses, as {group: option}, and the values that it sets, nested as Hydra's configurations are."""
     groups = {key: value for key, value in row.items() if isinstance(value, str) and is_group(key)}
     values = OmegaConf.create()
     for key, value in row.items():
         if key not in groups:
             OmegaConf.update(values, key, value, force_add=True)
+    return groups, values
+
+
+def _node(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row as Hydra's configurations are: choices of groups as its defaults list, values as they are nested."""
+    groups, values = split(row)
     defaults = [{f"override /{group}": name} for group, name in groups.items()]
     return {"defaults": [*defaults, "_self_"], **OmegaConf.to_container(values, resolve=False)}  # type: ignore[dict-item]

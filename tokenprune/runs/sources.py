@@ -1,7 +1,7 @@
 """Folders of configurations: the project's own, those of plugin packages, and the one given with --config-dir."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -63,9 +63,23 @@ def shown(path: Path) -> str:
     return "/".join(path.parts[-3:])
 
 
-def given_folders() -> Iterator[Path]:
-    """Yield the folder of `--config-dir FOLDER` (or -cd, or --config-dir=FOLDER) on the command line of this process."""
-    for here, after in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-        flag, _, value = here.partition("=")
-        if flag in _FLAGS and (value or after):
-            yield Path(value or after).expanduser().resolve()
+def given_folders() -> list[Path]:
+    """Return the folder of `--config-dir FOLDER` (or -cd, or --config-dir=FOLDER) on the command line of this process."""
+    return [Path(folder).expanduser().resolve() for folder in _split(sys.argv)[1]]
+
+
+def without_folders(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without `--config-dir FOLDER`, for commands that do not leave it to Hydra."""
+    return _split(arguments)[0]
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    rest, named = [], []
+    words = iter(arguments)
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag in _FLAGS:
+            named.append(value or next(words, ""))
+        else:
+            rest.append(word)
+    return rest, [folder for folder in named if folder]

@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.runs.presets import files
+from tokenprune.runs.rows import tables
 from tokenprune.runs.run import Run
+from tokenprune.runs.sources import without_folders
 from tokenprune.utils import console, distributed
 from tokenprune.utils.settings import plain
 
@@ -75,10 +77,12 @@ def experiments_asked(names: Sequence[str], doc: str) -> list[str]:
     if {"-h", "--help"} & set(names):
         console.say(doc.strip())
         sys.exit(0)
+    names = without_folders(names)
     known = [path.stem for path in files("experiment")]
-    unknown = [name for name in names if name not in known]
+    allowed = list(dict.fromkeys([*known, *tables()]))
+    unknown = [name for name in names if name not in allowed]
     if unknown:
-        console.fail(f"unknown experiment {unknown[0]!r}. Available: {', '.join(known)}")
+        console.fail(f"unknown experiment {unknown[0]!r}. Available: {', '.join(allowed)}")
         sys.exit(BAD_CONFIG)
     return list(names) or known
 
