@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tokenprune.data.base import NO_CLASS, class_map, to_rgb
+from tokenprune.data.base import NO_CLASS, class_map
 from tokenprune.data.class_names import read_names
+from tokenprune.data.pixels import upright
 from tokenprune.data.readers import UNREADABLE
 from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesDetection
 from tokenprune.errors import DatasetError
@@ -95,12 +96,15 @@ class SemanticFolder:
             DatasetError: A file cannot be decoded, the two differ in size, or a value is no class. The message names the file.
         """
         picture, labels = self.files[i]
-        pixels, values = _read(picture, to_rgb), _read(labels, _one_channel)
+        pixels, values = _read(picture, upright), _read(labels, _one_channel)
         if isinstance(values, str):
             raise DatasetError(f"{labels}: the labels are an image of mode {values}, allowed is one channel (L, P, I;16) of class numbers")
         if values.shape != pixels.shape[:2]:
             sizes = " x ".join(map(str, values.shape[::-1])), " x ".join(map(str, pixels.shape[1::-1]))
-            raise DatasetError(f"{labels}: the labels are {sizes[0]} pixels, the image {picture} is {sizes[1]}: they must be of one size")
+            raise DatasetError(
+                f"{labels}: the labels are {sizes[0]} pixels, the image {picture} is {sizes[1]}, both turned by their EXIF orientation:"
+                " they must be of one size"
+            )
         return pixels, self._labelled(values, labels)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -185,7 +189,8 @@ def _files(folder: Path | str, endings: Sequence[str], field: str) -> dict[str, 
 
 
 def _one_channel(image: Image.Image) -> np.ndarray | str:
-    return np.array(image).astype(np.int64) if image.mode in _ONE_CHANNEL else image.mode
+    """Return the values of a label image, turned by its EXIF orientation like the picture; its mode if it has several channels."""
+    return np.array(ImageOps.exif_transpose(image)).astype(np.int64) if image.mode in _ONE_CHANNEL else image.mode
 
 
 def _read(path: Path, convert: Any) -> Any:

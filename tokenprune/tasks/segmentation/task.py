@@ -28,6 +28,7 @@ class SegmentationTask(Task):
     """Segments semantically; the metric is mean intersection over union."""
 
     name = "segmentation"
+    reads = "segmentation"
     gives = ("images", "patches")
     measures_throughput = True
 
