@@ -46,11 +46,27 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         CheckpointMismatch: The file is missing or damaged, or reading it would need code (none is run).
     """
     path = Path(path)
+    content = read_plain(path)
+    for name in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def read_plain(path: Path | str) -> Any:
+    """Return the content of a file of weights or of a training run, as it stands: tensors and plain values; no code is run from it.
+
+    Raises:
+        CheckpointMismatch: The file is missing or damaged, or reading it would need code.
+    """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointMismatch(f"checkpoint {path.name}: there is no file {path}; check the path (`make weights` makes the demo's)")
     try:
         with _plain_values():
-            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointMismatch(  # torch's own text would advise loading it unsafely
             f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
@@ -58,12 +74,6 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again") from error
-    for name in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping):
-        raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
