@@ -211,8 +211,10 @@ class Semantic(DataSource):
         return open_folders(asdict(self), split)
 
     def check(self, task: str, split: str) -> None:
-        """Check the folders of a split, the names of the classes and the values of the labels."""
-        self.open(task, split)
+        """Check the folders of a split and the names of the classes, and that a pixel has a class."""
+        from tokenprune.data.semantic import require_labels
+
+        require_labels(self.open(task, split), split)
 
     def files(self) -> dict[str, str]:
         """Return digests of the folders of pictures and of label images, and of the list of classes."""
