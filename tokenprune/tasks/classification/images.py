@@ -12,6 +12,7 @@ from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
 from tokenprune.tasks.classification.settings import View, read_recipe
 from tokenprune.tasks.classification.views import Batch, Statistics, as_input, collate, evaluation_view, flipped, mixer, training_view
 from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
+from tokenprune.tasks.preprocessing import about_view, completed_view
 
 
 class LabelledImages:
@@ -45,6 +46,18 @@ class LabelledImages:
     def classes(self) -> tuple[str, ...]:
         """Return the names of the labels."""
         return self.split("val").classes
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what the opened splits say of themselves."""
+        return [note for data in self._splits.values() for note in getattr(data, "notes", ())]
+
+    @property
+    def about_view(self) -> str:
+        """Return words for the view that say where its values are from; "" without a model of timm that has a view of its own."""
+        given = completed_view(self.config)
+        words = "" if given is None else about_view(given, self.config.get("backbone", {}))
+        return f"images are seen with {words}" if words else ""
 
     @property
     def statistics(self) -> Statistics:

@@ -20,7 +20,7 @@ _MIXING = 1  # makes the draws of a batch differ from those of its first sample
 
 def evaluation_view(view: View, side: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from an image (h,w,3) uint8 to the test's view of it, (side,side,3) uint8, not normalised yet."""
-    transform = create_transform(side, crop_pct=view.crop_pct, interpolation=view.interpolation, normalize=False)
+    transform = create_transform(side, crop_pct=view.crop_pct, crop_mode=view.crop_mode, interpolation=view.interpolation, normalize=False)
     return lambda image: _pixels(transform(Image.fromarray(image)))
 
 

@@ -54,6 +54,14 @@ class DetectionTask(Task):
         settings, classes = read_task(cfg["task"]), len(self._data(cfg, "val").classes)
         return build_detector(settings, build_pruned(cfg, classes=classes), classes, cfg["backbone"])
 
+    def head(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the parameters that find and name objects."""
+        return list(model.roi_heads.parameters())
+
+    def classes(self, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the categories."""
+        return tuple(self._data(cfg, "val").classes)
+
     def begin(self, model: nn.Module) -> None:
         """Do nothing: no loss of this task needs a copy of the model."""
 

@@ -11,6 +11,7 @@ from tokenprune.data import build_segmentation, require_same_classes
 from tokenprune.data.semantic import require_labels
 from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
 from tokenprune.tasks.classification.views import Statistics
+from tokenprune.tasks.preprocessing import about_view, shows_photographs
 from tokenprune.tasks.segmentation.settings import read_segmentation
 from tokenprune.tasks.segmentation.views import View, fitted, padded, training_view, view_of
 
@@ -50,6 +51,13 @@ class LabelledPixels:
     def classes(self) -> tuple[str, ...]:
         """Return the names of the labels."""
         return self.split("val").classes
+
+    @property
+    def about_view(self) -> str:
+        """Return words for mean and std that say where they are from; "" for drawn pictures and without a model of timm."""
+        given = {"mean": self.settings.mean, "std": self.settings.std}
+        words = about_view(given, self.config.get("backbone", {})) if shows_photographs(self.config) else ""
+        return f"pictures are seen with {words}" if words else ""
 
     @property
     def side(self) -> int:
