@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.utils.files import atomic_write
 
+GRID_NOTE = "grid"  # metadata: rows x columns of the position codes, where they are no square
 _NESTED = ("model", "state_dict", "model_state", "module")
 
 
@@ -27,12 +28,13 @@ def save_weights(
         path: The file.
         weights: The module or its state.
         dtype: Storage type such as torch.float16 (half the size); None keeps each tensor's own.
-        metadata: Short strings kept in the header: the kind of the weights and their origin.
+        metadata: Short strings kept in the header: the kind of the weights and their origin. The grid of position codes that is no square
+            is added.
     """
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     # Clones, because safetensors refuses tensors that share storage (tied weights).
     ready = {k: _stored(v, dtype).detach().cpu().contiguous().clone() for k, v in state.items()}
-    header = {"format": "pt", **{k: str(v) for k, v in (metadata or {}).items()}}
+    header = {"format": "pt", **_grid_note(weights), **{k: str(v) for k, v in (metadata or {}).items()}}
     atomic_write(path, lambda part: save_file(ready, part, metadata=header))
 
 
@@ -134,6 +136,13 @@ def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
     owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
     added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
     return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added), convert=getattr(module, "adopt", None))
+
+
+def _grid_note(weights: Any) -> dict[str, str]:
+    """Return a note of the grid of a ViT's position codes, if its sides differ: their number alone does not tell."""
+    stems = (getattr(m, "patch_embed", None) for m in weights.modules()) if isinstance(weights, nn.Module) else ()
+    sides = next((stem.grid_size for stem in stems if getattr(stem, "grid_size", None) is not None), (1, 1))
+    return {} if sides[0] == sides[1] else {GRID_NOTE: f"{sides[0]}x{sides[1]}"}
 
 
 def _plain_values() -> AbstractContextManager[Any]:
