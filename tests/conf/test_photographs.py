@@ -79,7 +79,7 @@ def test_a_data_set_of_ones_own_trains_at_demo(mine, cli):  # noqa: F811
     from tokenprune.utils.checkpoints import read_metadata, read_weights
 
     (path,) = cli.folder.glob("results/rows/*/model.safetensors")
-    assert len(read_weights(path)["backbone.head.weight"]) == 10 and "class 9" in read_metadata(path)["classes"]
+    assert len(read_weights(path)["backbone.head.weight"]) == 10 and "class 9" in read_metadata(path)["class_names"]
 
 
 def test_token_labels_need_class_maps(mine):

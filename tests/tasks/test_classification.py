@@ -198,12 +198,20 @@ def test_the_classes_of_a_head_are_compared_with_those_of_the_data(cli, tmp_path
     judge = (*command, f"init={path}", "training.iterations=0")
     assert cli(*judge, f"data.root={root}", "data.order=natural")[0] == 0
     code, _, err = cli(*judge, f"data.root={root}")
-    assert code == 2 and "output 0 of the head in model.safetensors is 'a1', and label 0 of the data is 'a10': the same classes in" in err
+    assert code == 2 and "output 1 of the head in model.safetensors is 'a2', and label 1 of the data is 'a10': the same classes in" in err
     other = both_splits(tmp_path / "other", ("a1", "a10", "b"))
     code, _, err = cli(*judge, f"data.root={other}")
-    assert code == 2 and "label 1 of the data is 'a10': the head is of other classes" in err
+    assert code == 2 and "the head is of other classes, and training.iterations is 0" in err
     assert cli(*command, f"init={path}", "training.iterations=1", f"data.root={other}")[0] == 0
     assert any("the head starts from other classes" in note for row in cli.rows() for note in row["notes"])
+
+
+@pytest.mark.parametrize("said", ["200", "[1, 2]", "no list"])
+def test_other_programs_may_write_such_a_note_in_another_form(cli, tmp_path, said):  # noqa: F811
+    root = write_folder(tmp_path / "set", dict.fromkeys(("a", "b", "c"), 2))
+    vit = build_vit(resolve(compose(["scale=smoke"]))["backbone"], num_classes=3)
+    save_weights(tmp_path / "vit.safetensors", vit, metadata={"class_names": said, "classes": said})
+    assert cli(*SMOKE, f"data.root={root}", f"init={tmp_path / 'vit.safetensors'}", "training.iterations=0", "measure=[accuracy]")[0] == 0
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])

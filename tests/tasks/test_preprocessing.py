@@ -56,6 +56,12 @@ def test_values_that_are_given_win_one_by_one(task):
     )
 
 
+def test_who_gives_the_crop_gives_all_of_it():
+    chosen = ("backbone=timm", "backbone.model=vit_base_patch16_clip_384.laion2b_ft_in12k_in1k")
+    assert run_of(*chosen, task="timm").task["view"]["crop_mode"] == "squash"
+    assert "crop_mode" not in run_of(*chosen, "task.view.crop_pct=0.9", task="timm").task["view"]
+
+
 def test_other_models_have_the_view_and_the_key_that_they_had():
     """A ViT by its sizes has no configuration: ImageNet's values, written out in the run as before."""
     config = run_of("backbone=vit_tiny")

@@ -16,7 +16,8 @@ from tokenprune.tasks import batching
 CPU = torch.device("cpu")
 SHAPES = {"name": "shapes", "side": 64, "train_size": 6, "val_size": 4, "seed": 0}
 RECIPES = {
-    "flips": {}, "maps": {"token_labels": 1.0}, "augment": {"augment": {}}, "mix": {"mix": {}}, "deit": {"augment": {"repeats": 2}, "mix": {}},
+    "flips": {}, "maps": {"token_labels": 1.0}, "augment": {"augment": {}}, "mix": {"mix": {}},
+    "deit": {"augment": {"repeats": 2}, "mix": {}},
     "segmenter": {"augment": {"policy": "segmenter"}}, "detr": {"augment": {"policy": "detr"}},
 }  # fmt: skip
 CASES = [

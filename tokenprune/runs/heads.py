@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tokenprune.tasks.base import Task
 
+CLASS_NAMES = "class_names"  # in the header of a file of weights: a JSON list
 _REMEDY = (
     "give init=FILE with a head for the classes of the data, train it (training.iterations above 0), or measure no accuracy: measure=[cost]"
 )
@@ -57,8 +58,17 @@ def _file(config: Run) -> Path | None:
     return None if given is None or given in STARTS else weights_path(given)
 
 
+def _names_in(path: Path) -> tuple[str, ...]:
+    """Return the names of the head's classes that this project wrote into a file, () where there are none."""
+    try:
+        names = json.loads(read_metadata(path).get(CLASS_NAMES, "[]"))
+    except ValueError:
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
 def _compare_classes(path: Path, data: tuple[str, ...], trained: bool) -> list[str]:
-    names = tuple(json.loads(read_metadata(path).get("classes", "[]")))
+    names = _names_in(path)
     if not names or not data or names == data:
         return []
     place = next((i for i, (a, b) in enumerate(zip(names, data, strict=False)) if a != b), min(len(names), len(data)))

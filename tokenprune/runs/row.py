@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
 from tokenprune.runs.config import dense_of, pretrained_of
-from tokenprune.runs.heads import check_head
+from tokenprune.runs.heads import CLASS_NAMES, check_head
+from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
 from tokenprune.runs.run_key import SCHEMA, run_key
@@ -107,7 +108,11 @@ def _new_row(config: Run, folder: Path) -> dict[str, Any]:
     except Exception as error:
         row, trace = status_row(config, error), traceback.format_exc()
         if distributed.is_main():
-            (folder / "error.txt").write_text(f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace)
+            (folder / "error.txt").write_text(
+                f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace,
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
     if distributed.is_main():
         write_result(folder, row)
         for left in ("last.pt", "error.txt") if row["status"] == "ok" else ():
@@ -236,7 +241,7 @@ def dependency(needed: Run, wanted: Run) -> Path:
     path = row_folder(needed.results_dir, row["key"]) / WEIGHTS
     if row["status"] != "ok" or not path.is_file():
         reason = row["reason"] or f"its weights {path} are gone; remove the folder {path.parent}"
-        raise TokenPruneError(f"{name_of(wanted)} starts from {name_of(needed)}, which ended as {row['status']}: {reason}")
+        raise TokenPruneError(f"{name_of(wanted)} starts from {name_of(needed)}{ENDED_AS}{row['status']}: {shortened(reason, path.parent)}")
     return path
 
 
@@ -263,7 +268,7 @@ def _save(model: Any, config: Run, folder: Path, classes: tuple[str, ...]) -> No
     from tokenprune.utils.checkpoints import save_weights
 
     about = {"key": run_key(config), "run": name_of(config), "tokenprune": installed("tokenprune") or "unknown"}
-    about |= {"classes": json.dumps(classes)} if classes else {}
+    about |= {CLASS_NAMES: json.dumps(classes)} if classes else {}
     save_weights(folder / WEIGHTS, model, metadata=about)
     if config.export_weights:
         path = weights_path(config.export_weights)

@@ -47,7 +47,11 @@ def completed_view(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
         return given  # reading the settings refuses it
     if given is None and not shows_photographs(cfg):
         return None
-    return {**IMAGENET, **own_view(cfg.get("backbone", {})), **{name: value for name, value in (given or {}).items() if value is not None}}
+    given = {name: value for name, value in (given or {}).items() if value is not None}
+    own = own_view(cfg.get("backbone", {}))
+    if "crop_pct" in given:
+        own.pop("crop_mode", None)  # who gives the crop gives all of it
+    return {**IMAGENET, **own, **given}
 
 
 def about_view(view: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:

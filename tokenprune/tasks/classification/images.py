@@ -13,7 +13,7 @@ from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
 from tokenprune.tasks.classification.settings import ClassificationConfig, View, read_recipe
 from tokenprune.tasks.classification.views import Batch, EvaluationView, Mixer, Statistics, TrainingView, as_input, collate, flipped
 from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
-from tokenprune.tasks.preprocessing import about_view, completed_view
+from tokenprune.tasks.preprocessing import about_view, completed_view, shows_photographs
 
 
 class LabelledImages:
@@ -55,8 +55,8 @@ class LabelledImages:
 
     @property
     def about_view(self) -> str:
-        """Return words for the view that say where its values are from; "" without a model of timm that has a view of its own."""
-        given = completed_view(self.config)
+        """Return words for the view of photographs that say where its values are from; "" without a model of timm that has its own."""
+        given = completed_view(self.config) if shows_photographs(self.config) else None
         words = "" if given is None else about_view(given, self.config.get("backbone", {}))
         return f"images are seen with {words}" if words else ""
 

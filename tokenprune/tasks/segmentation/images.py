@@ -54,6 +54,11 @@ class LabelledPixels:
         return self.split("val").classes
 
     @property
+    def notes(self) -> list[str]:
+        """Return what the opened splits say of themselves."""
+        return [note for data in self._splits.values() for note in getattr(data, "notes", ())]
+
+    @property
     def about_view(self) -> str:
         """Return words for mean and std that say where they are from; "" for drawn pictures and without a model of timm."""
         given = {"mean": self.settings.mean, "std": self.settings.std}

@@ -76,7 +76,8 @@ class SegmentationTask(Task):
 
     def notes(self, cfg: Mapping[str, Any]) -> list[str]:
         """Return which classes never occur in the validation split, which share of its pixels is ignored, and whose mean and std hold."""
-        return [*self._judged_by, *filter(None, [self._pixels(cfg).about_view])]
+        pixels = self._pixels(cfg)
+        return [*pixels.notes, *self._judged_by, *filter(None, [pixels.about_view])]
 
     def begin(self, model: nn.Module) -> None:
         """Do nothing: no loss of this task needs a copy of the model."""
