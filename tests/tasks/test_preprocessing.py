@@ -10,7 +10,7 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.run_key import run_key
 from tokenprune.tasks.classification.settings import read_recipe
-from tokenprune.tasks.preprocessing import IMAGENET, about_view, own_view
+from tokenprune.tasks.preprocessing import IMAGENET, about_imagenet, about_view, own_view
 from tokenprune.tasks.segmentation.settings import read_segmentation
 
 AUGREG = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -85,6 +85,13 @@ def test_segmentation_takes_mean_and_deviation():
     for others in (("backbone=vit_tiny",), ("backbone=timm", "backbone.model=deit_tiny_patch16_224")):
         assert not {"mean", "std"} & set(run_of(*others, task="segmentation", data="semantic").task)
     assert "mean" not in resolve(compose(["task=segmentation", "scale=smoke", *chosen])).task
+
+
+def test_detection_says_that_it_takes_imagenets_mean():
+    config = run_of("backbone=timm", f"backbone.model={AUGREG}", "backbone.patch_size=16", task="detection", data="coco")
+    assert about_imagenet(config).endswith(f"timm's configuration of {AUGREG}: mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]")
+    assert about_imagenet(run_of("backbone=vit_tiny", task="detection", data="coco")) == ""
+    assert about_imagenet(run_of("backbone=timm", "backbone.model=deit_tiny_patch16_224", task="detection", data="coco")) == ""
 
 
 def test_a_view_of_another_form_is_refused():

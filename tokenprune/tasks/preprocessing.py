@@ -72,6 +72,16 @@ def about_view(view: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
+def about_imagenet(cfg: Mapping[str, Any]) -> str:
+    """Return words for a task that always takes ImageNet's mean and std, if timm's configuration of the model has others; else ""."""
+    own = own_view(cfg.get("backbone", {})) if shows_photographs(cfg) else {}
+    others = [f"{name} {own[name]}" for name in ("mean", "std") if own and own[name] != IMAGENET[name]]
+    if not others:
+        return ""
+    told = f"timm's configuration of {_full_name(cfg['backbone']['model'])}: {', '.join(others)}"
+    return f"pictures are seen with ImageNet's mean and std, as by the published detectors; {told}"
+
+
 def _told(own: Mapping[str, Any], given: list[str]) -> str:
     return ", ".join(f"{name} {own.get(name, _CENTRE)}" for name in (text.split(" ")[0] for text in given))
 
