@@ -59,7 +59,7 @@ def write_result(folder: Path | str, row: Mapping[str, Any]) -> Path:
     check(row)
     path = Path(folder) / "result.json"
     text = json.dumps(row, indent=1, allow_nan=False)
-    atomic_write(path, lambda part: part.write_text(text + "\n"))
+    atomic_write(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     return path
 
 
@@ -70,7 +70,7 @@ def read_result(path: Path | str) -> dict[str, Any]:
         ResultSchemaError: no JSON, or not of this schema.
     """
     try:
-        row = json.loads(Path(path).read_text())
+        row = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultSchemaError(f"{path} is no readable result ({error}); remove it and run the row again") from error
     if not isinstance(row, dict):

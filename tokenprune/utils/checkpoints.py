@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokenprune.errors import CheckpointMismatch
+from tokenprune.utils import console
 from tokenprune.utils.files import atomic_write
 
 GRID_NOTE = "grid"  # metadata: rows x columns of the position codes, where they are no square
@@ -41,7 +42,8 @@ def save_weights(
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Return every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
 
-    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped. Other content of a training run (optimizer, epoch, its
+    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped; several others ("student", "teacher") are joined, each
+    key with the name of its mapping and a dot before it. Other content of a training run (optimizer, epoch, its
     arguments as argparse's Namespace) is ignored.
 
     Raises:
@@ -51,9 +53,17 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     content = read_plain(path)
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            averaged = [str(other) for other, part in content.items() if "ema" in str(other).split("_") and isinstance(part, Mapping)]
+            if averaged:
+                console.say_once(f"{path.name} holds {name!r} and an average of it, {averaged[0]!r}; {name!r} is taken")
             content = content[name]
     if not isinstance(content, Mapping):
         raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    parts = {name: part for name, part in content.items() if isinstance(part, Mapping)}
+    return _tensors(content) or {f"{name}.{k}": v for name, part in parts.items() for k, v in _tensors(part).items()}
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
 
