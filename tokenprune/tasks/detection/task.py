@@ -28,6 +28,15 @@ class DetectionTask(Task):
     def __init__(self) -> None:
         self._sets: dict[tuple[str, str], DetectionData] = {}
 
+    @staticmethod
+    def check(cfg: Mapping[str, Any]) -> None:
+        """Check the settings of `task`; no data are read.
+
+        Raises:
+            InvalidConfig: Settings do not fit.
+        """
+        read_task(cfg["task"])
+
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """Build the detector on the CPU with random weights.
 
