@@ -14,6 +14,8 @@ from tokenprune.utils.checkpoints import save_weights
 SIZE = (32, 32)
 CHOSEN = {"svit": {"eval_mode": "topk"}}
 NO_ONNX = {"random"}  # its draw hashes the bits of the picture
+# ONNX takes three times as long as torch.export: those that decide in different places and ways always run, the others with `-m slow`.
+IN_BOTH = ("cropr", "dynamicvit", "evit", "evo_vit", "sinkhorn", "svit", "tome")
 TWICE = ("dynamicvit", "evit")  # decide a second time, among the tokens that are left: before a block and inside it
 
 
@@ -33,16 +35,33 @@ def onnx_there() -> None:
         pytest.importorskip(module, reason=f"ONNX export needs {module}, which is not installed")
 
 
-@pytest.mark.parametrize(("name", "decisions"), [*((name, 1) for name in models()), *((name, 2) for name in TWICE)])
-def test_exported_logits_are_the_models(name, decisions, tmp_path):
-    onnx_there()
+@pytest.mark.parametrize("name", [name for name in models() if name not in IN_BOTH])
+def test_exported_logits_are_the_models(name, tmp_path):
+    exported(name, 1, tmp_path, onnx=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in models() if name not in IN_BOTH])
+def test_logits_of_onnx_are_the_models_too(name, tmp_path):
+    exported(name, 1, tmp_path, onnx=name not in NO_ONNX)
+
+
+@pytest.mark.parametrize(("name", "decisions"), [(name, 1 + (name in TWICE)) for name in IN_BOTH])
+def test_logits_of_both_formats_are_the_models(name, decisions, tmp_path):
+    exported(name, decisions, tmp_path, onnx=True)
+
+
+def exported(name, decisions, tmp_path, onnx):
+    """Export a method and hold the logits of the files against the model's."""
+    if onnx:
+        onnx_there()
     model = model_of(name, decisions)
     if any(s.counts_vary for s in model.selectors.values()):
         with pytest.raises(ExportRefused, match=f"selector '{name}' keeps a different number"):
             exporting.exportable(model)
         return
-    found = exporting.export(model, SIZE, tmp_path / "m.pt2", None if name in NO_ONNX else tmp_path / "m.onnx")
-    assert len(found) == 2 - (name in NO_ONNX) and max(found.values()) <= 1e-4
+    found = exporting.export(model, SIZE, tmp_path / "m.pt2", tmp_path / "m.onnx" if onnx else None)
+    assert len(found) == 1 + onnx and max(found.values()) <= 1e-4
 
 
 def test_at_least_eight_methods_are_exported():
