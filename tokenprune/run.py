@@ -10,20 +10,18 @@
 Exit status: 0 all is well, 2 a single run ended in an error (one line on standard error), 3 a row of a sweep did, or a report.
 """
 
-import difflib
 import os
 import sys
-import time
 import warnings
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import InvalidConfig, TokenPruneError
-from tokenprune.runs import launchers
+from tokenprune.runs.command_line import explain, prepared
 from tokenprune.runs.config import REPORTS, implied_method, register_schema, resolve
 from tokenprune.runs.run import Run
 from tokenprune.utils import console, distributed
@@ -40,30 +38,27 @@ def main() -> None:
         warnings.filterwarnings("ignore", message=message)
     with distributed.processes():
         try:
-            sys.argv[:] = [f"fresh={time.time()}" if word == "--fresh" else word for word in sys.argv]
+            sys.argv[1:] = prepared(sys.argv[1:])
             register_schema()
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_entry)()
         except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
             distributed.leave(ERROR)
+        except Exception as error:  # Hydra lets others through, too, such as ValueError for method=null
+            if _begun(error):
+                raise
+            console.fail(f"the choices cannot be composed: {explain(error)}; `--help` shows all choices")
+            distributed.leave(ERROR)
 
 
-def explain(error: Exception) -> str:
-    """Return an error of composing as one line that says what failed, what exists and what was probably meant."""
-    needed = launchers.missing(str(error.missing_cfg_file)) if isinstance(error, MissingConfigException) else None
-    if needed:
-        return needed
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        begun = [option for option in error.options if name and option.startswith(name)]  # table2 means table2_preserve
-        close = begun or difflib.get_close_matches(name, error.options, n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"unknown {group} {name!r}.{hint} Available: {', '.join(error.options)}"
-    causes, cause = [str(error)], error.__cause__
-    while cause is not None:
-        causes.append(str(cause).split("\n")[0])
-        cause = cause.__cause__
-    return " ".join("; ".join(dict.fromkeys(causes)).split())
+def _begun(error: Exception) -> bool:
+    """Tell whether an error comes from a run, and not from composing it."""
+    place = error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code is _entry.__code__:
+            return True
+        place = place.tb_next
+    return False
 
 
 def _entry(cfg: DictConfig) -> None:
@@ -133,8 +128,10 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig 
 
     try:
         config = resolve(cfg)
-    except OmegaConfBaseException as error:
-        config, problem = Run.of(OmegaConf.to_container(cfg, resolve=False)), InvalidConfig(explain(error))
+    except (OmegaConfBaseException, InvalidConfig) as error:
+        values = OmegaConf.to_container(cfg, resolve=False)
+        config = Run.of({key: value for key, value in values.items() if key in Run()})  # type: ignore[union-attr]
+        problem = problem or InvalidConfig(explain(error))
     name = name_of(config)
     killed = TokenPruneError("the process that made this row ended before the row was done; run the command again")
     write_note(folder, number, name, status_row(config, problem or killed))

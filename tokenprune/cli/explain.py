@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.run import ERROR
-from tokenprune.run import explain as reason
+from tokenprune.runs.command_line import explain as reason
+from tokenprune.runs.command_line import quoted
 from tokenprune.runs.composer import Composer, composer
 from tokenprune.runs.config import implied_method
 from tokenprune.runs.nodes import nodes
@@ -29,7 +30,7 @@ from tokenprune.utils.paths import config_dir
 
 def main() -> None:
     """Print the sources of the run that the command line composes."""
-    overrides = without_folders(sys.argv[1:])
+    overrides = [quoted(word) for word in without_folders(sys.argv[1:])]
     if overrides in (["-h"], ["--help"]):
         console.say(__doc__.strip())
         return

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import TokenPruneError, status_of
-from tokenprune.run import explain
+from tokenprune.runs.command_line import explain
 from tokenprune.runs.composer import Composer, composer
 from tokenprune.runs.config import resolve
 from tokenprune.runs.reports import build_reports

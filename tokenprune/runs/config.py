@@ -1,7 +1,8 @@
 """Configurations: where the YAML lives, the top-level schema, composing one outside the command line, and deriving one from another."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -10,15 +11,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tokenprune.engine.schedule import answered
+from tokenprune.engine.schedule import TARGET, answered
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import names
 from tokenprune.runs.help import group_help
 from tokenprune.runs.hydra_sources import register_sources
-from tokenprune.runs.plugin_options import KINDS
+from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES
-from tokenprune.utils.paths import config_dir
+from tokenprune.utils.paths import at_home, config_dir
+from tokenprune.utils.settings import nearest_setting
 
 FREE = ("selector", "treatment", "schedule", "losses", "backbone", "task", "data", "training", "reports")  # mappings of plugins
 REPORTS = ("table", "plot")  # what every sweep ends with; they say nothing more about one row than its result does
@@ -40,6 +42,9 @@ class PretrainedConfig:
     data: dict[str, Any] = field(default_factory=lambda: {"name": "shapes", "side": 128, "train_size": 20000, "val_size": 300, "seed": 0})
     task: dict[Any, Any] = field(default_factory=dict)
     training: dict[Any, Any] = field(default_factory=dict)
+
+
+_PARTS = {"dense": DenseConfig, "pretrained": PretrainedConfig}
 
 
 @dataclass
@@ -87,12 +92,14 @@ class RunConfig:
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, two resolvers and the sources of configurations known to Hydra.
+    """Make `schema`, the first entry of conf/config.yaml, three resolvers and the sources of configurations known to Hydra.
 
-    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${group_help:}` is the list of groups that --help shows.
+    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${group_help:}` is the list of groups that --help shows;
+    `${at_home:PATH}` is a path with the user's home folder for `~`.
     """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     OmegaConf.register_new_resolver("group_help", group_help, replace=True)
+    OmegaConf.register_new_resolver("at_home", at_home, replace=True)
     ConfigStore.instance().store(name="schema", node=_schema())
     register_sources()
 
@@ -100,7 +107,7 @@ def register_schema() -> None:
 def _schema() -> DictConfig:
     """Return the schema; its free mappings take any option without a plus, because their plugins check the options themselves."""
     schema = OmegaConf.structured(RunConfig)
-    for mapping in (*(schema[name] for name in FREE), schema.dense.training, schema.pretrained.task, schema.pretrained.training):
+    for mapping in (*(schema[name] for name in FREE), schema.dense.training, *schema.pretrained.values()):
         OmegaConf.set_struct(mapping, False)
     return schema
 
@@ -142,12 +149,16 @@ def implied_method(choices: Mapping[str, str]) -> str | None:
 
 
 def resolve(cfg: DictConfig) -> Run:
-    """Return the run that a composed configuration stands for; values that are not set stay '???'.
+    """Return the run that a composed configuration stands for; values that are not set stay '???', `~` is the home folder in paths.
 
     A dense row at a scale without shipped weights is the dense model itself: it is not trained any further.
+
+    Raises:
+        InvalidConfig: settings that do not exist, which a plus on the command line or a file may have added.
     """
     values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    run = Run.of(values)  # type: ignore[arg-type]
+    only_known(values)  # type: ignore[arg-type]
+    run = _at_home(Run.of(values))  # type: ignore[arg-type]
     backbone = {name: value for name, value in run.backbone.items() if name != "by_scale"}  # what its other values were chosen from
     losses = {name: options for name, options in run.losses.items() if options is not None}
     # A run without a target has the key it always had; the keep rate and the target of a dense run only serve sweeps.
@@ -157,6 +168,43 @@ def resolve(cfg: DictConfig) -> Run:
     if run.is_dense and run.trains_dense:
         return dense_of(run, run.seed).replace(label=run.label)
     return run
+
+
+def only_known(values: Mapping[str, Any]) -> None:
+    """Refuse settings that do not exist. The options of a plugin are left to the plugin.
+
+    Args:
+        values: A composed configuration as plain mappings, its interpolations resolved or not.
+
+    Raises:
+        InvalidConfig: Such settings; the message names each and what was probably meant.
+    """
+    run = Run.of(values)
+    listed = {part: [f.name for f in fields(schema)] for part, schema in _PARTS.items()}
+    listed |= {kind: _all_options(kind) for kind in KINDS if run[kind].get("name", NONE) == NONE}  # nothing builds these of a dense run
+    problems = []
+    for part, allowed in listed.items():
+        paths = [f"{part}.{name}" for name in allowed]
+        unknown = [path for path in (f"{part}.{key}" for key in run[part]) if path not in paths]
+        problems += [f"there is no setting {path!r}.{nearest_setting(path, paths)} Allowed: {', '.join(paths)}" for path in unknown]
+    if problems:
+        raise InvalidConfig(problems)
+
+
+def _all_options(kind: str) -> list[str]:
+    """Return the options of all plugins of a kind: a sweep may give a dense row those of the other rows."""
+    return ["name", *({TARGET: None} if kind == "schedule" else {}), *dict.fromkeys(chain(*(defaults(kind, n) for n in names(kind))))]
+
+
+def _at_home(run: Run) -> Run:
+    """Return a run with the user's home folder for a `~` at the start of its paths, which no shell replaces behind a dotted key."""
+    changed = {name: at_home(run[name]) for name in ("results_dir", "init", "init_weights", "export_weights")}
+    changed["dense"] = {**run.dense, "init": at_home(run.dense.get("init"))}
+    for name in ("data", "backbone"):
+        changed[name] = {key: at_home(value) if key in ("root", "pretrained") else value for key, value in run[name].items()}
+    data = run.pretrained.get("data", {})
+    changed["pretrained"] = {**run.pretrained, "data": {key: at_home(value) if key == "root" else value for key, value in data.items()}}
+    return run.replace(**changed)
 
 
 def _task_of(run: Run) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def rows_to_run(launcher: Any, rows: Mapping[int, Sequence[str]]) -> dict[int, S
         try:
             config = _config(launcher, overrides)
             row = stored_or_refused(config)
-        except OmegaConfBaseException:  # the problem becomes the row's status where every row is made
+        except (OmegaConfBaseException, InvalidConfig):  # the problem becomes the row's status where every row is made
             left[number] = overrides
             continue
         if row is None:

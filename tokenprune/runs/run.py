@@ -1,13 +1,15 @@
 """One run, resolved: every value that a row depends on, by name and with a type."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tokenprune.engine.schedule import TARGET
+from tokenprune.errors import InvalidConfig
 from tokenprune.registry import get, names
+from tokenprune.utils.settings import leaves, nearest_setting
 
 if TYPE_CHECKING:
     from tokenprune.engine.selector import Selector
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
 
 NONE = "none"  # name of the selector, treatment and schedule of a dense model
 Options = Mapping[str, Any]  # of a plugin, with its `name`
+
+
+def _no_such(key: str, values: Mapping[str, Any], known: Collection[str]) -> str:
+    """Return what to say of a field that does not exist, with the setting that was probably meant."""
+    inside = [path.removeprefix(key) for path in leaves({key: values[key]}) if path != key] or [""]
+    settings = [path for name in sorted(known) for path in leaves({name: values.get(name)})]
+    nearest = next((found for end in inside if (found := nearest_setting(f"{key}{end}", settings))), "")
+    return f"there is no setting {key + inside[0]!r}.{nearest} `--cfg job` prints all of them for your choices"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +69,15 @@ class Run(Mapping[str, Any]):
         """Return the run of a mapping of its fields; a run as it is. Fields that are left out take the schema's values.
 
         Raises:
-            TypeError: a field that does not exist.
+            InvalidConfig: fields that do not exist; the message names all of them.
         """
-        return values if isinstance(values, Run) else cls(**values)
+        if isinstance(values, Run):
+            return values
+        known = {f.name for f in fields(cls)}
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise InvalidConfig([_no_such(key, values, known) for key in unknown])
+        return cls(**values)
 
     def replace(self, **changes: Any) -> "Run":
         """Return a copy with some fields changed; nothing in it is shared with this run."""

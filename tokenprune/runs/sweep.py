@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.runs.presets import files
@@ -18,6 +18,7 @@ from tokenprune.runs.rows import tables
 from tokenprune.runs.run import Run
 from tokenprune.runs.sources import without_folders
 from tokenprune.utils import console, distributed
+from tokenprune.utils.paths import at_home
 from tokenprune.utils.settings import plain
 
 BAD_CONFIG = 2  # exit status where nothing could be begun
@@ -31,14 +32,17 @@ class SweepTable(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the reports of `config` before a row is made for them.
+        """Check the reports of `config` before a row is made for them, and that all settings that the rows share exist.
 
         Raises:
-            SystemExit: 2, if a report or an option of one does not exist.
+            SystemExit: 2, if a report, an option of one, or a setting does not exist.
         """
+        from tokenprune.runs.config import only_known
         from tokenprune.runs.reports import build_reports
 
         try:
+            values = OmegaConf.to_container(config, resolve=False)
+            only_known({key: value for key, value in values.items() if key != "hydra"})  # type: ignore[union-attr]
             build_reports(plain(config.reports))
         except TokenPruneError as error:
             console.fail(str(error))
@@ -104,7 +108,7 @@ def report(config: Run | DictConfig, rows: Sequence[Mapping[str, Any]]) -> list[
     """Make the reports that `config` chooses of the rows of a sweep; return the names of those that failed."""
     from tokenprune.runs.reports import Sweep, make_reports
 
-    name, results = name_of_sweep(config), Path(config.results_dir)
+    name, results = name_of_sweep(config), Path(at_home(config.results_dir))
     return make_reports(plain(config.reports), Sweep(name, rows, results / "tables" / name, results))
 
 

@@ -13,6 +13,7 @@ from tokenprune.engine.schedule import Budget, answered
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.measure.macs import Macs
 from tokenprune.registry import get, names
+from tokenprune.runs.config import pretrained_of
 from tokenprune.runs.reports import build_reports
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
@@ -53,6 +54,8 @@ def validate(run: Mapping[str, Any], files: bool = True) -> str:
     for section in ("training", *(("dense.training",) if config.trains_dense else ())):
         with _noting(problems):
             read_settings(TrainingConfig, _at(config, section), section)
+    with _noting(problems):
+        _pretrained(config)
     problems += map(InvalidConfig, _fields(config))
     words = ""
     prunes = config.task_name not in names("task") or config.task_kind.prunes
@@ -76,6 +79,20 @@ def _noting(problems: list[TokenPruneError]) -> Iterator[None]:
         problems += map(InvalidConfig, error.problems)
     except TokenPruneError as error:
         problems.append(error)
+
+
+def _pretrained(config: Run) -> None:
+    """Check the classification run that a row starts from, where it starts from one."""
+    start = config.dense["init"] if config.trains_dense else config.init
+    if start != "pretrained":
+        return
+    problems: list[TokenPruneError] = []
+    run = pretrained_of(config)
+    for check in (run.task_kind.check, lambda run: data_source(run.data), lambda run: run.recipe):
+        with _noting(problems):
+            check(run)
+    if problems:
+        raise InvalidConfig([f"pretrained: {problem}" for problem in problems])
 
 
 def _fields(config: Run) -> list[str]:

@@ -84,16 +84,24 @@ def read_plain(path: Path | str) -> Any:
             f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
             " convert it in a place you trust: torch.save(model.state_dict(), ...)"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again") from error
+    except Exception as error:  # the readers of both formats let any exception through
+        raise _damaged(path, error) from error
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
-    """Return the header strings that `save_weights` stored; {} for other formats."""
-    if Path(path).suffix != ".safetensors":
+    """Return the header strings that `save_weights` stored; {} for other formats.
+
+    Raises:
+        CheckpointMismatch: The file is damaged.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
         return {}
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def load_weights(
@@ -125,6 +133,7 @@ def load_weights(
     problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
     wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
     problems += [f"shape of {k}: file {tuple(state[k].shape)}, model {tuple(own[k].shape)}" for k in wrong]
+    problems += [f"kind of {k}: file {_kind(v)}, model {_kind(own[k])}" for k, v in state.items() if k in own and _kind(v) != _kind(own[k])]
     if problems:
         raise CheckpointMismatch(
             f"checkpoint {Path(path).name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
@@ -153,6 +162,17 @@ def _grid_note(weights: Any) -> dict[str, str]:
     stems = (getattr(m, "patch_embed", None) for m in weights.modules()) if isinstance(weights, nn.Module) else ()
     sides = next((stem.grid_size for stem in stems if getattr(stem, "grid_size", None) is not None), (1, 1))
     return {} if sides[0] == sides[1] else {GRID_NOTE: f"{sides[0]}x{sides[1]}"}
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointMismatch:
+    return CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again")
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return the words for how a tensor holds numbers. Numbers of another kind, such as int8 weights, would be copied as they are."""
+    number = "complex" if tensor.is_complex() else "floating point" if tensor.is_floating_point() else str(tensor.dtype)
+    layout = "" if tensor.layout is torch.strided else f" {tensor.layout}"
+    return f"{number}{layout}{' without data' if tensor.is_meta else ''}"
 
 
 def _plain_values() -> AbstractContextManager[Any]:

@@ -1,6 +1,8 @@
 """Finds the files that come with the package: inside it if it is installed, beside it in a checkout."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 from tokenprune.errors import InvalidConfig
 
@@ -23,9 +25,14 @@ def config_dir() -> Path:
     raise InvalidConfig("the configuration folder conf/ is missing beside the package; install tokenprune again")
 
 
+def at_home(path: Any) -> Any:
+    """Return a path with the user's home folder for a `~` at its start; any other value, None included, as it is."""
+    return os.path.expanduser(path) if isinstance(path, str) else path
+
+
 def weights_path(value: str) -> Path:
     """Return a file of weights: `demo` (the detector) and `demo_classifier` ship with the package, and other values are paths."""
-    return SHIPPED_WEIGHTS.get(value) or Path(value)
+    return SHIPPED_WEIGHTS.get(value) or Path(at_home(value))
 
 
 def expected_of(experiment: str) -> Path | None:

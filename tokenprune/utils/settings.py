@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -74,6 +74,28 @@ def check_types(settings: Any, where: str) -> None:
             problems.append(f"{where}.{name} is {value!r}, allowed is a {_spell(hints[name])}")
     if problems:
         raise InvalidConfig(problems)
+
+
+def leaves(values: Any, start: str = "") -> list[str]:
+    """Return the dotted path of every value in nested mappings, and of the mappings themselves."""
+    found = []
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        found += [f"{start}{key}", *leaves(value, f"{start}{key}.")]
+    return found
+
+
+def nearest_setting(path: str, known: Sequence[str]) -> str:
+    """Return " Did you mean schedule.keep_rate?" for the known path that is nearest to one that does not exist, "" where none is near.
+
+    A path that ends as the given one comes first, the shortest of several, then one that is spelt nearly alike.
+    """
+    leaf = path.rpartition(".")[2]
+    same = sorted((other for other in known if other.rpartition(".")[2] == leaf and other != path), key=lambda other: other.count("."))
+    alike = difflib.get_close_matches(path, known, 1, 0.75)
+    ends = {other.rpartition(".")[2]: other for other in sorted(known, key=lambda other: -other.count("."))}
+    ending = [ends[name] for name in difflib.get_close_matches(leaf, list(ends), 1, 0.75)]
+    near = [*alike, *same, *ending] if "." in path else [*same, *alike, *ending]
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def plain(node: Any) -> Any:
