@@ -86,9 +86,12 @@ with suppress(ImportError):
         def _executor(self) -> Any:
             import submitit
 
+            from tokenprune.runs import launchers
+
             given = {k: v for k, v in self.params.items() if v is not None}
             folder, timeouts = given.pop("submitit_folder"), given.pop("max_num_timeout", None)
             extra = {} if timeouts is None else {f"{self._EXECUTOR}_max_num_timeout": timeouts}
+            launchers.make_private(Path(folder))
             executor = submitit.AutoExecutor(folder, cluster=self._EXECUTOR, **extra)
             common = BaseQueueConf.__dataclass_fields__
             executor.update_parameters(**{k if k in common else f"{self._EXECUTOR}_{k}": v for k, v in given.items()})

@@ -258,3 +258,62 @@ def test_the_norm_goes_where_the_pooling_wants_it(tmp_path):
     assert load_vit(again, files(tmp_path, target)) == [] and torch.equal(again.fc_norm.weight, source.norm.weight)
     with pytest.raises(CheckpointMismatch, match="missing norm.weight"):
         load_vit(build_vit(SMALL, 9), files(tmp_path, target))
+
+
+def wide(size, **options):
+    """A ViT whose images are no square: 8 px patches."""
+    torch.manual_seed(0)
+    return timm.models.VisionTransformer(
+        img_size=size, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5, dynamic_img_size=True, **options
+    )
+
+
+def moved(source, prefix, old, new):
+    """The codes of `source` interpolated from one grid to another, as timm does it with the right grid."""
+    grid = source.pos_embed[:, prefix:].unflatten(1, old).permute(0, 3, 1, 2)
+    return torch.nn.functional.interpolate(grid, size=new, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("load", [load_vit, load_backbone])
+@pytest.mark.parametrize(
+    "options", [{}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 4}, {"reg_tokens": 4, "no_embed_class": True}]
+)
+@pytest.mark.parametrize("grid", [(4, 8), (8, 4), (3, 7)])
+def test_position_codes_of_wide_images_move_by_their_own_grid(tmp_path, load, options, grid):
+    source, target = wide((grid[0] * 8, grid[1] * 8), **options), wide((32, 96), **options)
+    prefix = 0 if options.get("no_embed_class") else source.num_prefix_tokens
+    load(target, files(tmp_path, source), grid=grid)
+    assert torch.allclose(target.pos_embed[:, prefix:], moved(source, prefix, grid, (4, 12)), atol=1e-4)
+    assert torch.equal(target.pos_embed[:, :prefix], source.pos_embed[:, :prefix])
+    same = wide((grid[0] * 8, grid[1] * 8), **options)
+    torch.nn.init.zeros_(same.pos_embed)
+    load(same, tmp_path / "w.safetensors")
+    assert torch.equal(same.pos_embed, source.pos_embed)
+
+
+@pytest.mark.parametrize("load", [load_vit, load_backbone])
+def test_an_unknown_grid_is_asked_for(tmp_path, load):
+    source, target = wide((32, 64)), wide((32, 96))
+    path = files(tmp_path, source)  # a plain state dict: 33 codes, and no word on their grid
+    before = target.pos_embed.clone()
+    with pytest.raises(CheckpointMismatch, match=r"33 position codes.*backbone.pretrained_grid=\[ROWS,COLUMNS\]"):
+        load(target, path)
+    with pytest.raises(CheckpointMismatch, match="grid 5 x 5 is not of so many"):
+        load(target, path, grid=(5, 5))
+    assert torch.equal(target.pos_embed, before)
+    with pytest.raises(CheckpointMismatch, match="it may be 4 x 16 or 8 x 8"):
+        load(wide((32, 128)), files(tmp_path, wide((64, 64))))
+    save_weights(tmp_path / "said.safetensors", source)  # a module says its grid
+    load(target, tmp_path / "said.safetensors")
+    assert torch.allclose(target.pos_embed[:, 1:], moved(source, 1, (4, 8), (4, 12)), atol=1e-4)
+
+
+def test_the_backbone_group_gives_the_grid_of_a_file(tmp_path):
+    path = files(tmp_path, source := wide((32, 64)))
+    vit = build_vit({**SMALL, "pretrained": str(path), "pretrained_grid": [4, 8]})
+    assert torch.allclose(vit.pos_embed[:, 1:], moved(source, 1, (4, 8), (4, 4)), atol=1e-4)
+    target = build_vit({**SMALL, "pretrained_grid": [4, 8]}, num_classes=5)  # what init=FILE loads later
+    load_vit(prune(target), path)
+    assert torch.equal(target.pos_embed, vit.pos_embed)
+    with pytest.raises(InvalidConfig, match="pretrained_grid"):
+        build_vit({**SMALL, "pretrained_grid": [0, 8]})

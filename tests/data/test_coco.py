@@ -99,13 +99,35 @@ def test_every_image_mode_becomes_rgb(root, mode):
     assert np.abs(pixels.mean() - 200) < (60 if mode == "1" else 5)
 
 
-def test_exif_orientation_is_applied_only_when_the_size_asks_for_it(root):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(24, 16), (24, 24)])
+def test_exif_orientation_is_applied_as_detectron2_does(root, orientation, size):
+    """Annotations are drawn on the picture as it is shown, whatever its size: the same record fits all eight ways to store it."""
+    shown = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)  # PIL's transposition that undoes the turn
+    stored, exif = Image.fromarray(shown), Image.Exif()
+    exif[274] = orientation
+    (stored if back is None else stored.transpose(back)).save(root / "val2017" / "4.png", exif=exif)
+    rewrite(root, lambda data: data["images"][1].update(width=size[0], height=size[1]) or data.update(annotations=[annotation(3, 4)]))
+    sample = CocoDetection(root, "val")[0]
+    assert np.array_equal(sample.image, shown) and sample.instances.boxes.tolist() == [[2, 2, 10, 8]]
+
+
+def test_a_record_of_the_unturned_size_is_refused_with_the_tag(root):
     exif = Image.Exif()
     exif[274] = 6
-    Image.new("RGB", (16, 24)).save(root / "val2017" / "4.png", exif=exif)
-    Image.new("RGB", (24, 16)).save(root / "val2017" / "6.png", exif=exif)
+    Image.new("RGB", (24, 16)).save(root / "val2017" / "4.png", exif=exif)
+    with pytest.raises(DatasetError, match="16x24 once it is turned by its EXIF orientation 6, its record .* 24x16.*remove the EXIF tag"):
+        CocoDetection(root, "val")[0]
+
+
+def test_labels_follow_the_names_of_another_split(root):
     data = CocoDetection(root, "val")
-    assert data[0].image.shape == data[1].image.shape == (16, 24, 3)
+    data.relabel(("forty", "seven"))
+    assert data.classes == ("forty", "seven") and data.category_ids == (40, 7)
+    assert data[0].instances.labels.tolist() == [1, 0] and data.category_ids[1] == 7, "the ids of the ground truth stay"
+    with pytest.raises(DatasetError, match="2 in train, 2 in val; only train has eight; only val has seven"):
+        data.relabel(("forty", "eight"))
 
 
 @pytest.mark.parametrize("content", ["half", "empty", "text"])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.helpers.image_sets import CLASSES, both_splits, pack, real, write_folder
 from tokenprune.data import build_classification, require_same_classes
-from tokenprune.data.imagefolder import ImageFolder, _in_turn
+from tokenprune.data.imagefolder import ImageFolder, _in_turn, class_folders
 from tokenprune.data.readers import Entry
 from tokenprune.errors import DatasetError
 
@@ -66,6 +66,62 @@ def test_what_is_no_image_is_passed_over(root, tmp_path):
     (root / "val" / "beta" / "._beta_0.png").write_bytes(b"a system's own")
     assert samples(ImageFolder(root, "val")) == expected
     assert samples(ImageFolder(pack(root / "val", tmp_path / "p" / "val.zip").parent, "val")) == expected
+
+
+HIDDEN = (".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "both.zip"])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_folders_and_those_of_systems_are_no_classes(root, tmp_path, kind, name):
+    expected = samples(ImageFolder(root, "val"))
+    image = root / "val" / "beta" / "beta_0.png"
+    for place in (root / "val" / name, root / "val" / "beta" / name, root / name):
+        place.mkdir()
+        shutil.copy(image, place / "x.png")
+    (root / "val" / "Thumbs.db").write_bytes(b"")
+    if kind == "both.zip":
+        packed = pack(root, tmp_path / "p" / "both.zip")
+    else:
+        packed = root if kind == "folder" else pack(root / "val", tmp_path / "p" / f"val.{kind}").parent
+    data = ImageFolder(packed, "val", order="text")
+    assert samples(data) == expected and not data.notes
+    assert kind != "folder" or class_folders(packed, "val") == data.classes
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "both.tar"])
+def test_files_that_are_left_out_are_counted_by_their_endings(root, tmp_path, capsys, kind):
+    for name in ("a.webp", "b.WEBP", "c.tiff", ".d.gif", "Thumbs.db", "deep/e.png"):
+        (root / "val" / "beta" / name).parent.mkdir(exist_ok=True)
+        (root / "val" / "beta" / name).write_bytes(b"")
+    (root / "val" / "readme.txt").write_text("no picture, beside the classes")
+    if kind == "both.tar":
+        packed = pack(root, tmp_path / "p" / "both.tar")
+    else:
+        packed = root if kind == "folder" else pack(root / "val", tmp_path / "p" / f"val.{kind}").parent
+    data = ImageFolder(packed, "val", order="text")
+    assert len(data) == 12 and len(data.notes) == 1
+    assert "3 files with other endings (2 .webp, 1 .tiff; images are .png, .jpg, .jpeg)" in data.notes[0]
+    assert "1 images in folders inside a class folder, the first is" in data.notes[0] and data.notes[0] in capsys.readouterr().err
+
+
+def test_folders_named_by_numbers_have_these_as_labels(tmp_path):
+    names = [str(n) for n in range(12)]
+    data = ImageFolder(write_folder(tmp_path, dict.fromkeys(names, 1)), "val")
+    assert data.classes == tuple(names) and "numbers by their value, as timm does: label 2 is '2'" in data.notes[0]
+    assert ImageFolder(tmp_path, "val", order="text").classes == tuple(sorted(names)) == class_folders(tmp_path, "val", "text")
+    assert not ImageFolder(tmp_path, "val", order="natural").notes
+    with pytest.raises(DatasetError, match="order is 'size', allowed are text, natural and null"):
+        ImageFolder(tmp_path, "val", order="size")
+
+
+def test_an_order_that_timm_does_not_share_is_said(root, capsys):
+    data = ImageFolder(root, "val")
+    assert data.classes == ("Alpha", "beta", "n10", "n2") and "label 2 is 'n10'" in data.notes[0] and "data.order=natural" in data.notes[0]
+    natural = ImageFolder(root, "val", order="natural")
+    assert natural.classes == ("Alpha", "beta", "n2", "n10") and not natural.notes
+    known = {data.name(i): image.tobytes() for i, (image, _) in enumerate(data)}
+    assert all(known[natural.name(i)] == image.tobytes() for i, (image, _) in enumerate(natural))
 
 
 @given(st.dictionaries(st.sampled_from("abcdefg"), st.integers(1, 9), min_size=1))

@@ -114,6 +114,15 @@ def test_a_broken_set_names_the_file(tmp_path, name):
         ({"classes": "number.json"}, r"number\.json: the classes are a int"),
         ({"classes": "gap.json"}, "are not 0 to 1, each once"),
         ({"ignore": [0, 1, 2]}, "every class is ignored"),
+        ({"ignore": [-1]}, r"data.ignore is \[-1\], and -1 is no value .* a label of -1 in an image of 8 bits is 255; allowed are"),
+        ({"ignore": -1}, "a number from 0 to 65535, a list of them, and null"),
+        ({"ignore": "none"}, "data.ignore is 'none', and 'none' is no value .* write data.ignore=null"),
+        ({"ignore": ["void"]}, "and 'void' is no value"),
+        ({"ignore": [255.0]}, "and 255.0 is no value"),
+        ({"ignore": True}, "and True is no value"),
+        ({"ignore": [70000]}, "and 70000 is no value"),
+        ({"offset": -1}, "data.offset is -1; allowed is the pixel value of the first class, from 0 to 65533"),
+        ({"offset": "1"}, "data.offset is '1'"),
         ({"max_train": 0}, "max_images is 0"),
         ({"root": "/nowhere"}, r"/nowhere: no such folder: set data\.root"),
         ({"root": "???"}, "root is not given"),
@@ -144,6 +153,18 @@ def test_shapes_have_a_background_and_their_masks(textured):
         assert np.array_equal(image, sample.image) != textured and (labels == 0).sum() == (~sample.instances.masks.any(0)).sum()
         for mask, label in zip(sample.instances.masks, sample.instances.labels, strict=True):
             assert (labels[mask] == label + 1).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_by_their_exif_orientation(tmp_path, orientation):
+    """Labels are drawn on the picture as it is shown."""
+    shown = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    write(tmp_path, np.zeros((6, 4)))
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)
+    exif, stored = Image.Exif(), Image.fromarray(shown)
+    exif[274] = orientation
+    (stored if back is None else stored.transpose(back)).save(tmp_path / "images" / "train" / "a.png", exif=exif)
+    assert np.array_equal(data(tmp_path)[0][0], shown)
 
 
 REAL = {

@@ -89,8 +89,6 @@ BROKEN = [
     (("annotations", 0, "segmentation"), [], "annotations[0] (id 7): segmentation"),
     (("annotations", 0, "segmentation"), "polygon", "annotations[0] (id 7): segmentation"),
     (("annotations", 0, "segmentation"), [1, 1, 9, 1, 9, 7], "segmentation[0]"),
-    (("annotations", 0, "segmentation", 0), [1, 1, 9, 1], "segmentation[0]"),
-    (("annotations", 0, "segmentation", 0), [1, 1, 9, 1, 9, 7, 1], "segmentation[0]"),
     (("annotations", 0, "segmentation", 0, 2), None, "segmentation[0][2]"),
     (("annotations", 0, "segmentation", 0, 2), float("nan"), "segmentation[0][2]"),
     (("annotations", 1, "segmentation", "size"), [20, 10], "annotations[1] (id 8): segmentation.size"),
@@ -175,6 +173,17 @@ def test_box_without_area_in_the_image_is_dropped_with_a_count(tmp_path, capsys,
     data = validate_coco(write(tmp_path, change(GOOD, ("annotations", 0, "bbox"), box)))
     assert [a["id"] for a in data["annotations"]] == [8]
     assert "1 of 2 annotations dropped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("short", [[], [1, 1], [1, 1, 9, 1], [1, 1, 9, 1, 9, 7, 1]])
+def test_short_polygons_are_dropped_with_a_count(tmp_path, capsys, short):
+    """As Detectron2 does: the polygon alone if there is another, else the annotation."""
+    whole = GOOD["annotations"][0]["segmentation"]
+    data = validate_coco(write(tmp_path, change(GOOD, ("annotations", 0, "segmentation"), [short, *whole])))
+    assert data["annotations"][0]["segmentation"] == whole and not capsys.readouterr().err
+    data = validate_coco(write(tmp_path, change(GOOD, ("annotations", 0, "segmentation"), [short])))
+    assert [a["id"] for a in data["annotations"]] == [8]
+    assert "1 of 2 annotations dropped: their polygons have fewer than three points" in capsys.readouterr().err
 
 
 def test_iscrowd_defaults_to_zero(tmp_path):

@@ -17,6 +17,7 @@ from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Decider, Site
 from tokenprune.engine.state import Decision, TokenState
 from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, TokenPruneError, UnknownPlugin, UnsupportedBackbone
+from tokenprune.measure.macs import encoder_macs, planned_macs
 from tokenprune.methods.schedules.stages import Stages
 from tokenprune.methods.selectors.baselines import RandomSelector
 from tokenprune.registry import build
@@ -305,6 +306,42 @@ def test_a_model_without_selectors_or_with_a_method_that_needs_none_has_hooks_th
 def test_a_selector_of_another_package_may_name_its_site(site):
     sub = type("Sub", (RandomSelector,), {"site": site.value})
     assert sub.site is site and sub.facts()["site"] == site.value == str(site) and type(sub.facts()["site"]) is str
+
+
+@pytest.mark.parametrize("name", ["observe", "conclude"])
+def test_a_selector_with_methods_of_hooks_is_refused_where_the_class_is_made(name):
+    with pytest.raises(InvalidConfig, match=f"class Sub defines {name}, which the engine does not call.*MethodHooks.*hooks\\(selectors\\)"):
+        type("Sub", (RandomSelector,), {name: lambda self, seen: {}})
+
+
+@pytest.mark.parametrize(
+    ("selector", "treatment"),
+    [("random", "remove"), ("evit", "fuse"), ("cropr", "preserve"), ("tome", "merge"), ("evo_vit", "preserve"), ("ats", "remove")],
+        ("random", "remove"),
+        ("evit", "fuse"),
+        ("cropr", "preserve"),
+        ("tome", "merge"),
+        ("evo_vit", "preserve"),
+        ("ats", "remove"),
+        ("sit", "remove"),
+    ],
+)
+@pytest.mark.parametrize("execution", ["auto", "masked"])
+def test_a_decision_that_drops_nothing_at_the_models_own_size_drops_at_others(selector, treatment, execution):
+    model = pruned(selector, treatment, {"name": "explicit", "keep": {3: 64}}, execution)
+    with torch.no_grad():
+        large = model.encode(images(2, 48))
+    assert list(model.selectors) == ["3"] == [str(block) for block in model.budgets(144)]
+    assert all(n < 145 for n in large.usage[4].fed.tolist())
+    if selector != "ats":  # for which a plan is an upper bound
+        assert encoder_macs(model, large).total == pytest.approx(planned_macs(model, 144).total, rel=1e-6)
+
+
+def test_a_decision_without_a_selector_is_refused():
+    model = pruned("random", "remove", {"name": "explicit", "keep": {1: 63}})
+    model.schedule = build("schedule", {"name": "explicit", "keep": {2: 30}})
+    with pytest.raises(IncompatiblePairing, match=r"decides at blocks \[2\] of images of 64 positions.*prune\(..., positions=64\)"):
+        model(images(1))
 
 
 def test_an_unknown_site_is_refused_where_the_class_is_made():

@@ -12,7 +12,7 @@ from tests.data.test_semantic import write
 from tests.helpers.fakes import cli  # noqa: F401
 from tests.helpers.image_sets import real
 from tests.measure.test_miou import by_loop
-from tokenprune.errors import InvalidConfig
+from tokenprune.errors import DatasetError, InvalidConfig
 from tokenprune.registry import get
 from tokenprune.tasks.segmentation.task import predicted
 from tokenprune.training.loop import fit
@@ -178,3 +178,53 @@ def test_a_smoke_row_of_real_pictures(data, cli):  # noqa: F811
     assert row["status"] == dense["status"] == "ok" and 0 <= row["metrics"]["miou"] < 30 and row["data"] == "semantic"
     assert row["cost"]["gmac_total"] < dense["cost"]["gmac_total"]
     assert row["cost"]["gmac_head"] == pytest.approx(64 * 48 * {"camvid": 11, "coco_semantic": 133}[data] / 1e9)
+
+
+def masks(root, values, split="val"):
+    """Write four pictures whose masks have these values in their left and right halves."""
+    for i in range(4):
+        write(root, np.repeat(np.array([values], dtype=np.uint8), 32, 0).repeat(64 // len(values), 1), f"{i}", split)
+    return root
+
+
+def folder_of(root, **changes):
+    return {"name": "semantic", "root": str(root), "classes": ["ground", "thing"], "side": 64, **changes}
+
+
+def test_masks_of_0_and_255_are_told_apart_from_classes(tmp_path, capsys):
+    """With the default of data.ignore the whole foreground is ignored, and the mIoU says nothing."""
+    task, cfg, model = new(data=folder_of(masks(tmp_path, [0, 255]), ignore=[255]))
+    task.evaluate(model, cfg)
+    (note,) = task.notes(cfg)
+    assert note == "50.0% of the pixels of val are ignored; 1 of 2 classes never occur in val and count only if they are predicted: thing"
+    assert f"warning: {note}; data.ignore, data.offset and data.classes say" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("values", "share", "warned"), [([0, 1], "0.0%", False), ([0, 1, 0, 255], "25.0%", False),
+                                                         ([0, 1, 255, 255], "50.0%", True)])  # fmt: skip
+def test_the_share_of_ignored_pixels_is_noted_and_warned_of_if_it_is_large(tmp_path, capsys, values, share, warned):
+    task, cfg, model = new(data=folder_of(masks(tmp_path, values), ignore=[255]))
+    task.evaluate(model, cfg)
+    assert task.notes(cfg) == [f"{share} of the pixels of val are ignored"]
+    assert ("warning" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_any_class_is_refused_before_anything_runs(cli, tmp_path, split):  # noqa: F811
+    for name in ("train", "val"):
+        masks(tmp_path / "set", [255] if name == split else [0, 1], name)
+    command = ("task=segmentation", "data=semantic", f"data.root={tmp_path / 'set'}", "data.classes=[ground,thing]", "scale=smoke")
+    code, out, err = cli(*command, "method=evit")
+    assert code == 2 and f"every pixel of the split '{split}' is ignored" in err and err.count("\n") == 1 and "running" not in out
+    with pytest.raises(DatasetError, match="every pixel of the split"):
+        get("task", "segmentation")()._pixels({**CONFIG, "data": folder_of(tmp_path / "set", ignore=[255])}).split(split)
+
+
+def test_the_row_holds_the_notes_on_its_labels(cli, tmp_path):  # noqa: F811
+    for name in ("train", "val"):
+        masks(tmp_path / "set", [0, 255], name)
+    command = ("task=segmentation", "data=semantic", f"data.root={tmp_path / 'set'}", "data.classes=[ground,thing]", "scale=smoke")
+    code, _, err = cli(*command, "init=scratch", "training.iterations=1")
+    (row,) = cli.rows()
+    assert code == 0 and any(note.startswith("50.0% of the pixels of val are ignored; 1 of 2 classes") for note in row["notes"])
+    assert "warning: 50.0% of the pixels of val are ignored" in err

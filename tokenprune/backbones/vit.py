@@ -48,6 +48,8 @@ class VitConfig:
         repatch: Whether a `model` is built with `patch_size` in place of its own. Files of weights are then resampled.
         windows: Windows inside which the blocks attend, for square images of img_size or less, which are padded to it. Such a model has no
             final norm unless it has a head. None: every block sees all tokens.
+        pretrained_grid: Rows and columns of patches that the position codes of a file of weights are for (`pretrained`, init=FILE); needed
+            where they are no square and the file does not say. None finds out.
     """
 
     name: str = ""
@@ -68,6 +70,7 @@ class VitConfig:
     pool_includes_prefix: bool | None = None
     repatch: bool = False
     windows: Windows | None = None
+    pretrained_grid: tuple[int, int] | None = None
 
 
 def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
@@ -102,6 +105,8 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
         _set_windows(vit, cfg.windows, num_classes)
     if cfg.pos_init == "sincos":
         _sincos_start(vit)
+    if cfg.pretrained_grid is not None:
+        vit.pretrained_grid = cfg.pretrained_grid
     if cfg.pretrained:
         load_backbone(vit, cfg.pretrained)
     return vit
@@ -142,6 +147,8 @@ def _check(cfg: VitConfig) -> None:
         problems.append("backbone.pool_includes_prefix is true, and the head reads the class token alone; give backbone.pool=avg with it")
     if cfg.windows is not None and cfg.adapter is not None:
         problems.append("backbone.windows and backbone.adapter are both set; allowed: one of them")
+    if cfg.pretrained_grid is not None and min(cfg.pretrained_grid) < 1:
+        problems.append(f"backbone.pretrained_grid is {list(cfg.pretrained_grid)}; allowed: [rows,columns], 1 and more")
     if cfg.size not in ("", *SIZES):
         problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(SIZES)} and ''")
     if cfg.adapter is not None and not cfg.model:  # a timm model's sizes are only known once it is built

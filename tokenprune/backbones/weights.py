@@ -4,8 +4,9 @@ timm's `checkpoint_filter_fn` does the renaming and the resampling of patch size
 project's prefixes, decoders and heads of pre-training, and position codes with a number of prefix tokens that differs from the model's.
 """
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -16,33 +17,46 @@ from torch import Tensor, nn
 
 from tokenprune.engine.model import PrunedViT
 from tokenprune.errors import CheckpointMismatch
-from tokenprune.utils.checkpoints import load_weights
+from tokenprune.utils.checkpoints import GRID_NOTE, load_weights, read_metadata
 
 State = dict[str, Tensor]
+Grid = tuple[int, int]
 _HEADS = ("head.", "head_dist.")
 
 
-def load_backbone(module: nn.Module, path: Path | str) -> dict[str, str]:
+def load_backbone(module: nn.Module, path: Path | str, grid: Grid | None = None) -> dict[str, str]:
     """Load encoder weights into a ViT, an Eva or a PrunedViT from a file that timm, a paper or this project wrote.
 
     The file's head, the norm behind its pooling and its selectors are left out; the module's own stay as they are. The file's final norm is
     left out, too, if the module has none (with an adapter, or behind the pooling). Position codes are resampled to the module's grid, and
     patches to its size.
 
+    Args:
+        module: The module.
+        path: The file.
+        grid: Rows and columns of patches that the file's position codes are for. None takes the module's attribute `pretrained_grid`, else
+            the file's own note on it, else the only grid that so many codes fit.
+
     Returns:
         The file's metadata.
 
     Raises:
-        CheckpointMismatch: Any other key is missing, unexpected or of another shape.
+        CheckpointMismatch: Any other key is missing, unexpected or of another shape, or the grid of the file is not known.
     """
     vit = _plain(module)
+    size = _file_grid(vit, path, grid)
     ours = (*_HEADS, "fc_norm.")
     left_out = (*ours, "norm.") if isinstance(vit.norm, nn.Identity) else ours
-    return load_weights(path, vit, allow_missing=ours, convert=lambda state: _encoder_state(state, vit, left_out))
+    return load_weights(path, vit, allow_missing=ours, convert=lambda state: _encoder_state(state, vit, left_out, size))
 
 
-def load_vit(module: nn.Module, path: Path | str) -> list[str]:
+def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> list[str]:
     """Load weights as `load_backbone` does, and the head with them if the file has one of the module's shape.
+
+    Args:
+        module: The module.
+        path: The file.
+        grid: See `load_backbone`.
 
     Returns:
         Notes: why the head stays random, and a final norm that moved. There are none for a module without a head.
@@ -51,6 +65,7 @@ def load_vit(module: nn.Module, path: Path | str) -> list[str]:
         CheckpointMismatch: See `load_backbone`; the norm behind the pooling must be there, too.
     """
     vit = _plain(module)
+    size = _file_grid(vit, path, grid)
     own, notes = vit.state_dict(), []
     wanted = {k: v.shape for k, v in own.items() if k.startswith(_HEADS)}
 
@@ -61,7 +76,7 @@ def load_vit(module: nn.Module, path: Path | str) -> list[str]:
     )
 
     def convert(state: State) -> State:
-        state = _encoder_state(state, vit, left_out)
+        state = _encoder_state(state, vit, left_out, size)
         heads = {k: state.pop(k) for k in list(state) if k.startswith(_HEADS)}
         if heads and {k: v.shape for k, v in heads.items()} == wanted:
             state |= heads
@@ -93,7 +108,15 @@ def _plain(module: nn.Module) -> nn.Module:
     return module.backbone if isinstance(module, PrunedViT) else module
 
 
-def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[str, ...]) -> State:
+def _file_grid(vit: nn.Module, path: Path | str, grid: Grid | None) -> Grid | None:
+    """Return the grid of a file's position codes as the caller, the model or the file's metadata give it."""
+    if grid is None:
+        grid = getattr(vit, "pretrained_grid", None)
+    noted = read_metadata(path).get(GRID_NOTE) if grid is None and Path(path).is_file() else None
+    return tuple(int(side) for side in noted.split("x")) if noted else grid
+
+
+def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[str, ...], size: Grid | None) -> State:
     """Return a file's state in a ViT's own keys, with resampled position codes.
 
     Prefixes, entries that only pre-training needs, and tokens that the model lacks are left out.
@@ -103,12 +126,13 @@ def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if isinstance(vit, Eva) or any(k.startswith("decoder_") for k in state):  # in files of other ViTs, timm tells DINOv2 by its mask token
         leave_out += ("mask_token", "lm_head.", "decoder_")
+    tokens = prefix_counts(state)
     leave_out += tuple(name for name in ("dist_token", "cls_token") if getattr(vit, name, None) is None)
     state = {k: v for k, v in state.items() if not k.startswith(leave_out)}
     codes = None if "register_tokens" in state else state.pop("pos_embed", None)  # timm adds DINOv2's first code to its class token
     state = _renamed(state, vit)
     if codes is not None:
-        state["pos_embed"] = codes if vit.pos_embed is None else resampled(codes, vit)
+        state["pos_embed"] = codes if vit.pos_embed is None else resampled(codes, vit, tokens, size)
     return {k: v for k, v in state.items() if not k.startswith(leave_out)}
 
 
@@ -127,16 +151,59 @@ def _renamed(state: State, model: nn.Module) -> State:
         ) from error
 
 
-def resampled(codes: Tensor, vit: VisionTransformer | Eva) -> Tensor:
+def resampled(codes: Tensor, vit: VisionTransformer | Eva, tokens: Collection[int] = (), size: Grid | None = None) -> Tensor:
     """Return position codes (1,P'+N',C) of a file on the model's grid, with codes for as many prefix tokens as the model has.
 
     Codes that cannot be resampled, or need not be, are returned unchanged.
+
+    Args:
+        codes: Position codes of the file, prefix tokens first, then the file's grid in raster order.
+        vit: The model.
+        tokens: How many prefix tokens of the file may have a code. The model's own number is always tried.
+        size: Grid (H',W') of the file; None finds it from the number of codes.
+
+    Raises:
+        CheckpointMismatch: The grid of the file is not known, or is not of so many codes.
     """
-    if codes.shape == vit.pos_embed.shape or codes.shape[-1] != vit.pos_embed.shape[-1]:
+    if codes.shape[-1] != vit.pos_embed.shape[-1]:
         return codes
-    extra = codes.shape[1] - int(codes.shape[1] ** 0.5) ** 2  # the grid of a file is a square; further codes belong to prefix tokens
     own = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    if extra < own:
+    extra, size = _layout(codes.shape[1], (own, *sorted(tokens)), vit, size)
+    if extra < own or (codes.shape == vit.pos_embed.shape and size == vit.patch_embed.grid_size):
         return codes
-    grid = resample_abs_pos_embed(codes[:, extra:], list(vit.patch_embed.grid_size), num_prefix_tokens=0)
+    grid = resample_abs_pos_embed(codes[:, extra:], list(vit.patch_embed.grid_size), list(size), num_prefix_tokens=0)
     return torch.cat([codes[:, :own], grid], 1)
+
+
+def prefix_counts(state: State) -> set[int]:
+    """Return how many prefix tokens may have a position code in a file: none, or all (class, distillation and register tokens)."""
+    return {0, sum(state[name].shape[1] for name in ("cls_token", "dist_token", "reg_token") if name in state and state[name].dim() == 3)}
+
+
+def _layout(count: int, tokens: tuple[int, ...], vit: VisionTransformer | Eva, size: Grid | None) -> tuple[int, Grid]:
+    """Return how many of a file's `count` codes belong to prefix tokens, and the grid of the others."""
+    own = tuple(vit.patch_embed.grid_size)
+    found: set[tuple[int, Grid]] = set()
+    for tries in (tokens[:1], tokens, (1, 2)):  # the model's own number first; last, codes of tokens that the file has lost
+        for extra in tries if not found else ():
+            grids = _grids(count - extra, own, vit) if size is None else {size}
+            found |= {(extra, (rows, columns)) for rows, columns in grids if rows * columns == count - extra}
+    if len(found) == 1:
+        return found.pop()
+    numbers = " or ".join(str(count - extra) for extra in sorted(set(tokens)) if extra < count)
+    said = f"grid {size[0]} x {size[1]} is not of so many" if size is not None else "the file does not say on which grid of patches"
+    maybe = f" (it may be {' or '.join(f'{h} x {w}' for _, (h, w) in sorted(found))})" if found else ""
+    raise CheckpointMismatch(
+        f"pos_embed has {count} position codes, {numbers} without prefix tokens, and {said}{maybe}; the model's grid is {own[0]} x"
+        f" {own[1]}. Give the file's own: backbone.pretrained_grid=[ROWS,COLUMNS], or grid=(ROWS, COLUMNS) of load_vit and load_backbone"
+    )
+
+
+def _grids(count: int, own: Grid, vit: VisionTransformer | Eva) -> set[Grid]:
+    """Return the grids that a file of `count` positions may have: a square, the model's, and the one of timm's weights for it."""
+    if count < 1:
+        return set()
+    side, published = math.isqrt(count), getattr(vit, "pretrained_cfg", None) or {}
+    pixels, patch = published.get("input_size", (3, 0, 0))[-2:], vit.patch_embed.feat_ratio(as_scalar=False)
+    known = {(side, side), own, (pixels[0] // patch[0], pixels[1] // patch[1])}
+    return {grid for grid in known if grid[0] * grid[1] == count}

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from tokenprune.errors import DatasetError
 
@@ -98,25 +97,28 @@ def class_map(instances: Instances) -> np.ndarray:
     return result
 
 
+SAME_CATEGORIES = "the categories of train and val must have the same names, each once: give both files one list of categories"
+
+
 def require_same_classes(train: Any, val: Any) -> None:
     """Check that two splits have the same class names, because a label must mean the same in both.
 
     Raises:
         DatasetError: They differ; the message names the classes that only one of them has.
     """
-    if train.classes == val.classes:
+    if tuple(train.classes) == tuple(val.classes):
         return
-    only = {"train": sorted(set(train.classes) - set(val.classes)), "val": sorted(set(val.classes) - set(train.classes))}
-    listed = "; ".join(f"only {split} has {', '.join(names[:5])}{', ...' * (len(names) > 5)}" for split, names in only.items() if names)
     raise DatasetError(
-        f"the splits differ in their classes: {len(train.classes)} in train, {len(val.classes)} in val; {listed}; allowed are"
+        f"{class_difference(train.classes, val.classes)}; allowed are"
         " the same class folders in both, because their sorted names give the labels: complete one or remove from the other"
     )
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Return the pixels of an image, (H,W,3) uint8 RGB."""
-    if image.mode.startswith("I;16"):  # PIL would clip 16-bit grey at 255 instead of scaling it
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+def class_difference(train: Sequence[str], val: Sequence[str]) -> str:
+    """Return the words for two lists of classes that differ: how many there are, and the names that only one of them has."""
+    only = {"train": sorted(set(train) - set(val)), "val": sorted(set(val) - set(train))}
+    listed = [f"only {split} has {', '.join(names[:5])}{', ...' * (len(names) > 5)}" for split, names in only.items() if names]
+    twice = sorted({name for names in (train, val) for name in names if list(names).count(name) > 1})
+    listed += [f"{', '.join(map(repr, twice[:5]))} occurs more than once"] if twice else []
+    listed = listed or ["they have the same names in another order"]
+    return f"the splits differ in their classes: {len(train)} in train, {len(val)} in val; {'; '.join(listed)}"

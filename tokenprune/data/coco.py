@@ -2,16 +2,17 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tokenprune.data.base import Sample, empty_instances, make_instances, to_rgb
-from tokenprune.data.coco_check import validate_coco
+from tokenprune.data.base import SAME_CATEGORIES, Sample, class_difference, empty_instances, make_instances
+from tokenprune.data.coco_check import checked_coco
 from tokenprune.data.coco_masks import area_of, to_mask
+from tokenprune.data.pixels import EXIF_ORIENTATION, upright
 from tokenprune.errors import DatasetError
 
 _LAYOUT = "a COCO root holds annotations/instances_SPLIT.json and SPLIT/ with the images"
@@ -20,7 +21,8 @@ _LAYOUT = "a COCO root holds annotations/instances_SPLIT.json and SPLIT/ with th
 class CocoDetection:
     """Reads the images that a COCO instances file lists; further files in the image folder are not part of the set.
 
-    Labels are contiguous by ascending category id. Crowd regions are kept with their flag. Images without annotations stay.
+    Labels are contiguous by ascending category id, or in the order that `relabel` gives. Crowd regions are kept with their flag. Images
+    without annotations stay.
 
     Args:
         root: The root folder.
@@ -36,19 +38,16 @@ class CocoDetection:
         self, root: str | os.PathLike[str], split: str = "val", max_images: int | None = None, annotations: str | None = None
     ) -> None:
         """Read and check the annotations; no image is read."""
-        self._folder, self._file = _locate(root, split, annotations)
+        self._folder, self._file = locate(root, split, annotations)
         if max_images is not None and (type(max_images) is not int or max_images < 1):
             raise DatasetError(f"data set 'coco': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
-        data = validate_coco(self._file)
+        data = checked_coco(self._file)
         self._images = sorted(data["images"], key=lambda image: image["id"])[:max_images]
         _require_files(self._file, self._folder, self._images)
-        categories = sorted(data["categories"], key=lambda category: category["id"])
-        self.classes = tuple(category["name"] for category in categories)
-        self.category_ids = tuple(category["id"] for category in categories)
-        self._labels = {key: label for label, key in enumerate(self.category_ids)}
         self._annotations = _by_image(data["annotations"], self._images)
         self._header = {key: data[key] for key in ("info", "licenses") if key in data}
-        self._categories = categories
+        self._categories = sorted(data["categories"], key=lambda category: category["id"])
+        self._number(self._categories)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -75,6 +74,24 @@ class CocoDetection:
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
+    def relabel(self, classes: Sequence[str]) -> None:
+        """Number the labels in the order of `classes`, the same names in another order: a label means the same in both splits.
+
+        Raises:
+            DatasetError: The names differ, or one occurs twice, so that names do not tell the categories apart.
+        """
+        if self.classes == tuple(classes):
+            return
+        if sorted(self.classes) != sorted(classes) or len(set(classes)) < len(classes):
+            raise DatasetError(f"{self._file}: {class_difference(classes, self.classes)}; {SAME_CATEGORIES}")
+        by_name = {category["name"]: category for category in self._categories}
+        self._number([by_name[name] for name in classes])
+
+    def _number(self, categories: Sequence[dict[str, Any]]) -> None:
+        self.classes = tuple(category["name"] for category in categories)
+        self.category_ids = tuple(category["id"] for category in categories)
+        self._labels = {key: label for label, key in enumerate(self.category_ids)}
+
     def aspect_ratios(self) -> list[float]:
         """Return the width / height of each image, from the annotation file."""
         return [image["width"] / image["height"] for image in self._images]
@@ -85,8 +102,12 @@ class CocoDetection:
         return {**self._header, "images": self._images, "annotations": annotations, "categories": self._categories}
 
 
-def _locate(root: Any, split: str, annotations: str | None) -> tuple[Path, Path]:
-    """Return the image folder and the annotation file. The folder must exist."""
+def locate(root: Any, split: str, annotations: str | None) -> tuple[Path, Path]:
+    """Return the image folder and the annotation file of a split. The folder exists.
+
+    Raises:
+        DatasetError: There is no such folder.
+    """
     if root is None or str(root) in ("", "???"):
         raise DatasetError(f"data set 'coco': root is not given: set data.root=DIR; {_LAYOUT}")
     folder = Path(root).expanduser()
@@ -130,16 +151,20 @@ def _by_image(annotations: list[dict[str, Any]], images: list[dict[str, Any]]) -
 
 
 def _load(path: Path, height: int, width: int) -> np.ndarray:
-    """Return an image (height,width,3) uint8 RGB, whatever mode the file has. It is turned by its EXIF tag only if the size requires it."""
+    """Return an image (height,width,3) uint8 RGB, whatever mode the file has, turned by its EXIF orientation as Detectron2 does."""
     try:
         with Image.open(path) as image:
             image.load()
-            if image.size != (width, height):
-                image = ImageOps.exif_transpose(image)
-            pixels = to_rgb(image)
+            stored, tag = image.size, image.getexif().get(EXIF_ORIENTATION, 1)
+            pixels = upright(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: the image cannot be read ({error}); is it truncated? Download it again") from error
-    if pixels.shape[:2] != (height, width):
-        got = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise DatasetError(f"{path}: the image is {got}, its record says width x height = {width}x{height}: use the files of this data set")
-    return pixels
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    got, said = f"{pixels.shape[1]}x{pixels.shape[0]}", f"its record says width x height = {width}x{height}"
+    if stored == (width, height):
+        raise DatasetError(
+            f"{path}: the image is {got} once it is turned by its EXIF orientation {tag}, {said}: annotations belong to the turned image,"
+            " as in Detectron2; if these belong to the pixels as stored, remove the EXIF tag from the file"
+        )
+    raise DatasetError(f"{path}: the image is {got}, {said}: use the files of this data set")

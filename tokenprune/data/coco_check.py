@@ -2,11 +2,13 @@
 
 import json
 import reprlib
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tokenprune.data.coco_masks import is_number, segmentation_problem
+from tokenprune.data.coco_masks import is_number, segmentation_problem, without_short_polygons
 from tokenprune.errors import DatasetError
 from tokenprune.utils.console import warn
 
@@ -48,6 +50,8 @@ def validate_coco(path: str | Path) -> dict[str, Any]:
 
     `info` and `licenses` may be absent. Annotations whose box has no area inside its image are dropped with one counted warning: their
     width or height is 0, as in one of the official COCO train file, or they lie wholly outside. A negative width or height is an error.
+    Polygons of fewer than three points, or with half a point, are dropped as in Detectron2, and an annotation with them if it has no
+    other polygon.
 
     Raises:
         DatasetError: A record is wrong. The message names the file, the record, the field, its value and the allowed values.
@@ -67,6 +71,33 @@ def validate_coco(path: str | Path) -> dict[str, Any]:
     categories = _check_categories(path, data["categories"])
     annotations = _check_annotations(path, data["annotations"], images, categories)
     return {**data, "annotations": annotations}
+
+
+def checked_coco(path: str | Path) -> dict[str, Any]:
+    """Return what `validate_coco` returns, read once a process while the file stays as it is. It must not be changed."""
+    path = Path(path)
+    stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
+    return _checked(path, stamp)
+
+
+@lru_cache(maxsize=2)  # the two splits of a run
+def _checked(path: Path, stamp: Any) -> dict[str, Any]:
+    return validate_coco(path)
+
+
+def category_names(path: str | Path) -> tuple[str, ...]:
+    """Return the names of the categories of a file in the order of their ids. Its other sections are not checked.
+
+    Raises:
+        DatasetError: The file is no JSON, or its categories are malformed.
+    """
+    path = Path(path)
+    data = _read(path)
+    records = data.get("categories") if isinstance(data, dict) else None
+    if not isinstance(records, list):
+        raise _Record(path, "top level").error("categories", records, _SECTIONS["categories"])
+    _check_categories(path, records)
+    return tuple(record["name"] for record in sorted(records, key=lambda record: record["id"]))
 
 
 def _read(path: Path) -> Any:
@@ -128,7 +159,7 @@ def _check_categories(path: Path, records: list[Any]) -> set[int]:
 
 
 def _check_annotations(path: Path, records: list[Any], images: dict[int, tuple[int, int]], categories: set[int]) -> list[dict[str, Any]]:
-    kept = []
+    kept, dropped = [], Counter()
     for where, record, _ in _records(path, "annotations", records):
         image = where.integer(record, "image_id")
         if image not in images:
@@ -141,11 +172,18 @@ def _check_annotations(path: Path, records: list[Any], images: dict[int, tuple[i
             raise where.error("iscrowd", crowd, "0 or 1")
         if not is_number(record.get("area", 0)) or record.get("area", 0) < 0:
             raise where.error("area", record["area"], "a finite number >= 0")
-        if _check_box(where, record, *images[image]):
-            _check_segmentation(where, record, *images[image])
-            kept.append({**record, "iscrowd": crowd})
-    if len(kept) < len(records):
-        warn(f"{path}: {len(records) - len(kept)} of {len(records)} annotations dropped: their bbox has no area inside the image")
+        if not _check_box(where, record, *images[image]):
+            dropped["their bbox has no area inside the image"] += 1
+            continue
+        segmentation = without_short_polygons(record.get("segmentation"))
+        if segmentation == [] != record["segmentation"]:
+            dropped["their polygons have fewer than three points"] += 1
+            continue
+        checked = {**record, "iscrowd": crowd, **({"segmentation": segmentation} if "segmentation" in record else {})}
+        _check_segmentation(where, checked, *images[image])
+        kept.append(checked)
+    for reason, count in dropped.items():
+        warn(f"{path}: {count} of {len(records)} annotations dropped: {reason}")
     return kept
 
 

@@ -25,6 +25,13 @@ def segmentation_problem(value: Any, height: int, width: int) -> tuple[str, Any,
     return "", value, "a list of polygons or an RLE object with size and counts"
 
 
+def without_short_polygons(value: Any) -> Any:
+    """Return a list of polygons without those that are no area: fewer than three points, or an odd count of numbers; else the value."""
+    if not isinstance(value, list):
+        return value
+    return [polygon for polygon in value if not isinstance(polygon, list) or (len(polygon) >= 6 and len(polygon) % 2 == 0)]
+
+
 def _polygon_problem(polygons: list[Any]) -> tuple[str, Any, str] | None:
     if not polygons:
         return "", polygons, "at least one polygon"

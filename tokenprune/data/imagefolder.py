@@ -3,21 +3,25 @@
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from timm.utils.misc import natural_key
 
-from tokenprune.data.base import to_rgb
-from tokenprune.data.readers import ARCHIVES, UNREADABLE, Entry, entries_of, open_source
+from tokenprune.data.pixels import to_rgb
+from tokenprune.data.readers import ARCHIVES, UNREADABLE, Entry, entries_of, is_hidden, left_out, open_source
 from tokenprune.errors import DatasetError
+from tokenprune.utils.console import warn_once
+
+ORDERS = (None, "text", "natural")
 
 _LAYOUT = "an image folder root holds train/<class>/<file> and val/<class>/<file>, as folders or packed as train.zip, val.zip (or .tar)"
 
 
 class ImageFolder:
-    """Reads the images of one split; the label is the index of the class folder, sorted by name.
+    """Reads the images of one split; the label is the index of the class folder in the order of `order`.
 
     The order is the same for a folder, a zip and a tar: class by class in turn, and within a class by a checksum of the name. So the first
     n images are a sample of all classes, whose counts differ by one at most while all classes have images left.
@@ -26,19 +30,28 @@ class ImageFolder:
         root: A folder, or a zip or tar.
         split: The folder or archive in it.
         max_images: Take only the first images of the order above; None for all.
+        order: See `ordered`.
+
+    Attributes:
+        notes: What a reader of the numbers must know: files that were left out, and an order of the classes that others do not share.
 
     Raises:
         DatasetError: A folder or archive is missing, damaged or without images, or images lie in no class folder.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None, split: str = "val", max_images: int | None = None) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str] | None, split: str = "val", max_images: int | None = None, order: str | None = None
+    ) -> None:
         """List the images; none is read."""
         if max_images is not None and (type(max_images) is not int or max_images < 1):
             raise DatasetError(f"data set 'imagefolder': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
         self.source = locate(root, split)
         self._reader = open_source(self.source)
-        entries = entries_of(self._reader, self.source, split)
-        self.classes = tuple(sorted({e.folder for e in entries}))
+        entries, leading = entries_of(self._reader, self.source, split)
+        self.classes = ordered({e.folder for e in entries}, order)
+        self.notes = tuple(filter(None, (left_out(self.source, leading), _about_order(self.classes, order))))
+        for note in self.notes:
+            warn_once(note)
         self._entries = _in_turn(entries)[:max_images]
         self._labels = {name: label for label, name in enumerate(self.classes)}
 
@@ -92,6 +105,52 @@ def locate(root: str | os.PathLike[str] | None, split: str) -> Path:
     present = ", ".join(sorted(entry.name for entry in os.scandir(folder))[:10]) or "nothing"
     names = f"{split}/, {split}.zip or {split}.tar"
     raise DatasetError(f"{folder}: no {names}; there is: {present}: set data.train_split and data.val_split; {_LAYOUT}")
+
+
+def class_folders(root: str | os.PathLike[str] | None, split: str, order: str | None = None) -> tuple[str, ...] | None:
+    """Return the names of the class folders of a split in their order; None if it is missing, an archive, or has no class folders."""
+    try:
+        place = locate(root, split)
+    except DatasetError:
+        return None
+    names = {e.name for e in os.scandir(place) if e.is_dir() and not is_hidden([e.name])} if place.is_dir() else {split}
+    return None if names <= {split} else ordered(names, order)
+
+
+def ordered(names: Iterable[str], order: str | None = None) -> tuple[str, ...]:
+    """Return the names of class folders in the order of their labels.
+
+    Args:
+        names: The names.
+        order: `text` sorts by characters, as torchvision does (10 before 2); `natural` sorts numbers by their value, as timm does. None
+            sorts names that are all numbers by their value, and others by characters.
+
+    Raises:
+        DatasetError: There is no such order.
+    """
+    if order not in ORDERS:
+        raise DatasetError(f"data set 'imagefolder': order is {order!r}, allowed are text, natural and null: set data.order")
+    names = sorted(names)
+    if order == "natural":
+        return tuple(sorted(names, key=natural_key))
+    return tuple(sorted(names, key=int) if order is None and _are_numbers(names) else names)
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(n.isascii() and n.isdecimal() for n in names) and len({int(n) for n in names}) == len(names)
+
+
+def _about_order(classes: tuple[str, ...], order: str | None) -> str:
+    """Return words for an order of the classes in which timm and torchvision differ, "" if they agree or the user chose it."""
+    text, natural = tuple(sorted(classes)), tuple(sorted(classes, key=natural_key))
+    if order is not None or text == natural:
+        return ""
+    place = next(i for i, (a, b) in enumerate(zip(text, natural, strict=True)) if a != b)
+    ours = "numbers by their value, as timm does" if classes == natural else "names by their characters, as torchvision does"
+    return (
+        f"labels are in the order of the folders' {ours}: label {place} is {classes[place]!r}. A head that was trained elsewhere may have"
+        f" {(text if classes == natural else natural)[place]!r} there: set data.order={'text' if classes == natural else 'natural'} for it"
+    )
 
 
 def _in_turn(entries: list[Entry]) -> list[Entry]:

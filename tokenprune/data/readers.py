@@ -5,7 +5,8 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,6 +19,13 @@ from tokenprune.errors import DatasetError
 
 ARCHIVES = (".zip", ".tar")
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, SyntaxError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+
+# What macOS, Windows, Linux, NAS boxes and Python leave in a folder, in small letters; names that begin with a dot are hidden anyway.
+_OF_SYSTEMS = {
+    "__macosx", "__pycache__", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "recycler", "system volume information",
+    "lost+found", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "network trash folder", "temporary items",
+}  # fmt: skip
 
 
 class ReaderImageInZip(Reader):
@@ -114,18 +122,23 @@ def open_source(path: Path) -> Reader:
     return reader
 
 
-def entries_of(reader: Reader, path: Path, split: str) -> list[Entry]:
+def entries_of(reader: Reader, path: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
     """Return the images of one split: those under `<split>/<class>/` if there are any, else those under `<class>/`.
+
+    Hidden files and folders, and those that systems leave beside images, are passed over.
+
+    Returns:
+        The images, and the folders above the class folders: (split,) or ().
 
     Raises:
         DatasetError: All images are elsewhere, images lie in no class folder, or a class folder has no images.
     """
     parts = [PurePosixPath(reader.filename(i)).parts for i in range(len(reader))]
     for leading in ((split,), ()):
-        found = [Entry(i, p[-2], p[-1]) for i, p in enumerate(parts) if p[:-2] == leading and len(p) > 1 and not _hidden(p)]
+        found = [Entry(i, p[-2], p[-1]) for i, p in enumerate(parts) if p[:-2] == leading and len(p) > 1 and not is_hidden(p)]
         if found and not (leading == () and any(e.folder == split for e in found)):
             _require_full(path, {e.folder for e in found})
-            return found
+            return found, leading
     first = "/".join(parts[0])
     raise DatasetError(
         f"{path}: its images are not in class folders of the split {split!r}: the first is {first!r}; allowed are <class>/<file>"
@@ -133,9 +146,50 @@ def entries_of(reader: Reader, path: Path, split: str) -> list[Entry]:
     )
 
 
+def left_out(path: Path, leading: tuple[str, ...]) -> str:
+    """Return words for the files of the class folders that are not read, "" if there are none.
+
+    These are files with other endings, and images in folders inside a class folder. Hidden files are not counted.
+
+    Args:
+        path: A folder, zip or tar.
+        leading: The folders above its class folders.
+    """
+    known, depth = get_img_extensions(as_set=True), len(leading)
+    paths = [PurePosixPath(name) for name in _all_files(path)]
+    inside = [p for p in paths if p.parts[:depth] == leading and len(p.parts) > depth + 1 and not is_hidden(p.parts)]
+    others = Counter(p.suffix.lower() or "no ending" for p in inside if p.suffix.lower() not in {*known, ".tar"})
+    deeper = [p for p in inside if p.suffix.lower() in known and len(p.parts) > depth + 2]
+    words = []
+    if others:
+        listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6)) + ", ..." * (len(others) > 6)
+        words.append(f"{others.total()} files with other endings ({listed}; images are {_endings()})")
+    if deeper:
+        words.append(f"{len(deeper)} images in folders inside a class folder, the first is {deeper[0]}")
+    return f"{path}: left out: {' and '.join(words)}" if words else ""
+
+
+def _all_files(path: Path) -> Iterator[str]:
+    """Yield the path of each file in a folder, zip or tar, with forward slashes; a tar inside a tar is one file."""
+    if path.is_dir():
+        for place, _, files in os.walk(path, followlinks=True):
+            yield from (Path(place, name).relative_to(path).as_posix() for name in files)
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            yield from (name for name in archive.namelist() if not name.endswith("/"))
+    else:
+        with tarfile.open(path) as archive:
+            yield from (member.name for member in archive if member.isfile())
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    """Tell if a path below the root is hidden or what a system leaves beside the images, such as .ipynb_checkpoints or __MACOSX."""
+    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in parts)
+
+
 def _require_full(path: Path, folders: set[str]) -> None:
     if path.is_dir():
-        empty = sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".") and e.name not in folders)
+        empty = sorted(e.name for e in os.scandir(path) if e.is_dir() and not is_hidden([e.name]) and e.name not in folders)
         if empty:
             raise DatasetError(
                 f"{path}: {_some(empty)} without an image right in it; each class folder holds images ({_endings()}): fill or remove it"
@@ -153,11 +207,6 @@ def _endings() -> str:
 
 def _folder(name: str) -> str:
     return PurePosixPath(name).parent.name
-
-
-def _hidden(parts: tuple[str, ...]) -> bool:
-    """Tell if a file is one that systems leave beside the images, such as __MACOSX/val/._x.jpg."""
-    return parts[-1].startswith(".") or "__MACOSX" in parts
 
 
 def _unopened(state: TarState) -> TarState:

@@ -2,16 +2,17 @@
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tokenprune.data.base import NO_CLASS, class_map, to_rgb
+from tokenprune.data.base import NO_CLASS, class_map
 from tokenprune.data.class_names import read_names
+from tokenprune.data.pixels import upright
 from tokenprune.data.readers import UNREADABLE
 from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesDetection
 from tokenprune.errors import DatasetError
@@ -95,12 +96,15 @@ class SemanticFolder:
             DatasetError: A file cannot be decoded, the two differ in size, or a value is no class. The message names the file.
         """
         picture, labels = self.files[i]
-        pixels, values = _read(picture, to_rgb), _read(labels, _one_channel)
+        pixels, values = _read(picture, upright), _read(labels, _one_channel)
         if isinstance(values, str):
             raise DatasetError(f"{labels}: the labels are an image of mode {values}, allowed is one channel (L, P, I;16) of class numbers")
         if values.shape != pixels.shape[:2]:
             sizes = " x ".join(map(str, values.shape[::-1])), " x ".join(map(str, pixels.shape[1::-1]))
-            raise DatasetError(f"{labels}: the labels are {sizes[0]} pixels, the image {picture} is {sizes[1]}: they must be of one size")
+            raise DatasetError(
+                f"{labels}: the labels are {sizes[0]} pixels, the image {picture} is {sizes[1]}, both turned by their EXIF orientation:"
+                " they must be of one size"
+            )
         return pixels, self._labelled(values, labels)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -158,14 +162,45 @@ def open_folders(cfg: Mapping[str, Any], split: str) -> SemanticFolder:
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder: set data.root=DIR; {_LAYOUT}")
     folders = [root / str(cfg.get(part) or f"{part}/{{split}}").replace("{split}", str(name)) for part in ("images", "labels")]
-    labelling = Labelling(read_names(cfg.get("classes"), root), _numbers(cfg.get("ignore")), cfg.get("offset") or 0)
+    names = read_names(cfg.get("classes"), root)
+    labelling = Labelling(names, _ignored(cfg.get("ignore")), _offset(cfg.get("offset"), len(names)))
     if not labelling.classes:
         raise DatasetError(f"{root}: every class is ignored (data.ignore={list(labelling.ignore)}); at least one must be left")
     return SemanticFolder(*folders, labelling, cfg.get(f"max_{split}"))
 
 
-def _numbers(value: int | Sequence[int] | None) -> tuple[int, ...]:
-    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+def _ignored(value: Any) -> tuple[int, ...]:
+    """Return data.ignore as numbers."""
+    numbers = () if value is None else tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    bad = [number for number in numbers if type(number) is not int or not 0 <= number < _VALUES]
+    if not bad:
+        return numbers
+    hint = ": a label of -1 in an image of 8 bits is 255" if bad[0] == -1 else ": write data.ignore=null" if bad[0] == "none" else ""
+    raise DatasetError(
+        f"data.ignore is {value!r}, and {bad[0]!r} is no value of a pixel in a label image{hint}; allowed are a number from 0 to"
+        f" {_VALUES - 1}, a list of them, and null or [] if every value is a class"
+    )
+
+
+def _offset(value: Any, classes: int) -> int:
+    """Return data.offset, the pixel value of the first class."""
+    value = 0 if value is None else value
+    if type(value) is not int or not 0 <= value <= _VALUES - classes:
+        raise DatasetError(f"data.offset is {value!r}; allowed is the pixel value of the first class, from 0 to {_VALUES - classes}")
+    return value
+
+
+def require_labels(data: Iterable[tuple[np.ndarray, np.ndarray]], name: str) -> None:
+    """Check that a pixel of a split has a class. Reading stops at the first picture with one.
+
+    Raises:
+        DatasetError: All pixels of all pictures are ignored.
+    """
+    if not any((labels != NO_CLASS).any() for _, labels in data):
+        raise DatasetError(
+            f"every pixel of the split {name!r} is ignored: the label images hold no other values than those of data.ignore. Set"
+            " data.ignore to the value that means 'no class', and write masks with 0, 1, ... for the classes (not 0 and 255)"
+        )
 
 
 def _files(folder: Path | str, endings: Sequence[str], field: str) -> dict[str, Path]:
@@ -185,7 +220,8 @@ def _files(folder: Path | str, endings: Sequence[str], field: str) -> dict[str, 
 
 
 def _one_channel(image: Image.Image) -> np.ndarray | str:
-    return np.array(image).astype(np.int64) if image.mode in _ONE_CHANNEL else image.mode
+    """Return the values of a label image, turned by its EXIF orientation like the picture; its mode if it has several channels."""
+    return np.array(ImageOps.exif_transpose(image)).astype(np.int64) if image.mode in _ONE_CHANNEL else image.mode
 
 
 def _read(path: Path, convert: Any) -> Any:

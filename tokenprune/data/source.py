@@ -54,6 +54,18 @@ class DataSource(ABC):
             DatasetError: A field or the root is missing, or the data are malformed.
         """
 
+    def check(self, task: str, split: str) -> None:
+        """Check a split before anything runs, without reading its pictures. A data set without files has nothing to check.
+
+        Raises:
+            DatasetError: The split is not there, or its lists or annotations are malformed.
+        """
+        return
+
+    def class_names(self, task: str, split: str) -> tuple[str, ...] | None:
+        """Return the names of the labels of a split in their order, or None where they are not known without reading the whole split."""
+        return None
+
     def files(self) -> dict[str, str]:
         """Return {name: digest} of the files that the numbers of a run depend on, for its key; {} if there are none."""
         return {}

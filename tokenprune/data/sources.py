@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tokenprune.data.source import DataSource
+from tokenprune.errors import DatasetError
 from tokenprune.registry import register
 from tokenprune.utils.files import digest, folder_digest
 
@@ -78,7 +79,28 @@ class Coco(DataSource):
         from tokenprune.data.coco import CocoDetection
 
         root = self.required("root", "set data.root=DIR, a folder with annotations/instances_*.json and the image folders")
-        return CocoDetection(root, getattr(self, f"{split}_split") or f"{split}2017", getattr(self, f"max_{split}"), self.annotations)
+        return CocoDetection(root, self._split(split), getattr(self, f"max_{split}"), self.annotations)
+
+    def check(self, task: str, split: str) -> None:
+        """Check the annotations of a split; opening it reads them no second time."""
+        from tokenprune.data.coco import locate
+        from tokenprune.data.coco_check import checked_coco
+
+        checked_coco(locate(self.root, self._split(split), self.annotations)[1])
+
+    def class_names(self, task: str, split: str) -> tuple[str, ...] | None:
+        """Return the names of the categories by ascending id; None if the split has no annotations."""
+        from tokenprune.data.coco import locate
+        from tokenprune.data.coco_check import category_names
+
+        try:
+            file = locate(self.root, self._split(split), self.annotations)[1]
+        except DatasetError:
+            return None
+        return category_names(file) if file.is_file() else None
+
+    def _split(self, split: str) -> str:
+        return getattr(self, f"{split}_split") or f"{split}2017"
 
     def files(self) -> dict[str, str]:
         """Return the digests of the annotation files of both splits."""
@@ -100,6 +122,8 @@ class ImageFolders(DataSource):
         max_train: Only the first images, of all classes in turn; None for all.
         max_val: Only the first images, of all classes in turn; None for all.
         side: Side that images are shown at, in pixels.
+        order: Order of the class folders, which gives the labels: `text` (10 before 2, as torchvision) or `natural` (2 before 10, as timm).
+            None: by value if all names are numbers, else text.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
@@ -110,13 +134,29 @@ class ImageFolders(DataSource):
     max_train: int | None = None
     max_val: int | None = None
     side: int | None = None
+    order: str | None = None
 
     def open(self, task: str, split: str) -> Any:
         """List the images of a split."""
         from tokenprune.data.imagefolder import ImageFolder
 
         root = self.required("root", "set data.root=DIR, a folder with train and val, each a folder, zip or tar of class folders")
-        return ImageFolder(root, getattr(self, f"{split}_split") or split, getattr(self, f"max_{split}"))
+        return ImageFolder(root, self._split(split), getattr(self, f"max_{split}"), self.order)
+
+    def check(self, task: str, split: str) -> None:
+        """Check that the folder or archive of a split is there."""
+        from tokenprune.data.imagefolder import locate
+
+        locate(self.root, self._split(split))
+
+    def class_names(self, task: str, split: str) -> tuple[str, ...] | None:
+        """Return the names of the class folders of a folder; None for an archive, which would have to be read."""
+        from tokenprune.data.imagefolder import class_folders
+
+        return class_folders(self.root, self._split(split), self.order)
+
+    def _split(self, split: str) -> str:
+        return getattr(self, f"{split}_split") or split
 
     def has_root(self, root: Path) -> bool:
         """Tell whether `root` is a folder or a file."""
@@ -169,6 +209,12 @@ class Semantic(DataSource):
 
         self.required("root", "set data.root=DIR, a folder with a folder of images and a folder of label images")
         return open_folders(asdict(self), split)
+
+    def check(self, task: str, split: str) -> None:
+        """Check the folders of a split and the names of the classes, and that a pixel has a class."""
+        from tokenprune.data.semantic import require_labels
+
+        require_labels(self.open(task, split), split)
 
     def files(self) -> dict[str, str]:
         """Return digests of the folders of pictures and of label images, and of the list of classes."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,9 +25,11 @@ from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
 from tokenprune.engine.state import TokenState
 from tokenprune.engine.treatment import Treatment
+from tokenprune.errors import IncompatiblePairing, InvalidSchedule
 from tokenprune.registry import build, get
 
 Spec = str | Mapping[str, Any]
+_LARGER = (4, 16)  # times as many positions: images of twice and four times the side
 
 
 class PrunedViT(nn.Module):
@@ -69,7 +72,7 @@ class PrunedViT(nn.Module):
         needs = class_token(cls, self.family.dim, self.family.has_cls, options["name"] if reads_cls else None)
         self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
         own, self._resolved = positions or self.family.own_positions, {}
-        for number, budget in sorted({**self._budgets(own, 0.0), **self._budgets(own, 1.0)}.items()):
+        for number, budget in self._decisions(own):
             shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
             taught = getattr(backbone, "num_classes", 0) if classes is None else classes
             context = Context(*shape, classes=taught, positions=own, max_keys=self.family.blocks[number - 1].max_keys)
@@ -104,7 +107,13 @@ class PrunedViT(nn.Module):
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
         now = (self.schedule, self.treatment, self.progress)
         if self._resolved.get(positions, (None, None))[0] != now:
-            self._resolved[positions] = (now, self._budgets(positions, self.progress))
+            found = self._budgets(positions, self.progress)
+            if unbuilt := [number for number in found if str(number) not in self.selectors]:
+                raise IncompatiblePairing(
+                    f"the schedule decides at blocks {unbuilt} of images of {positions} positions, where the model has no selector: it was"
+                    f" built for {self.family.own_positions}; give prune(..., positions={positions})"
+                )
+            self._resolved[positions] = (now, found)
         return self._resolved[positions][1]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -120,13 +129,14 @@ class PrunedViT(nn.Module):
         prefix, tokens, rope = self.family.enter(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), images).replace(rope=rope)
+        pixels = self.family.covered(images)
+        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), pixels).replace(rope=rope)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
         budgets, policy, usage = self.budgets(state.positions), self._policy(), []
         for number in range(start, stop if self.listener is None else min(stop, self.listener.block + 1)):
-            state, used = self._step(state, number, budgets.get(number), policy)
+            state, used = self._step(state, number, budgets, policy)
             usage.append(used)
         return state, tuple(usage)
 
@@ -168,11 +178,11 @@ class PrunedViT(nn.Module):
             deployed.selectors[number] = selector.deploy()
         return deployed
 
-    def _step(self, state: TokenState, number: int, budget: Budget | None, policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
-        adapter = self.family.blocks[number]
+    def _step(self, state: TokenState, number: int, budgets: Mapping[int, Budget], policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
+        adapter, budget = self.family.blocks[number], budgets.get(number)
         state = self.treatment.before_block(state, number, self.depth)
-        see = self._see(number, str(number + 1) in self.selectors) if self.hooks.observes or self.probe is not None else None
-        if budget is None or str(number) not in self.selectors:
+        see = self._see(number, number + 1 in budgets) if self.hooks.observes or self.probe is not None else None
+        if budget is None:
             self._show(number, state)
             return run_block(adapter, state, policy, see=see)
         selector = self.selectors[str(number)]
@@ -215,12 +225,25 @@ class PrunedViT(nn.Module):
             state = state.note(name, number, payload)
         return self.treatment.apply(state, decision)
 
-    def _budgets(self, positions: int, progress: float) -> dict[int, Budget]:
+    def _budgets(self, positions: int, progress: float, all_listed: bool = False) -> dict[int, Budget]:
         if self._kind is None:
             return {}
         layout = layout_for(self._kind, self.treatment, Layout(self.depth, positions, self.prefix_tokens))
-        always = self._kind.gated or self._kind.budget == "dynamic"
+        always = all_listed or self._kind.gated or self._kind.budget == "dynamic"
         return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
+
+    def _decisions(self, own: int) -> list[tuple[int, Budget]]:
+        """Return the blocks that need a selector, with their budget at `own` positions.
+
+        A decision that drops nothing at this size may do so at another (196 tokens stay, of 196 or of 400), so larger sizes are asked, too.
+        """
+        deciding = {**self._budgets(own, 0.0), **self._budgets(own, 1.0)}
+        elsewhere: dict[int, Budget] = {}
+        for positions in (own * factor for factor in _LARGER):
+            with suppress(InvalidSchedule):  # a size that the schedule does not take
+                elsewhere |= {**self._budgets(positions, 0.0), **self._budgets(positions, 1.0)}
+        listed = {**self._budgets(own, 0.0, all_listed=True), **self._budgets(own, 1.0, all_listed=True)}
+        return sorted({**{number: listed.get(number, budget) for number, budget in elsewhere.items()}, **deciding}.items())
 
     def _see(self, number: int, precedes: bool) -> Decide:
         def see(state: TokenState, p: ProjectionView, bias: Tensor | None) -> TokenState:

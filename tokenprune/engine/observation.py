@@ -94,6 +94,11 @@ class Observation:
         images, (H, W) = self.state.pixels, self.state.grid
         if images is None:
             raise TokenPruneError(f"block {self.block}: the state holds no images; give them to TokenState.start(..., pixels=images)")
+        if images.shape[2] % H or images.shape[3] % W:
+            raise TokenPruneError(
+                f"block {self.block}: images of {images.shape[2]} x {images.shape[3]} pixels do not divide into the grid of {H} x {W}; give"
+                " TokenState.start the pixels that patches cover, as `Family.covered` returns them"
+            )
         size = (images.shape[2] // H, images.shape[3] // W)
         return F.unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1)).permute(0, 3, 1, 2)
 

@@ -14,6 +14,8 @@ from tokenprune.engine.schedule import Budget
 from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 
+_OF_HOOKS = ("observe", "conclude")  # methods of `MethodHooks`
+
 
 class Selector(nn.Module):
     """Decides which tokens stay. A selector holds parameters and nothing of a batch.
@@ -78,6 +80,14 @@ class Selector(nn.Module):
         except ValueError:
             allowed = ", ".join(Site)
             raise InvalidConfig([f"selector class {cls.__name__}: site is {cls.site!r}; allowed: {allowed}"]) from None
+        if lost := [name for name in _OF_HOOKS if hasattr(cls, name) and not issubclass(cls, MethodHooks)]:
+            methods = " and ".join(lost)
+            raise InvalidConfig(
+                [
+                    f"selector class {cls.__name__} defines {methods}, which the engine does not call on a selector; move {methods} to a"
+                    " subclass of tokenprune.engine.hooks.MethodHooks, and return an object of it from the class method hooks(selectors)"
+                ]
+            )
 
     @classmethod
     def facts(cls) -> dict[str, Any]:

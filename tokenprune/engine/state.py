@@ -111,7 +111,7 @@ class TokenState:
         owner: (B,N) position that stands for a merged one.
         gate: (B,M) keep gate of the last decision.
         traits: {name: (B,P+N,...)} values that selectors store for each position.
-        pixels: (B,3,h,w) the input images.
+        pixels: (B,3,h,w) the input images, padded or cut to whole patches; h and w are multiples of H and W.
         rope: Rotary codes (N,2d), (depth,h,N,2d), or one (1 or h,N,2d) a block.
         branch: See `Decision`.
         aux: ((name, block, payload), ...) notes for losses and measurements.

@@ -19,6 +19,7 @@ class Confusion:
         """Start without images."""
         self.classes = classes
         self._images: list[Tensor] = []
+        self.pixels = 0  # all that were seen, with and without a class
 
     def add(self, truth: Tensor, predicted: Tensor) -> None:
         """Count one image.
@@ -28,6 +29,7 @@ class Confusion:
             predicted: Predicted classes, (h,w) long.
         """
         labelled = truth >= 0
+        self.pixels += truth.numel()
         truth, predicted = truth[labelled], predicted[labelled]
         sets = (truth[truth == predicted], truth, predicted)
         self._images.append(torch.stack([torch.bincount(s.cpu(), minlength=self.classes) for s in sets]))
@@ -36,6 +38,11 @@ class Confusion:
     def counts(self) -> Tensor:
         """Return the pixels of each image and class, (I,3,K) long: hits, pixels in the truth and pixels in the prediction."""
         return torch.stack(self._images) if self._images else torch.zeros(0, 3, self.classes, dtype=torch.long)
+
+    @property
+    def ignored(self) -> float:
+        """Return the share of the pixels that have no class, 0 if none was seen."""
+        return 1 - int(self.counts[:, 1].sum()) / self.pixels if self.pixels else 0.0
 
 
 def mean_iou(counts: Tensor) -> float:

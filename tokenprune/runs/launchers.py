@@ -114,6 +114,18 @@ def record_lost_rows(launcher: Any, rows: Mapping[int, Sequence[str]], log: Path
             write_note(folder, number, note["name"], row)
 
 
+def make_private(folder: Path) -> None:
+    """Make the folder through which submitit hands pickled jobs to its processes; nobody else may write to it.
+
+    Raises:
+        InvalidConfig: the folder belongs to another user, who could have put code there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise InvalidConfig(f"{folder} belongs to another user, and the launcher runs code that lies there; choose another results_dir")
+    folder.chmod(0o700)
+
+
 def tell(launcher: Any, number: int) -> None:
     """Say how a row ended, whose process said so in its log alone."""
     note = read_note(note_path(_folder(launcher), number))

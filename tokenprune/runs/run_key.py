@@ -1,12 +1,8 @@
 """The run key: what a row's numbers depend on, as a digest. Equal keys share a row; two keys never share a folder."""
 
-import ast
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from tokenprune.data.source import data_source
@@ -14,6 +10,7 @@ from tokenprune.engine.schedule import ANSWERS, TARGET
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import get, names
 from tokenprune.runs.plugin_options import KINDS, without_defaults
+from tokenprune.utils.code import code_digest
 from tokenprune.utils.files import digest
 from tokenprune.utils.paths import weights_path
 
@@ -26,7 +23,6 @@ VOLATILE = (
 )  # fmt: skip
 MEASURES = ("accuracy", "cost")  # what a row holds by default
 MORE_MEASURES = ("throughput",)  # what it holds if asked
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 NO_EFFECT = ("checkpoint_every", "workers")
 
 
@@ -56,21 +52,8 @@ def _sources(config: Mapping[str, Any]) -> dict[str, str]:
     groups = [(kind, config.get(kind)) for kind in (*KINDS, "data", "task")]
     chosen = [(kind, group.get("name")) for kind, group in groups if isinstance(group, Mapping)]
     chosen += [("loss", name) for name in config.get("losses", {})]
-    modules = {get(kind, name).__module__ for kind, name in chosen if name in names(kind)}
-    return {module: code_digest(module) for module in sorted(modules)}
-
-
-@lru_cache(maxsize=256)
-def code_digest(module: str) -> str:
-    """Return 16 hexadecimal digits of a module's code; comments, docstrings and layout do not count. "" where there is no source."""
-    try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (OSError, KeyError, TypeError, SyntaxError):
-        return ""
-    for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body[0] = ast.Pass()
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+    plugins = [get(kind, name) for kind, name in chosen if name in names(kind)]
+    return {plugin.__module__: code_digest(plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.__module__)}
 
 
 def _pruned(section: Any) -> Any:

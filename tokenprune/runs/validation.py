@@ -48,6 +48,8 @@ def validate(run: Mapping[str, Any], files: bool = True) -> str:
     with _noting(problems):
         build_reports(config.reports)
     with _noting(problems):
+        if config.task_name in names("task"):
+            config.task_kind.check_data(config, files)
         data_source(config.data)
     for section in ("training", *(("dense.training",) if config.trains_dense else ())):
         with _noting(problems):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tokenprune.engine.model import pruned_of
 from tokenprune.errors import TokenPruneError
+from tokenprune.tasks.data_checks import check_data
 
 if TYPE_CHECKING:
     from tokenprune.tasks.pictures import Picture
@@ -24,12 +25,14 @@ class Task(ABC):
         prunes: False for a task that takes unmodified models, which have no selector and no schedule.
         measures_throughput: Whether the task implements `throughput`.
         gives: Fields of `engine.loss.LossInputs` that its training knows beside the encoder's outputs.
+        reads: Kind of the items that it reads (detection, classification, segmentation), one of a data set's `tasks`; "" for any.
     """
 
     name: ClassVar[str]
     gives: ClassVar[tuple[str, ...]] = ()
     prunes: ClassVar[bool] = True
     measures_throughput: ClassVar[bool] = False
+    reads: ClassVar[str] = ""
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:
@@ -39,6 +42,21 @@ class Task(ABC):
             InvalidConfig: Settings do not fit; the message names each.
         """
         return
+
+    @classmethod
+    def check_data(cls, cfg: Mapping[str, Any], files: bool = True) -> None:
+        """Check before anything runs that the data set has what the task `reads`, and that both splits have the same classes.
+
+        Args:
+            cfg: The run.
+            files: False if the files may be missing.
+
+        Raises:
+            InvalidConfig: The data set has labels of another kind.
+            DatasetError: A split is missing or malformed, or train and val have other classes.
+        """
+        if cls.reads:
+            check_data(cfg, cls.reads, files)
 
     @staticmethod
     def plan_in_words(cfg: Mapping[str, Any]) -> str:

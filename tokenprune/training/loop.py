@@ -4,7 +4,7 @@ import inspect
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
@@ -21,6 +21,7 @@ from tokenprune.training.averaging import WeightAverage
 from tokenprune.training.learning_rates import learning_rate, parameter_groups
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import distributed
+from tokenprune.utils.checkpoints import read_plain
 from tokenprune.utils.console import progress
 from tokenprune.utils.files import atomic_write
 
@@ -195,7 +196,9 @@ class _Run:
         atomic_write(self.path, lambda part: torch.save(content, part))
 
     def _resume(self) -> None:
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        saved = read_plain(self.path)
+        if not isinstance(saved, Mapping) or "recipe" not in saved:
+            raise CheckpointMismatch(f"{self.path} is no checkpoint of a training run; remove it, and the run begins again")
         stored = {f.name: f.default for f in fields(self.cfg) if f.default is not MISSING} | saved["recipe"]  # settings newer than the file
         differing = [f"{k}: stored {stored.get(k)!r}, now {v!r}" for k, v in _recipe(self.cfg).items() if stored.get(k) != v]
         if differing:

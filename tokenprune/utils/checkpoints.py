@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.utils.files import atomic_write
 
+GRID_NOTE = "grid"  # metadata: rows x columns of the position codes, where they are no square
 _NESTED = ("model", "state_dict", "model_state", "module")
 
 
@@ -27,12 +28,13 @@ def save_weights(
         path: The file.
         weights: The module or its state.
         dtype: Storage type such as torch.float16 (half the size); None keeps each tensor's own.
-        metadata: Short strings kept in the header: the kind of the weights and their origin.
+        metadata: Short strings kept in the header: the kind of the weights and their origin. The grid of position codes that is no square
+            is added.
     """
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     # Clones, because safetensors refuses tensors that share storage (tied weights).
     ready = {k: _stored(v, dtype).detach().cpu().contiguous().clone() for k, v in state.items()}
-    header = {"format": "pt", **{k: str(v) for k, v in (metadata or {}).items()}}
+    header = {"format": "pt", **_grid_note(weights), **{k: str(v) for k, v in (metadata or {}).items()}}
     atomic_write(path, lambda part: save_file(ready, part, metadata=header))
 
 
@@ -46,11 +48,27 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         CheckpointMismatch: The file is missing or damaged, or reading it would need code (none is run).
     """
     path = Path(path)
+    content = read_plain(path)
+    for name in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def read_plain(path: Path | str) -> Any:
+    """Return the content of a file of weights or of a training run, as it stands: tensors and plain values; no code is run from it.
+
+    Raises:
+        CheckpointMismatch: The file is missing or damaged, or reading it would need code.
+    """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointMismatch(f"checkpoint {path.name}: there is no file {path}; check the path (`make weights` makes the demo's)")
     try:
         with _plain_values():
-            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointMismatch(  # torch's own text would advise loading it unsafely
             f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
@@ -58,12 +76,6 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again") from error
-    for name in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping):
-        raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
@@ -124,6 +136,13 @@ def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
     owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
     added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
     return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added), convert=getattr(module, "adopt", None))
+
+
+def _grid_note(weights: Any) -> dict[str, str]:
+    """Return a note of the grid of a ViT's position codes, if its sides differ: their number alone does not tell."""
+    stems = (getattr(m, "patch_embed", None) for m in weights.modules()) if isinstance(weights, nn.Module) else ()
+    sides = next((stem.grid_size for stem in stems if getattr(stem, "grid_size", None) is not None), (1, 1))
+    return {} if sides[0] == sides[1] else {GRID_NOTE: f"{sides[0]}x{sides[1]}"}
 
 
 def _plain_values() -> AbstractContextManager[Any]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -19,6 +20,12 @@ def say(text: str = "") -> None:
 def warn(text: str) -> None:
     """Write a warning to standard error."""
     _print(f"warning: {text}", sys.stderr)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Write a warning to standard error unless this process has written it before: data are opened again for each row of a sweep."""
+    warn(text)
 
 
 def fail(text: str) -> None:

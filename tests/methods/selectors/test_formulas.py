@@ -11,7 +11,7 @@ from tests.helpers.pairings import images, pruned, tiny_vit
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.selector import keep_top
 from tokenprune.engine.state import TokenState
-from tokenprune.errors import InvalidConfig, InvalidSchedule
+from tokenprune.errors import InvalidConfig, InvalidSchedule, TokenPruneError
 from tokenprune.methods.losses.ratio import RatioLoss
 from tokenprune.methods.selectors.ats import inverse_transform
 from tokenprune.methods.selectors.shared.gates import at_least_one
@@ -299,6 +299,33 @@ def test_variance_ranks_patches_by_pixels():
     with torch.no_grad():
         outputs = model.encode(x)
     assert not outputs.present[0, 0] and outputs.present.sum() == 63
+
+
+@pytest.mark.parametrize("size", [(32, 32), (30, 32), (33, 41), (29, 50), (35, 35), (34, 63)])
+@pytest.mark.parametrize("padded", [True, False])
+def test_variance_reads_the_pixels_that_the_patches_cover(size, padded):
+    """timm pads below and on the right; without padding, and without its check of the size, a convolution leaves the rest out."""
+    vit = tiny_vit(dynamic_img_pad=padded)
+    vit.patch_embed.img_size = None  # no check of the size
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    seen = x if not padded else torch.nn.functional.pad(x, (0, -size[1] % 4, 0, -size[0] % 4))
+    rows, columns = seen.shape[2] // 4, seen.shape[3] // 4
+    truth = torch.empty(2, rows, columns)
+    for r in range(rows):
+        for c in range(columns):
+            truth[:, r, c] = seen[:, :, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4].flatten(2).var(-1, unbiased=False).mean(-1)
+    keep = rows * columns // 2
+    model = pruned("variance", "remove", {"name": "explicit", "keep": {1: 0.5}}, vit=vit)
+    with torch.no_grad():
+        present = model.encode(x).present
+    best = truth.flatten(1).topk(keep).indices
+    assert torch.equal(present, torch.zeros_like(present).scatter(1, best, True))
+
+
+def test_pixels_that_do_not_divide_into_the_grid_are_refused():
+    state = TokenState.start(torch.zeros(1, 1, 8), torch.zeros(1, 64, 8), (8, 8), torch.zeros(1, 3, 30, 32))
+    with pytest.raises(TokenPruneError, match="30 x 32 pixels do not divide into the grid of 8 x 8"):
+        Observation(state, 1).pixels()
 
 
 def test_random_is_uniform_repeatable_and_differs_between_images():

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from timm.layers.hybrid_embed import HybridEmbed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -84,6 +85,16 @@ class Family(ABC):
         """Return the grid (H,W) of an image of that size in pixels."""
         rows, columns = self.stem.dynamic_feat_size((height, width))
         return rows, columns
+
+    def covered(self, images: Tensor) -> Tensor:
+        """Return the pixels (B,3,H*p,W*p) that the patches of images (B,3,h,w) cover, for patches p pixels apart.
+
+        Zeros are added below and on the right where the stem pads so (`dynamic_img_pad`), and pixels that no patch covers are cut off.
+        """
+        (height, width), (rows, columns) = images.shape[-2:], self.positions(*images.shape[-2:])
+        step_down, step_right = self.stem.feat_ratio(as_scalar=False)
+        below, right = rows * step_down - height, columns * step_right - width
+        return F.pad(images, (0, right, 0, below)) if below or right else images
 
     def embed_macs(self, positions: int) -> float:
         """Return the MACs of the patch embedding, with the convolutions in front of it in a hybrid model."""

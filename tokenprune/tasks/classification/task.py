@@ -37,6 +37,7 @@ class ClassificationTask(Task):
     """Classifies images; the metric is top-1 accuracy."""
 
     name = "classification"
+    reads = "classification"
     gives = ("images", "logits", "targets", "teacher")
     measures_throughput = True
 

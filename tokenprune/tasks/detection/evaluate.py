@@ -46,15 +46,27 @@ def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateC
 
 @torch.no_grad()
 def detect(detector: PrunedRCNN, data: DetectionData, batch_size: int, resize: Resize) -> list[dict[str, Any]]:
-    """Return COCO result records of all images, at their original sizes. The detector's mode is restored afterwards."""
+    """Return COCO result records of all images, at their original sizes, whatever the batch size; the detector's mode is restored."""
     training, results = detector.training, []
     detector.eval()
-    for start in progress(range(0, len(data), batch_size), "evaluation"):
-        inputs = [test_input(data[i], resize) for i in range(start, min(start + batch_size, len(data)))]
+    for inputs in _batches(data, batch_size, resize):
         for record, output in zip(inputs, detector(inputs), strict=True):
             results += coco_records(output["instances"].to("cpu"), record["image_id"], data.category_ids)
     detector.train(training)
     return results
+
+
+def _batches(data: DetectionData, size: int, resize: Resize) -> Iterator[list[dict[str, Any]]]:
+    """Yield inputs of at most `size` pictures of equal shape. Padding to a common shape would change what a ViT detects in a picture."""
+    batch: list[dict[str, Any]] = []
+    for i in progress(range(len(data)), "evaluation"):
+        record = test_input(data[i], resize)
+        if batch and (len(batch) == size or record["image"].shape != batch[0]["image"].shape):
+            yield batch
+            batch = []
+        batch.append(record)
+    if batch:
+        yield batch
 
 
 def coco_records(instances: D2Instances, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from tokenprune.data import DetectionData, build_detection
+from tokenprune.data import DetectionData, build_detection, data_source
 from tokenprune.measure.macs import encoder_cost
 from tokenprune.registry import register
 from tokenprune.tasks.base import Task, chosen
+from tokenprune.tasks.data_checks import check_classes
 from tokenprune.tasks.detection.guard import require_detectron2
 from tokenprune.tasks.detection.settings import read_task
 
@@ -23,6 +24,7 @@ class DetectionTask(Task):
     """Detects objects and segments instances; the metric is COCO's box and mask AP."""
 
     name = "detection"
+    reads = "detection"
     gives = ("presence",)
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class DetectionTask(Task):
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:
-        """Check the settings of `task`; no data are read.
+        """Check the settings of `task`; no data are read, and Detectron2 is not needed.
 
         Raises:
             InvalidConfig: Settings do not fit.
@@ -104,11 +106,28 @@ class DetectionTask(Task):
         return pictures(model, data, chosen(numbers, len(data)), _resize(cfg), predict)
 
     def _data(self, cfg: Mapping[str, Any], split: str) -> DetectionData:
-        """Return a split, opened once: the annotations of a large set take seconds to read."""
-        key = (split, str(cfg["data"]))
-        if key not in self._sets:
-            self._sets[key] = build_detection(cfg["data"], split)
-        return self._sets[key]
+        """Return a split, opened once: the annotations of a large set take seconds to read.
+
+        The labels of val are numbered as those of train, which the weights were trained with.
+
+        Raises:
+            DatasetError: The data cannot be read, or the two splits have different classes.
+        """
+        group = str(cfg["data"])
+        if (split, group) not in self._sets:
+            self._sets[split, group] = opened = build_detection(cfg["data"], split)
+            first = opened if split == "train" else self._sets.get(("train", group))
+            known = data_source(cfg["data"]).class_names("detection", "train") if first is None else first.classes
+            if ("val", group) in self._sets and known is not None:
+                _relabel(self._sets["val", group], known)
+        return self._sets[split, group]
+
+
+def _relabel(val: DetectionData, classes: tuple[str, ...]) -> None:
+    """Number the labels of `val` in the order of `classes`; a data set that cannot is refused if it has another order."""
+    check_classes(tuple(classes), tuple(val.classes), mapped=hasattr(val, "relabel"))
+    if tuple(classes) != tuple(val.classes):
+        val.relabel(classes)
 
 
 def _quieten() -> None:

@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor, nn
 
-from tokenprune.backbones.weights import resampled
+from tokenprune.backbones.weights import prefix_counts, resampled
 
 _ENCODER = "backbone.dense.pruned.backbone."
 _STAGE = re.compile(r"(roi_heads\.box_(?:head|predictor))\.\d+\.(.+)")
@@ -17,13 +17,14 @@ def adopted(state: dict[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
     starts from the one box head of a file without stages.
     """
     own, state = detector.state_dict(), dict(state)
+    tokens = prefix_counts({key.removeprefix(_ENCODER): value for key, value in state.items()})
     for name in ("cls_token", "norm.weight", "norm.bias"):
         if _ENCODER + name not in own:
             state.pop(_ENCODER + name, None)
     codes = state.get(_ENCODER + "pos_embed")
     vit = detector.pruned.backbone
     if codes is not None and getattr(vit, "pos_embed", None) is not None:
-        state[_ENCODER + "pos_embed"] = resampled(codes, vit)
+        state[_ENCODER + "pos_embed"] = resampled(codes, vit, tokens, getattr(vit, "pretrained_grid", None))
     single = {key: f"{found[1]}.{found[2]}" for key in own if (found := _STAGE.fullmatch(key)) and key not in state}
     state.update({key: state[source] for key, source in single.items() if source in state})
     return {key: value for key, value in state.items() if key not in single.values()}

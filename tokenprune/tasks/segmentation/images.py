@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.data import build_segmentation, require_same_classes
+from tokenprune.data.semantic import require_labels
 from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
 from tokenprune.tasks.classification.views import Statistics
 from tokenprune.tasks.segmentation.settings import read_segmentation
@@ -36,10 +37,11 @@ class LabelledPixels:
         """Return the data of "train" or "val".
 
         Raises:
-            DatasetError: The data cannot be read, or the two splits have different classes.
+            DatasetError: The data cannot be read, no pixel has a class, or the two splits have different classes.
         """
         if name not in self._splits:
             self._splits[name] = build_segmentation(self.config["data"], name)
+            require_labels(self._splits[name], name)
             if len(self._splits) == 2:
                 require_same_classes(self._splits["train"], self._splits["val"])
         return self._splits[name]

@@ -14,13 +14,15 @@ from tokenprune.measure.throughput import throughput
 from tokenprune.measure.usage import record
 from tokenprune.registry import register
 from tokenprune.tasks.base import Task, chosen, device_of
+from tokenprune.tasks.classification.task import classifier_of
 from tokenprune.tasks.pictures import LabelMap, Picture, cropped
 from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
 from tokenprune.tasks.segmentation.model import Segmenter
 from tokenprune.tasks.segmentation.settings import read_segmentation
-from tokenprune.utils.console import progress
+from tokenprune.utils.console import progress, warn
 
 _GIGA = 1e9
+_MUCH = 0.25  # share of ignored pixels from which on a warning is due; void takes 3 to 10 % of CamVid, ADE20k and COCO
 
 
 @register("task", "segmentation")
@@ -28,11 +30,13 @@ class SegmentationTask(Task):
     """Segments semantically; the metric is mean intersection over union."""
 
     name = "segmentation"
+    reads = "segmentation"
     gives = ("images", "patches")
     measures_throughput = True
 
     def __init__(self) -> None:
         self._key, self.pixels = "", None  # the latest configuration as a text, and its LabelledPixels
+        self._judged_by: list[str] = []  # notes on the labels of the latest evaluation
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:
@@ -53,6 +57,18 @@ class SegmentationTask(Task):
         from tokenprune.tasks.encoder import build_pruned
 
         return Segmenter(build_pruned(cfg, num_classes=len(self._pixels(cfg).classes)))
+
+    def head(self, model: Segmenter) -> list[nn.Parameter]:
+        """Return the parameters of the layer that labels patches."""
+        return classifier_of(model.pruned.backbone)
+
+    def classes(self, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the labels."""
+        return tuple(self._pixels(cfg).classes)
+
+    def notes(self, cfg: Mapping[str, Any]) -> list[str]:
+        """Return the classes that never occur in the validation split, and the share of its pixels that is ignored."""
+        return self._judged_by
 
     def begin(self, model: nn.Module) -> None:
         """Do nothing: no loss of this task needs a copy of the model."""
@@ -85,7 +101,7 @@ class SegmentationTask(Task):
             for logits, size, truth in zip(model(images), sizes, truths, strict=True):
                 found.add(truth, predicted(logits, size, truth.shape).cpu())
         model.train(training)
-        counts = found.counts
+        counts, self._judged_by = found.counts, about_labels(found, pixels.classes)
         error = miou_error(counts, pixels.settings.bootstrap)
         return {"miou": mean_iou(counts), "miou_se": error, "pixel_accuracy": pixel_accuracy(counts)}
 
@@ -131,6 +147,24 @@ class SegmentationTask(Task):
         if self._key != key:
             self._key, self.pixels = key, LabelledPixels(cfg)
         return self.pixels
+
+
+def about_labels(found: Confusion, classes: Sequence[str]) -> list[str]:
+    """Return a note on the labels that an evaluation met, and warn of it if they leave out a class or much of the pictures.
+
+    Args:
+        found: The counts of all pictures.
+        classes: Names of the classes.
+    """
+    true = found.counts[:, 1].sum(0).tolist()
+    absent = [name for name, pixels in zip(classes, true, strict=True) if not pixels]
+    note = f"{found.ignored:.1%} of the pixels of val are ignored"
+    if absent:
+        shown = ", ".join(absent[:8]) + ", ..." * (len(absent) > 8)
+        note += f"; {len(absent)} of {len(classes)} classes never occur in val and count only if they are predicted: {shown}"
+    if absent or found.ignored > _MUCH:
+        warn(f"{note}; data.ignore, data.offset and data.classes say which pixel value is which class (masks of 0 and 255 are not 0 and 1)")
+    return [note]
 
 
 def predicted(logits: Tensor, inside: Sequence[int], size: Sequence[int]) -> Tensor:
