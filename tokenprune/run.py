@@ -66,6 +66,8 @@ def _entry(cfg: DictConfig) -> None:
 
 
 def _single(cfg: DictConfig) -> None:
+    from tokenprune.runs.reasons import shortened
+    from tokenprune.runs.results import row_folder
     from tokenprune.runs.row import age_in_words, name_of, run_row, stored_row
     from tokenprune.runs.summary import summary
     from tokenprune.runs.sweep import BAD_ROW, report
@@ -84,7 +86,8 @@ def _single(cfg: DictConfig) -> None:
         console.say(f"{name_of(config)}: {age_in_words(config)}")
     row = run_row(config)
     if row["status"] != "ok":
-        raise TokenPruneError(f"{name_of(config)}: {row['status']}: {row['reason']}")
+        folder = row_folder(config.results_dir, row["key"])
+        raise TokenPruneError(f"{name_of(config)}: {row['status']}: {shortened(row['reason'], folder)}")
     console.say(summary(row, config.results_dir))
     asked = {name: options for name, options in config.reports.items() if name not in REPORTS}
     if asked and distributed.is_main() and report(config.replace(reports=asked), [row], _words()):
@@ -124,7 +127,7 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig 
     if problem is None:
         row = stored_or_refused(config) or run_row(config)
         write_note(folder, number, name, row)
-        console.say(ended(number, name, row, config.validate_only))
+        console.say(ended(number, name, row, config))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tokenprune.data import build_classification, require_same_classes
 from tokenprune.data.imagefolder import ImageFolder, _in_turn, class_folders
 from tokenprune.data.readers import Entry
 from tokenprune.errors import DatasetError
+from tokenprune.utils.console import say_once
 
 TINY = real("vit_tiny_tin200")
 
@@ -116,7 +117,9 @@ def test_folders_named_by_numbers_have_these_as_labels(tmp_path):
 
 
 def test_an_order_that_timm_does_not_share_is_said(root, capsys):
+    say_once.cache_clear()
     data = ImageFolder(root, "val")
+    assert data.notes[0] in capsys.readouterr().out
     assert data.classes == ("Alpha", "beta", "n10", "n2") and "label 2 is 'n10'" in data.notes[0] and "data.order=natural" in data.notes[0]
     natural = ImageFolder(root, "val", order="natural")
     assert natural.classes == ("Alpha", "beta", "n2", "n10") and not natural.notes

@@ -155,6 +155,19 @@ def test_shapes_have_a_background_and_their_masks(textured):
             assert (labels[mask] == label + 1).all()
 
 
+def test_hidden_files_are_passed_over_and_other_endings_counted(tmp_path, capsys):
+    """A label in a lossy form is none, and a resource fork of macOS is no picture."""
+    write(tmp_path, [[0, 1]])
+    for name in ("._a.png", ".hidden.png", "Thumbs.db", "b.jpg", "c.npy"):
+        (tmp_path / "labels" / "train" / name).write_bytes(b"")
+        (tmp_path / "images" / "train" / name).write_bytes(b"")
+    found = data(tmp_path)
+    assert [labels.name for _, labels in found.files] == ["a.png"]
+    (note,) = found.notes
+    assert "left out: 2 files with other endings (1 .jpg, 1 .npy; allowed are .png, .tif, .tiff, .bmp)" in note
+    assert note in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_by_their_exif_orientation(tmp_path, orientation):
     """Labels are drawn on the picture as it is shown."""

@@ -317,14 +317,6 @@ def test_a_selector_with_methods_of_hooks_is_refused_where_the_class_is_made(nam
 @pytest.mark.parametrize(
     ("selector", "treatment"),
     [("random", "remove"), ("evit", "fuse"), ("cropr", "preserve"), ("tome", "merge"), ("evo_vit", "preserve"), ("ats", "remove")],
-        ("random", "remove"),
-        ("evit", "fuse"),
-        ("cropr", "preserve"),
-        ("tome", "merge"),
-        ("evo_vit", "preserve"),
-        ("ats", "remove"),
-        ("sit", "remove"),
-    ],
 )
 @pytest.mark.parametrize("execution", ["auto", "masked"])
 def test_a_decision_that_drops_nothing_at_the_models_own_size_drops_at_others(selector, treatment, execution):

@@ -1,5 +1,6 @@
 """A sweep in which rows fail keeps all the others, says which failed, and runs only those again."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -43,8 +44,30 @@ def test_a_failing_dense_model_fails_the_rows_that_start_from_it(cli, fake, monk
         raise ValueError("no such heads")
 
     monkeypatch.setattr(fake, "build_model", broken)
-    code, _, err = cli("-m", *TINY, "method=evit", "treatment=remove,preserve")
-    assert code == 3 and err.count("which ended as failed: ValueError: no such heads") == 2
+    code, out, err = cli("-m", *TINY, "method=evit", "treatment=remove,preserve")
+    assert code == 3 and err.count("which ended as failed: ValueError: no such heads") == 1 and out.count("no such heads") == 0
+    assert err.count("error: ") == 1 and err.startswith("error: EViT remove 0.7 (fake, seed 0), EViT preserve 0.7 (fake, seed 0): failed: ")
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_a_long_reason_is_told_once_and_short_with_the_file_of_the_rest(cli, fake, monkeypatch, sweep):  # noqa: F811
+    """Such as the keys of a checkpoint of another model, of a dense model that two rows start from and that is a row itself."""
+    keys = "; ".join(f"missing blocks.{n}.attn.qkv.weight (288, 96)" for n in range(99))
+
+    def broken(self, cfg):
+        raise ValueError(f"99 keys differ: {keys}")
+
+    monkeypatch.setattr(fake, "build_model", broken)
+    code, out, err = cli("-m", *TINY, "method=dense,evit,ats") if sweep else cli(*TINY, "method=evit")
+    assert code == (3 if sweep else 2) and (out + err).count("99 keys differ") == 1 and len(err) < 600
+    (place,) = re.findall(r"the rest is in (\S+error.txt)", err)
+    assert "missing blocks.98." in (cli.folder / place).read_text()
+
+
+def test_a_wrong_root_of_a_sweep_is_told_once(cli):  # noqa: F811
+    code, out, err = cli("-m", "scale=smoke", "data=coco", "data.root=nowhere", "method=evit,ats", "schedule.keep_rate=0.5,0.7")
+    assert code == 3 and (out + err).count("data.root is 'nowhere', and there is no such folder") == 1
+    assert err.count("error: ") == 1 and "and 1 more: invalid" in err
 
 
 def test_validate_only_reports_every_row(cli, fake):  # noqa: F811

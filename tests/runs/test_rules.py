@@ -3,8 +3,9 @@
 import pytest
 
 from tokenprune.errors import InvalidConfig
+from tokenprune.registry import names
 from tokenprune.runs.config import compose
-from tokenprune.runs.rules import rule_nodes, rules_of
+from tokenprune.runs.rules import OTHERS, names_of, rule_nodes, rules_of
 from tokenprune.runs.sources import read_data
 from tokenprune.utils.paths import config_dir
 
@@ -47,8 +48,18 @@ def test_every_file_of_rules_is_referred_to_and_names_groups_that_exist():
         content = read_data(path)
         for rule in content["rules"]:
             for group in set(content["by"]) - {"stage"}:
-                for name in rule[group] if isinstance(rule[group], list) else [rule[group]]:
+                named = rule[group][OTHERS] if isinstance(rule[group], dict) else rule[group]
+                for name in named if isinstance(named, list) else [named]:
                     assert (config_dir() / group / f"{name}.yaml").is_file(), (path.stem, group, name)
+
+
+def test_other_than_stands_for_every_other_option():
+    """Files of conf/data and registered data sets alike."""
+    everything = {path.stem for path in (config_dir() / "data").glob("*.yaml")} | set(names("data"))
+    assert names_of("data", {"other_than": ["shapes", "coco"]}) == sorted(everything - {"shapes", "coco"})
+    assert names_of("data", {"other_than": "shapes"}) == sorted(everything - {"shapes"})
+    with pytest.raises(InvalidConfig, match=r"a rule names data: .*; allowed: a name, a list of names, or {other_than: \[NAME, ...\]}"):
+        names_of("data", {"not": "shapes"})
 
 
 def test_every_rule_says_why():

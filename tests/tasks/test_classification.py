@@ -170,7 +170,7 @@ def test_a_run_on_image_folders_and_the_same_on_zips(cli, tmp_path):  # noqa: F8
 
 
 def test_a_file_with_a_head_starts_a_run_of_no_iterations(cli, tmp_path):  # noqa: F811
-    """A root with a val split alone serves; with another number of classes the head is random, and the row says so."""
+    """A root with a val split alone serves. With another number of classes the head is random, and a random head is not judged."""
     root = write_folder(tmp_path / "set", dict.fromkeys(("a", "b", "c"), 2))
     torch.manual_seed(3)
     vit = build_vit(resolve(compose(["scale=smoke"]))["backbone"], num_classes=3)
@@ -181,16 +181,54 @@ def test_a_file_with_a_head_starts_a_run_of_no_iterations(cli, tmp_path):  # noq
     assert row["notes"] == ["starts from vit.safetensors"] and row["metrics"].keys() == {"top1", "top1_se"}
     weights = read_weights(cli.folder / "results" / "rows" / row["key"] / "model.safetensors")
     assert torch.allclose(weights["backbone.head.weight"], vit.head.weight, atol=1e-3)
-    assert cli("scale=smoke", "task=classification", *command[-2:])[0] == 0
-    other = next(row for row in cli.rows() if row["data"] == "shapes")
+    code, _, err = cli("scale=smoke", "task=classification", *command[-2:])
+    assert code == 2 and "which brings no head that fits, and training.iterations is 0: give init=FILE with a head" in err
     said = "the head starts from random weights: the file's is of 3 outputs, the model's has 8"
-    assert other["notes"] == ["starts from vit.safetensors", said]
+    for more in ("measure=[cost]", "training.iterations=1"):
+        assert cli("scale=smoke", "task=classification", *command[-2:], more)[0] == 0
+    assert [said in row["notes"] for row in cli.rows() if row["status"] == "ok" and row["data"] == "shapes"] == [True, True]
+
+
+def test_the_classes_of_a_head_are_compared_with_those_of_the_data(cli, tmp_path):  # noqa: F811
+    """A file of this project holds their names. The same names in another order would give wrong labels in silence."""
+    root = both_splits(tmp_path / "set", ("a1", "a2", "a10"))
+    command = ("task=classification", "data=imagefolder", "scale=smoke", "results_dir=results")
+    assert cli(*command, f"data.root={root}", "data.order=natural", "init=scratch", "training.iterations=1")[0] == 0
+    (path,) = cli.folder.glob("results/rows/*/model.safetensors")
+    judge = (*command, f"init={path}", "training.iterations=0")
+    assert cli(*judge, f"data.root={root}", "data.order=natural")[0] == 0
+    code, _, err = cli(*judge, f"data.root={root}")
+    assert code == 2 and "output 1 of the head in model.safetensors is 'a2', and label 1 of the data is 'a10': the same classes in" in err
+    other = both_splits(tmp_path / "other", ("a1", "a10", "b"))
+    code, _, err = cli(*judge, f"data.root={other}")
+    assert code == 2 and "the head is of other classes, and training.iterations is 0" in err
+    assert cli(*command, f"init={path}", "training.iterations=1", f"data.root={other}")[0] == 0
+    assert any("the head starts from other classes" in note for row in cli.rows() for note in row["notes"])
+
+
+@pytest.mark.parametrize("said", ["200", "[1, 2]", "no list"])
+def test_other_programs_may_write_such_a_note_in_another_form(cli, tmp_path, said):  # noqa: F811
+    root = write_folder(tmp_path / "set", dict.fromkeys(("a", "b", "c"), 2))
+    vit = build_vit(resolve(compose(["scale=smoke"]))["backbone"], num_classes=3)
+    save_weights(tmp_path / "vit.safetensors", vit, metadata={"class_names": said, "classes": said})
+    assert cli(*SMOKE, f"data.root={root}", f"init={tmp_path / 'vit.safetensors'}", "training.iterations=0", "measure=[accuracy]")[0] == 0
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_a_random_head_of_another_task_is_not_judged(cli, tmp_path, task):  # noqa: F811
+    if task == "detection":
+        pytest.importorskip("detectron2")
+    vit = build_vit(resolve(compose(["scale=smoke"]))["backbone"], num_classes=3)
+    save_weights(tmp_path / "vit.safetensors", vit)
+    command = (f"task={task}", "scale=smoke", f"init={tmp_path / 'vit.safetensors'}", "training.iterations=0")
+    code, _, err = cli(*command)
+    assert code == 2 and "which brings no head that fits, and training.iterations is 0" in err
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_judged_without_training(cli, method):  # noqa: F811
-    code, _, err = cli("scale=smoke", "task=classification", f"method={method}", "init=scratch", "training.iterations=0")
-    assert (code, err) == (0, "")
+    code, out, err = cli("scale=smoke", "task=classification", f"method={method}", "init=scratch", "training.iterations=0")
+    assert (code, err) == (0, "") and "the accuracy is that of random weights" in out
     (row,) = cli.rows()
     assert row["status"] == "ok" and 0 <= row["metrics"]["top1"] <= 100 and row["timing"]["train_s"] < 1
 

@@ -139,3 +139,12 @@ def test_a_broken_record_is_said_before_the_dense_model_starts(cli, tmp_path):  
     code, out, err = cli("scale=smoke", "method=evit", "data=coco", f"data.root={root}")
     assert code == 2 and "instances_train2017.json: annotations[1] (id 2): category_id is 6" in err
     assert err.count("\n") == 1 and "running" not in out
+
+
+def test_a_val_split_without_objects_is_no_result(cli, tmp_path):  # noqa: F811
+    pytest.importorskip("detectron2")
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    code, _, err = cli("data=coco", f"data.root={root}", "scale=smoke", "init=scratch", "training.iterations=1")
+    assert code == 2 and "the 1 pictures of val have no object (crowds do not count), so that there is no AP" in err

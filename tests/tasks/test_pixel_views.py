@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tokenprune.tasks.segmentation.settings import PixelAugmentation
-from tokenprune.tasks.segmentation.views import View, fitted, padded, resized, training_view, view_of
+from tokenprune.tasks.segmentation.views import TrainingView, View, fitted, padded, resized, view_of
 
 STATISTICS = ((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 
@@ -44,21 +44,21 @@ def test_padding_is_zero_after_normalisation_and_has_no_label():
 @pytest.mark.parametrize("policy", ["light", "segmenter"])
 def test_a_view_is_a_function_of_seed_and_place(policy):
     augment, view = PixelAugmentation(policy=policy, vertical_flip=True, channels=True), blocks(96, 128)
-    draw = training_view(augment, 64, seed=3)
+    draw = TrainingView(augment, 64, seed=3)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     seen = [draw(view, place) for place in range(8)]
-    again = [training_view(augment, 64, seed=3)(view, place) for place in reversed(range(8))][::-1]
+    again = [TrainingView(augment, 64, seed=3)(view, place) for place in reversed(range(8))][::-1]
     assert all(torch.equal(a, b) for one, two in zip(seen, again, strict=True) for a, b in zip(one, two, strict=True))
     assert torch.equal(torch.get_rng_state(), before), "the global generator is as it was"
     assert len({tuple(s.labels.flatten().tolist()) for s in seen}) > 2
-    other = training_view(augment, 64, seed=4)
+    other = TrainingView(augment, 64, seed=4)
     assert any(not torch.equal(other(view, p).labels, s.labels) for p, s in enumerate(seen) if other(view, p).size == s.size)
 
 
 def test_light_turns_picture_and_labels_alike():
     augment = PixelAugmentation(flip=True, vertical_flip=True)
-    view, draw, found = blocks(64, 48), training_view(augment, 64, 0), set()
+    view, draw, found = blocks(64, 48), TrainingView(augment, 64, 0), set()
     for place in range(24):
         seen = draw(view, place)
         assert seen.size == (64, 48) and torch.equal(seen.image[0], (50 * seen.labels).to(torch.uint8))
@@ -69,7 +69,7 @@ def test_light_turns_picture_and_labels_alike():
 
 def test_the_recipe_of_segmenter_cuts_and_resizes_picture_and_labels_alike():
     augment = PixelAugmentation(policy="segmenter", distort=False)
-    view, draw, sizes = blocks(96, 160, size=32), training_view(augment, 64, 0), set()
+    view, draw, sizes = blocks(96, 160, size=32), TrainingView(augment, 64, 0), set()
     for place in range(40):
         seen = draw(view, place)
         sizes.add(seen.size)
@@ -82,7 +82,7 @@ def test_the_recipe_of_segmenter_cuts_and_resizes_picture_and_labels_alike():
 def test_shorter_sides_are_between_half_and_twice_the_models():
     augment = PixelAugmentation(policy="segmenter", distort=False, flip=False, most=1.0)
     wide = painted(torch.arange(400).expand(100, 400) // 20)
-    widths = [int(training_view(augment, 64, 0)(wide, place).labels.unique().numel()) for place in range(60)]
+    widths = [int(TrainingView(augment, 64, 0)(wide, place).labels.unique().numel()) for place in range(60)]
     # 64 pixels of a picture 64 r high show 64 * 100 / (64 r) = 100 / r of its columns, 5 / r labels, 2.5 to 10 of them
     assert min(widths) in (3, 4) and max(widths) in (9, 10, 11)
 
@@ -94,17 +94,17 @@ def test_no_class_has_more_than_its_share_where_that_can_be():
     mixed = {}
     for most in (0.75, 1.0):
         keep = PixelAugmentation(policy="segmenter", distort=False, ratio=(1.0, 1.0), most=most)
-        parts = [training_view(keep, 64, 0)(painted(labels), place).labels for place in range(100)]
+        parts = [TrainingView(keep, 64, 0)(painted(labels), place).labels for place in range(100)]
         mixed[most] = sum(0.25 <= float((part == 0).float().mean()) <= 0.75 for part in parts)
     assert 45 <= mixed[0.75] <= 75 and mixed[1.0] <= 18
-    alone = training_view(keep, 64, 0)(painted(torch.zeros(64, 256, dtype=torch.long)), 0)
+    alone = TrainingView(keep, 64, 0)(painted(torch.zeros(64, 256, dtype=torch.long)), 0)
     assert alone.size == (64, 64), "a picture of one class is taken as it is"
 
 
 def test_distortion_changes_colours_and_no_label():
     plain, distorted = (PixelAugmentation(policy="segmenter", distort=d, ratio=(1.0, 1.0), flip=False) for d in (False, True))
     view = blocks(64, 64)
-    pairs = [(training_view(plain, 64, 0)(view, p), training_view(distorted, 64, 0)(view, p)) for p in range(16)]
+    pairs = [(TrainingView(plain, 64, 0)(view, p), TrainingView(distorted, 64, 0)(view, p)) for p in range(16)]
     assert all(torch.equal(a.labels, b.labels) for a, b in pairs)
     changed = [not torch.equal(a.image, b.image) for a, b in pairs]
     assert any(changed) and not all(changed), "each of four with probability 1/2"

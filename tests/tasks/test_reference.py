@@ -127,7 +127,8 @@ def test_a_file_of_weights_is_judged(cli, tmp_path):  # noqa: F811
     run = (*SMALL, "data=imagefolder", f"data.root={root}", f"init={tmp_path / 'net.safetensors'}", "measure=[accuracy]")
     assert cli(*run)[0] == 0
     (made,) = cli.rows()
-    assert made["metrics"]["top1"] == 100 and made["notes"] == ["starts from net.safetensors"]
+    assert made["metrics"]["top1"] == 100 and made["notes"][0] == "starts from net.safetensors"
+    assert [note.split(" with ")[0] for note in made["notes"][1:]] == ["images are seen"]
 
 
 def test_weights_of_another_network_are_refused_with_all_keys(cli, tmp_path):  # noqa: F811

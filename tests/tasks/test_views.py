@@ -11,7 +11,7 @@ from PIL import Image
 from timm.loss import SoftTargetCrossEntropy
 
 from tokenprune.tasks.classification.settings import Augmentation, ClassificationConfig, Mixing, View
-from tokenprune.tasks.classification.views import as_input, collate, evaluation_view, flipped, mixer, training_view
+from tokenprune.tasks.classification.views import EvaluationView, Mixer, TrainingView, as_input, collate, flipped
 from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
 
 DEIT = Augmentation()
@@ -25,7 +25,7 @@ def picture(height=40, width=60, seed=0):
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (64, 64), (90, 33)])
 def test_the_view_is_a_resized_shorter_side_and_its_centre(height, width):
     image = picture(height, width)
-    seen = evaluation_view(View(crop_pct=0.875, interpolation="bilinear"), 28)(image)
+    seen = EvaluationView(View(crop_pct=0.875, interpolation="bilinear"), 28)(image)
     scale = 32 / min(height, width)  # 28 / 0.875
     size = (32, int(32 * height / width)) if height > width else (int(32 * width / height), 32)
     assert min(size) == 32 and scale > 0
@@ -36,13 +36,13 @@ def test_the_view_is_a_resized_shorter_side_and_its_centre(height, width):
 
 def test_a_full_crop_of_the_right_size_is_the_image():
     image = picture(32, 32)
-    assert np.array_equal(evaluation_view(View(crop_pct=1.0), 32)(image), image)
+    assert np.array_equal(EvaluationView(View(crop_pct=1.0), 32)(image), image)
 
 
 def test_without_any_variation_training_sees_what_a_test_sees():
     view, plain = View(crop_pct=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5)), Augmentation((1, 1), (1, 1), 0.0, None, 0.0, 0.0)
     image = picture(32, 32)
-    varied = training_view(plain, view, 32, seed=0)(image, 7)
+    varied = TrainingView(plain, view, 32, seed=0)(image, 7)
     expected = (image / 255 - np.array(view.mean)) / np.array(view.std)
     assert varied.dtype == np.float32 and np.allclose(varied, expected, atol=1e-5)
 
@@ -54,22 +54,22 @@ def disturb():
 @given(st.integers(0, 2**31), st.integers(0, 10**9))
 @settings(max_examples=15, deadline=None)
 def test_a_variation_depends_on_seed_and_place_alone(seed, place):
-    image, vary = picture(), training_view(DEIT, View(), 24, seed)
+    image, vary = picture(), TrainingView(DEIT, View(), 24, seed)
     first = vary(image, place)
     disturb()
     vary(image, place + 1)
-    assert np.array_equal(first, training_view(DEIT, View(), 24, seed)(image, place))
+    assert np.array_equal(first, TrainingView(DEIT, View(), 24, seed)(image, place))
 
 
 def test_variations_differ_by_seed_and_place_and_leave_the_generators_alone():
-    image, vary = picture(), training_view(DEIT, View(), 24, 0)
-    seen = {vary(image, place).tobytes() for place in range(8)} | {training_view(DEIT, View(), 24, 1)(image, p).tobytes() for p in range(8)}
+    image, vary = picture(), TrainingView(DEIT, View(), 24, 0)
+    seen = {vary(image, place).tobytes() for place in range(8)} | {TrainingView(DEIT, View(), 24, 1)(image, p).tobytes() for p in range(8)}
     assert len(seen) == 16
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     expected = random.random(), np.random.rand(), torch.rand(1).item()
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     vary(image, 0)
-    mixer(Mixing(), 4, 0, UNIT)(batch(4))
+    Mixer(Mixing(), 4, 0, UNIT)(batch(4))
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
@@ -77,8 +77,8 @@ def test_variations_differ_by_seed_and_place_and_leave_the_generators_alone():
 def test_each_part_of_the_recipe_does_something(augment):
     still = {"area": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "policy": None, "color_jitter": 0.0, "erase": 0.0}
     image = picture(32, 32)
-    plain = training_view(Augmentation(**still), View(), 32, 0)(image, 0)
-    changed = [np.mean(training_view(Augmentation(**{**still, **augment}), View(), 32, 0)(image, p) != plain) for p in range(6)]
+    plain = TrainingView(Augmentation(**still), View(), 32, 0)(image, 0)
+    changed = [np.mean(TrainingView(Augmentation(**{**still, **augment}), View(), 32, 0)(image, p) != plain) for p in range(6)]
     assert np.mean(changed) > 0.02
 
 
@@ -90,7 +90,7 @@ def batch(n, classes=4, place=0, size=8):
 @settings(max_examples=40, deadline=None)
 def test_targets_sum_to_one_and_images_are_mixed_as_they_say(alphas, smoothing, place, classes):
     n = 6
-    images, targets = mixer(Mixing(*alphas, smoothing=smoothing), classes, 0, UNIT)(batch(n, classes, place))
+    images, targets = Mixer(Mixing(*alphas, smoothing=smoothing), classes, 0, UNIT)(batch(n, classes, place))
     assert targets.shape == (n, classes) and torch.allclose(targets.sum(1), torch.ones(n), atol=1e-5) and targets.min() >= 0
     plain = as_input(collate([s[:-1] for s in batch(n, classes)])[0], UNIT)
     labels = torch.tensor([i % classes for i in range(n)])
@@ -111,12 +111,12 @@ def _weight(images, plain):
 
 
 def test_mixing_depends_on_seed_and_place_alone():
-    mix = mixer(Mixing(), 4, 3, UNIT)
+    mix = Mixer(Mixing(), 4, 3, UNIT)
     first = mix(batch(4, place=12))
     disturb()
-    again = mixer(Mixing(), 4, 3, UNIT)(batch(4, place=12))
+    again = Mixer(Mixing(), 4, 3, UNIT)(batch(4, place=12))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    others = mix(batch(4, place=16)), mixer(Mixing(), 4, 4, UNIT)(batch(4, place=12))
+    others = mix(batch(4, place=16)), Mixer(Mixing(), 4, 4, UNIT)(batch(4, place=12))
     assert not any(torch.equal(first[1], other[1]) for other in others)
 
 

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from tokenprune.engine.model import PrunedViT
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.utils.checkpoints import GRID_NOTE, load_weights, read_metadata
+from tokenprune.utils.console import say_once
 
 State = dict[str, Tensor]
 Grid = tuple[int, int]
 _HEADS = ("head.", "head_dist.")
+_ANCHOR = "patch_embed.proj.weight"  # a key that every ViT has
+_AVERAGED = ("teacher", "ema", "target_encoder")  # in the prefix of an encoder that is a moving average of another
 
 
 def load_backbone(module: nn.Module, path: Path | str, grid: Grid | None = None) -> dict[str, str]:
@@ -76,6 +79,7 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
     )
 
     def convert(state: State) -> State:
+        notes.extend(filter(None, [encoder_prefix(state)[1]]))
         state = _encoder_state(state, vit, left_out, size)
         heads = {k: state.pop(k) for k in list(state) if k.startswith(_HEADS)}
         if heads and {k: v.shape for k, v in heads.items()} == wanted:
@@ -121,8 +125,9 @@ def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[
 
     Prefixes, entries that only pre-training needs, and tokens that the model lacks are left out.
     """
-    anchor = next((k for k in state if k.endswith("patch_embed.proj.weight")), "")
-    prefix = anchor.removesuffix("patch_embed.proj.weight")
+    prefix, note = encoder_prefix(state)
+    if note:
+        say_once(note)
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if isinstance(vit, Eva) or any(k.startswith("decoder_") for k in state):  # in files of other ViTs, timm tells DINOv2 by its mask token
         leave_out += ("mask_token", "lm_head.", "decoder_")
@@ -134,6 +139,26 @@ def _encoder_state(state: State, vit: VisionTransformer | Eva, leave_out: tuple[
     if codes is not None:
         state["pos_embed"] = codes if vit.pos_embed is None else resampled(codes, vit, tokens, size)
     return {k: v for k, v in state.items() if not k.startswith(leave_out)}
+
+
+def encoder_prefix(state: State) -> tuple[str, str]:
+    """Return the beginning of the keys of a file's encoder, and a note if the file holds several.
+
+    Of a student and its teacher, which is an average of it, the teacher is taken, as DINO and iBOT are evaluated.
+
+    Raises:
+        CheckpointMismatch: The file holds several encoders, and not one of them is a teacher or an average.
+    """
+    found = [key.removesuffix(_ANCHOR) for key in state if key.endswith(_ANCHOR)]
+    if len(found) < 2:
+        return (found[0] if found else ""), ""
+    averaged = [prefix for prefix in found if any(word in prefix for word in _AVERAGED)]
+    if len(averaged) == 1:
+        return averaged[0], f"the file holds {len(found)} encoders ({', '.join(found)}); {averaged[0]} is taken"
+    raise CheckpointMismatch(
+        f"the file holds {len(found)} encoders, whose keys begin with {', '.join(map(repr, found))}; allowed: one, or one teacher or"
+        f" average ({', '.join(_AVERAGED)}) among them: write a file with one of them alone"
+    )
 
 
 def _renamed(state: State, model: nn.Module) -> State:

@@ -37,7 +37,9 @@ def experiments() -> str:
     """Return the experiments of conf/experiment with the opening comments of their files: command, purpose, time, numbers to expect."""
     parts = []
     for path in files("experiment"):
-        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+        comments = [
+            line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#") and "@package" not in line
+        ]
         parts.append("\n".join([f"  {path.stem}", *(f"      {line}" for line in comments if line)]))
     return "\n".join(["experiments (+experiment=NAME)", *parts])
 

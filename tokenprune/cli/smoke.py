@@ -37,7 +37,7 @@ def ran(name: str, settings: Sequence[str], logs: Path = Path("results/smoke/log
     begun = time.monotonic()
     ended = subprocess.run(command, capture_output=True, text=True)
     logs.mkdir(parents=True, exist_ok=True)
-    (logs / f"{name}.txt").write_text(f"{ended.stdout}\n{ended.stderr}")
+    (logs / f"{name}.txt").write_text(f"{ended.stdout}\n{ended.stderr}", encoding="utf-8")
     rows = sum(line.startswith("[") for line in ended.stdout.splitlines())
     word = "ok" if ended.returncode == 0 else f"failed (exit status {ended.returncode}, {logs / name}.txt)"
     console.say(f"{name}: {word}, {rows} rows, {time.monotonic() - begun:.0f} s")

@@ -13,7 +13,7 @@ from timm.utils.misc import natural_key
 from tokenprune.data.pixels import to_rgb
 from tokenprune.data.readers import ARCHIVES, UNREADABLE, Entry, entries_of, is_hidden, left_out, open_source
 from tokenprune.errors import DatasetError
-from tokenprune.utils.console import warn_once
+from tokenprune.utils.console import say_once, warn_once
 
 ORDERS = (None, "text", "natural")
 
@@ -49,9 +49,12 @@ class ImageFolder:
         self._reader = open_source(self.source)
         entries, leading = entries_of(self._reader, self.source, split)
         self.classes = ordered({e.folder for e in entries}, order)
-        self.notes = tuple(filter(None, (left_out(self.source, leading), _about_order(self.classes, order))))
-        for note in self.notes:
-            warn_once(note)
+        missed, unlike = left_out(self.source, leading), _about_order(self.classes, order)
+        self.notes = tuple(filter(None, (missed, unlike)))
+        if missed:
+            warn_once(missed)
+        if unlike:
+            say_once(unlike)
         self._entries = _in_turn(entries)[:max_images]
         self._labels = {name: label for label, name in enumerate(self.classes)}
 

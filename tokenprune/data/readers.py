@@ -57,6 +57,9 @@ class ReaderImageInZip(Reader):
         name = self.samples[index]
         return io.BytesIO(self.zip.read(name)), self.class_to_idx[_folder(name)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "process": -1, "zip": None}  # an open file cannot be pickled; the worker opens its own
+
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         return PurePosixPath(self.samples[index]).name if basename else self.samples[index]
 
@@ -82,6 +85,9 @@ class ReaderImageInOneTar(ReaderImageInTar):
         if self.process != os.getpid():
             self.tar_state, self.process = _unopened(self.tar_state), os.getpid()
         return super().__getitem__(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "process": -1, "tar_state": _unopened(self.tar_state)}
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Return the path in the tar. For a tar inside it, the folder is the inner tar's name without the ending."""

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from PIL import Image, ImageOps
 from tokenprune.data.base import NO_CLASS, class_map
 from tokenprune.data.class_names import read_names
 from tokenprune.data.pixels import upright
-from tokenprune.data.readers import UNREADABLE
+from tokenprune.data.readers import UNREADABLE, is_hidden
 from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesDetection
 from tokenprune.errors import DatasetError
+from tokenprune.utils.console import warn_once
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LABELS = (".png", ".tif", ".tiff", ".bmp")  # lossless ones
@@ -59,13 +61,17 @@ class Labelling:
 class SemanticFolder:
     """Reads the images of one split that have a label image; item i is the image (H,W,3) uint8 RGB and its labels (H,W) int64, -1 for none.
 
-    The label folder says which images belong to the split. Their order is by a checksum of the name, so that the first n are a sample.
+    The label folder says which images belong to the split. Hidden files, and those that systems leave, are passed over. Their order is by a
+    checksum of the name, so that the first n are a sample.
 
     Args:
         images: Folder of the images.
         labels: Folder of the label images.
         labelling: The meaning of their values.
         max_images: Take only the first images; None for all.
+
+    Attributes:
+        notes: Label files that were left out because of their endings.
 
     Raises:
         DatasetError: A folder is missing or empty, a label image has no image, or two images have one name.
@@ -76,6 +82,9 @@ class SemanticFolder:
         if max_images is not None and (type(max_images) is not int or max_images < 1):
             raise DatasetError(f"data set 'semantic': max_images is {max_images!r}, allowed are integers >= 1 and null for all images")
         pictures, maps = _files(images, PICTURES, "data.images"), _files(labels, LABELS, "data.labels")
+        self.notes = tuple(filter(None, [_left_out(Path(labels), LABELS)]))
+        for note in self.notes:
+            warn_once(note)
         missing = sorted(set(maps) - set(pictures))
         if missing:
             raise DatasetError(
@@ -210,13 +219,21 @@ def _files(folder: Path | str, endings: Sequence[str], field: str) -> dict[str, 
         raise DatasetError(f"{folder}: no such folder: set {field}, data.train_split and data.val_split; {_LAYOUT}")
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         path = Path(entry.path)
-        if path.suffix.lower() in endings and entry.is_file():
+        if path.suffix.lower() in endings and entry.is_file() and not is_hidden([path.name]):
             if path.stem in found:
                 raise DatasetError(f"{path}: {found[path.stem].name} has the same name; which of them is meant? Remove one")
             found[path.stem] = path
     if not found:
         raise DatasetError(f"{folder}: there are no images in it ({', '.join(endings)}): set {field}; {_LAYOUT}")
     return found
+
+
+def _left_out(folder: Path, endings: Sequence[str]) -> str:
+    """Return words for the files of a folder that are not read because of their endings, "" if there are none."""
+    names = [entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden([entry.name])]
+    others = Counter(suffix or "no ending" for suffix in (Path(name).suffix.lower() for name in names) if suffix not in endings)
+    listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6))
+    return f"{folder}: left out: {others.total()} files with other endings ({listed}; allowed are {', '.join(endings)})" if others else ""
 
 
 def _one_channel(image: Image.Image) -> np.ndarray | str:

@@ -34,12 +34,16 @@ class DataSource(ABC):
         tasks: The kinds of items that it gives: detection, classification, segmentation.
         holds: Content of the folder `data.root`, for messages; empty for a data set without files.
         labelled: False for pictures without labels, by which nothing can be judged.
+        photographs: False for pictures that are drawn, without an upright direction and without fixed colours.
+        maps: Whether a classification set has a method `with_map`, i -> (image, label, class map (H,W)), which token labels need.
     """
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]] = ()
     holds: ClassVar[str] = ""
     labelled: ClassVar[bool] = True
+    photographs: ClassVar[bool] = True
+    maps: ClassVar[bool] = False
 
     @classmethod
     def facts(cls) -> dict[str, Any]:

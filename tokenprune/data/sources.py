@@ -25,6 +25,8 @@ class Shapes(DataSource):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("detection", "classification", "segmentation")
+    photographs: ClassVar[bool] = False
+    maps: ClassVar[bool] = True
     side: int | None = None
     train_size: int | None = None
     val_size: int | None = None
@@ -244,6 +246,7 @@ class UnlabelledPictures(DataSource):
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
     labelled: ClassVar[bool] = False
+    photographs: ClassVar[bool] = False
     short_side: int | None = None
     long_side: int | None = None
     classes: int | None = None

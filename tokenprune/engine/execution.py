@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, Projection
+from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.packed import feed, run_packed
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle, visibility, write
@@ -44,7 +45,12 @@ def run_block(
     P = state.prefix.shape[1]
     entering, at_rows = state.counts() + P, decider is not None and decider.site is Site.ROWS
     packed = policy.packs(adapter) and (at_rows or not state.known.complete)
+    call = HookCall.of(adapter.block)
+    if call is not None:
+        state = state.with_sequence(call.enter(state.sequence()))
     after = (run_packed if packed else run_padded)(adapter, state, policy, decider, see)
+    if call is not None:
+        after = after.with_sequence(call.leave(after.sequence()))
     fed = entering if decider is None else after.counts() + P
     return after, BlockUsage(entering, fed if at_rows else entering, fed)
 

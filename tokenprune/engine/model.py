@@ -1,18 +1,22 @@
 """The block loop; `tokenprune.prune` builds the model that runs it."""
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from tokenprune.engine.as_timm import TimmTools
 from tokenprune.engine.blocks import adapt
 from tokenprune.engine.blocks.base import ProjectionView
 from tokenprune.engine.blocks.class_token import class_token
+from tokenprune.engine.blocks.family import Family
+from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
 from tokenprune.engine.hooks import DecisionListener, MethodHooks
@@ -25,18 +29,18 @@ from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
 from tokenprune.engine.state import TokenState
 from tokenprune.engine.treatment import Treatment
-from tokenprune.errors import IncompatiblePairing, InvalidSchedule
+from tokenprune.errors import IncompatiblePairing, InvalidSchedule, UnsupportedBackbone
 from tokenprune.registry import build, get
 
 Spec = str | Mapping[str, Any]
 _LARGER = (4, 16)  # times as many positions: images of twice and four times the side
 
 
-class PrunedViT(nn.Module):
+class PrunedViT(TimmTools, nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
-    `hooks` is what the method does beside its decisions.
+    `hooks` is what the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
     (`training.calibration`).
@@ -62,8 +66,7 @@ class PrunedViT(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.treatment, self.schedule, self.execution = backbone, treatment, schedule, execution
-        self.family = adapt(backbone)
-        self.family.blocks[-1].drop_path &= treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
+        self._family = self._adapted()
         self.loss_terms = {name: build("loss", {"name": name, **options}) for name, options in losses.items()}
         self.selectors = SelectorDict()
         options: Mapping[str, Any] = {"name": selector} if selector is None or isinstance(selector, str) else selector
@@ -83,9 +86,20 @@ class PrunedViT(nn.Module):
         self.train(backbone.training)
 
     @property
+    def family(self) -> Family:
+        """The adapter of the backbone; a new one where the backbone or its parts were exchanged since the last look.
+
+        Raises:
+            UnsupportedBackbone: A new part has no adapter, or has another size than the selectors were built for.
+        """
+        if not torch.compiler.is_compiling() and not self._family.describes(self.backbone):
+            self._family = self._adapted(self._family.facts)
+        return self._family
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
-        return len(self.family.blocks)
+        return len(self._family.blocks)
 
     @property
     def embed_dim(self) -> int:
@@ -117,8 +131,11 @@ class PrunedViT(nn.Module):
         return self._resolved[positions][1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the model's logits for images (B,3,h,w)."""
-        return self.logits(self.encode(images))
+        """Return the model's logits for images (B,3,h,w). Hooks of the backbone are called as timm's own forward would call them."""
+        call = HookCall.of(self.backbone)
+        if call is None:
+            return self.logits(self.encode(images))
+        return call.leave(self.logits(self.encode(call.enter(images))))
 
     def encode(self, images: Tensor) -> Outputs:
         """Return the encoder's Outputs for images (B,3,h,w)."""
@@ -134,9 +151,11 @@ class PrunedViT(nn.Module):
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
-        budgets, policy, usage = self.budgets(state.positions), self._policy(), []
+        budgets, policy, usage, step = self.budgets(state.positions), self._policy(), [], self._step
+        if getattr(self.backbone, "grad_checkpointing", False) and torch.is_grad_enabled():
+            step = self._checkpointed
         for number in range(start, stop if self.listener is None else min(stop, self.listener.block + 1)):
-            state, used = self._step(state, number, budgets, policy)
+            state, used = step(state, number, budgets, policy)
             usage.append(used)
         return state, tuple(usage)
 
@@ -179,7 +198,7 @@ class PrunedViT(nn.Module):
         return deployed
 
     def _step(self, state: TokenState, number: int, budgets: Mapping[int, Budget], policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
-        adapter, budget = self.family.blocks[number], budgets.get(number)
+        adapter, budget = self._family.blocks[number], budgets.get(number)
         state = self.treatment.before_block(state, number, self.depth)
         see = self._see(number, number + 1 in budgets) if self.hooks.observes or self.probe is not None else None
         if budget is None:
@@ -198,6 +217,33 @@ class PrunedViT(nn.Module):
         after, used = run_block(adapter, state, replace(policy, free=True), see=see)
         gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
         return after.replace(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
+
+    def _checkpointed(self, *given: Any) -> tuple[TokenState, BlockUsage]:
+        """Return what `_step` does, and keep none of its activations: the backward pass runs it again."""
+        silent = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), self._unwatched())}
+        return checkpoint(self._step, *given, use_reentrant=False, **silent)
+
+    @contextmanager
+    def _unwatched(self) -> Iterator[None]:
+        """Keep a second run of a block from those who have heard the first."""
+        heard = self.watch, self.probe, self.listener
+        self.watch = self.probe = self.listener = None
+        try:
+            yield
+        finally:
+            self.watch, self.probe, self.listener = heard
+
+    def _adapted(self, before: Mapping[str, Any] | None = None) -> Family:
+        """Return the adapter of the backbone; `before` are the facts that its selectors were built for."""
+        family = adapt(self.backbone)
+        if before is not None and before != family.facts:
+            differing = [f"{name} is {value}, was {before[name]}" for name, value in family.facts.items() if value != before[name]]
+            raise UnsupportedBackbone(
+                f"the backbone or a part of it was exchanged after pruning by one of another size ({'; '.join(differing)}); prune the new"
+                " model: tokenprune.prune(model, ...)"
+            )
+        family.blocks[-1].drop_path &= self.treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
+        return family
 
     def _show(self, number: int, state: TokenState) -> None:
         if self.watch is not None:

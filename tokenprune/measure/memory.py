@@ -38,7 +38,7 @@ def _on_cpu(call: Callable[[], Any]) -> int:
             call()
         path = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     changes = [(e["ts"], int(e["args"]["Bytes"])) for e in events if e.get("name") == "[memory]" and e["args"].get("Device Type") == 0]
     held = most = 0
     for _, change in sorted(changes):

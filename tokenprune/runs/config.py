@@ -208,8 +208,9 @@ def _at_home(run: Run) -> Run:
 
 
 def _task_of(run: Run) -> dict[str, Any]:
-    """Return a run's task; without how throughput is measured where it is not, so that the key does not depend on it."""
-    return {name: value for name, value in run.task.items() if name != "throughput" or "throughput" in run.measure}
+    """Return a run's task, completed; without how throughput is measured where it is not, so that the key does not depend on it."""
+    task = run.task_kind.completed(run) if run.task_name in names("task") else run.task
+    return {name: value for name, value in task.items() if name != "throughput" or "throughput" in run.measure}
 
 
 def dense_of(run: Mapping[str, Any], seed: int | None = None) -> Run:

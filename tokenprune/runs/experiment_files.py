@@ -33,10 +33,10 @@ class Described:
 
 
 def experiment(name: str) -> Described | None:
-    """Return what conf/experiment/NAME.yaml says of itself; None where there is no such file. Settings in NAME (`__seed-1`) do not count."""
+    """Return what conf/experiment/NAME.yaml says of itself; None without such a file. Settings in NAME (`__seed-1`) do not count."""
     name = name.partition("__")[0]
     path = config_dir() / "experiment" / f"{name}.yaml"
-    return of_text(name, path.read_text()) if path.is_file() else None
+    return of_text(name, path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def of_text(name: str, text: str) -> Described:

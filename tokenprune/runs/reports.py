@@ -88,7 +88,7 @@ def make_reports(reports: Mapping[str, Any], sweep: Sweep) -> list[str]:
         try:
             wrote += report(sweep)
         except Exception as error:  # a report that fails must not cost the others
-            trace.write_text(traceback.format_exc())
+            trace.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
             kind = "" if isinstance(error, TokenPruneError) else f"{type(error).__name__}: "
             console.fail(" ".join(f"report {name!r}: {kind}{error} (traceback: {trace})".split()))
             failed.append(name)

@@ -27,6 +27,7 @@ COST = (
     "throughput_mean", "throughput_sd", "throughput_speedup", "throughput_note", "parameters", "gmac_note", "gmac_head",
     "memory_encoder_mib", "seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles",
 )  # fmt: skip
+_SECTIONS = ("selector", "treatment", "schedule", "backbone", "data", "task", "training", "losses")  # of a configuration
 _AT_LARGEST = ("images_per_second_batch", "images_per_second", "speedup_batch")
 ENVIRONMENT = ("python", "torch", "timm", "detectron2", "device", "threads", "commit", "dirty", "tokenprune")
 _THROUGHPUT = tuple(name for name in COST if name.startswith("throughput_"))  # lists, an entry a batch size
@@ -58,7 +59,7 @@ def write_result(folder: Path | str, row: Mapping[str, Any]) -> Path:
     check(row)
     path = Path(folder) / "result.json"
     text = json.dumps(row, indent=1, allow_nan=False)
-    atomic_write(path, lambda part: part.write_text(text + "\n"))
+    atomic_write(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     return path
 
 
@@ -69,7 +70,7 @@ def read_result(path: Path | str) -> dict[str, Any]:
         ResultSchemaError: no JSON, or not of this schema.
     """
     try:
-        row = json.loads(Path(path).read_text())
+        row = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultSchemaError(f"{path} is no readable result ({error}); remove it and run the row again") from error
     if not isinstance(row, dict):
@@ -133,6 +134,7 @@ def _check_values(row: Mapping[str, Any]) -> list[str]:
     problems, measured = [], row["config"].get("measure", MEASURES)
     if row["schema"] != SCHEMA:
         problems.append(f"schema is {row['schema']}, this version reads {SCHEMA}")
+    problems += [f"config.{k} is {v!r}, expected a mapping" for k, v in row["config"].items() if k in _SECTIONS and not isinstance(v, dict)]
     if row["status"] not in STATUSES:
         problems.append(f"status is {row['status']!r}, allowed: {', '.join(STATUSES)}")
     problems += [f"unknown metric name {k!r}" for k in row["metrics"] if not re.fullmatch(r"[a-z][a-z0-9_]*", str(k))]

@@ -1,5 +1,6 @@
 """One run from a resolved configuration to a result row: what it starts from, training, evaluation, cost, the file on disk."""
 
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -8,6 +9,8 @@ from typing import Any
 
 from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
 from tokenprune.runs.config import dense_of, pretrained_of
+from tokenprune.runs.heads import CLASS_NAMES, check_head
+from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
 from tokenprune.runs.run_key import SCHEMA, run_key
@@ -105,7 +108,11 @@ def _new_row(config: Run, folder: Path) -> dict[str, Any]:
     except Exception as error:
         row, trace = status_row(config, error), traceback.format_exc()
         if distributed.is_main():
-            (folder / "error.txt").write_text(f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace)
+            (folder / "error.txt").write_text(
+                f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace,
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
     if distributed.is_main():
         write_result(folder, row)
         for left in ("last.pt", "error.txt") if row["status"] == "ok" else ():
@@ -126,7 +133,9 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
     config, found = solved(config, task, load)  # schedule.target_gmac
     torch.manual_seed(config.seed)
     model = task.build_model(config)
+    untouched = [parameter.detach().clone() for parameter in task.head(model)]
     load(model)
+    notes += check_head(task, model, config, untouched)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     task.begin(model)
@@ -156,7 +165,7 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
     measured = config.measure
     serves = "accuracy" in measured or config.training["iterations"]  # weights that were neither trained nor judged serve nobody
     if serves and pruned_of(model) is not None:  # a model of timm as it is has its file
-        _save(model, config, folder)
+        _save(model, config, folder, task.classes(config))
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()
@@ -167,7 +176,7 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
     if "cost" in measured:
         cost["parameters"] = parameters_of(model)
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
-    return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *_caveats(model)]}
+    return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *task.notes(config), *_caveats(model)]}
 
 
 def _calibrate(task: Any, model: Any, config: Run) -> dict[str, Any]:
@@ -232,7 +241,7 @@ def dependency(needed: Run, wanted: Run) -> Path:
     path = row_folder(needed.results_dir, row["key"]) / WEIGHTS
     if row["status"] != "ok" or not path.is_file():
         reason = row["reason"] or f"its weights {path} are gone; remove the folder {path.parent}"
-        raise TokenPruneError(f"{name_of(wanted)} starts from {name_of(needed)}, which ended as {row['status']}: {reason}")
+        raise TokenPruneError(f"{name_of(wanted)} starts from {name_of(needed)}{ENDED_AS}{row['status']}: {shortened(reason, path.parent)}")
     return path
 
 
@@ -253,12 +262,13 @@ def _load_any(model: Any, path: Path) -> list[str]:
     return load_vit(pruned, path)
 
 
-def _save(model: Any, config: Run, folder: Path) -> None:
+def _save(model: Any, config: Run, folder: Path, classes: tuple[str, ...]) -> None:
     import torch
 
     from tokenprune.utils.checkpoints import save_weights
 
     about = {"key": run_key(config), "run": name_of(config), "tokenprune": installed("tokenprune") or "unknown"}
+    about |= {CLASS_NAMES: json.dumps(classes)} if classes else {}
     save_weights(folder / WEIGHTS, model, metadata=about)
     if config.export_weights:
         path = weights_path(config.export_weights)

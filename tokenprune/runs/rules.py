@@ -9,6 +9,8 @@ A file says `by:` which groups it looks at, and lists `rules:`. A rule gives a n
         method: cropr
         set: {losses: {auxiliary: {weight: 1.0}}}
 
+`data: {other_than: [shapes]}` stands for every other option of the group, those of plugins and of --config-dir included.
+
 Hydra gets an option for each combination (`classification_cropr`). Rules of the same combination are merged, the later one wins.
 """
 
@@ -19,9 +21,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tokenprune.errors import InvalidConfig
-from tokenprune.runs.sources import read_data, shown
+from tokenprune.registry import BUILTIN, names
+from tokenprune.runs.sources import folders, read_data, shown
 
 GROUP = "rules"
+OTHERS = "other_than"
 _FORM = "`by: [GROUP, ...]` and `rules:`, a list of mappings with a name or names for each of these groups and `set:` (a mapping)"
 
 
@@ -59,6 +63,22 @@ def rules_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if not isinstance(rule, dict) or rule.keys() != {*by, "set"} or not isinstance(rule["set"], dict):
             keys = ", ".join(map(str, rule)) if isinstance(rule, dict) else repr(rule)
             raise InvalidConfig(f"{shown(path)}: rule {number} has {keys}; allowed: one of each of {', '.join(by)}, and `set` (a mapping)")
-        names = [value if isinstance(value, list) else [value] for value in (rule[group] for group in by)]
-        found += [("_".join(map(str, combination)), rule["set"]) for combination in product(*names)]
+        options = [names_of(group, rule[group]) for group in by]
+        found += [("_".join(map(str, combination)), rule["set"]) for combination in product(*options)]
     return found
+
+
+def names_of(group: str, given: Any) -> list[Any]:
+    """Return the options of a group that a rule names: one, a list, or every option but those under `other_than`.
+
+    Raises:
+        InvalidConfig: Another mapping.
+    """
+    if not isinstance(given, dict):
+        return given if isinstance(given, list) else [given]
+    if given.keys() != {OTHERS}:
+        raise InvalidConfig(f"a rule names {group}: {given}; allowed: a name, a list of names, or {{{OTHERS}: [NAME, ...]}}")
+    left_out = names_of(group, given[OTHERS])
+    files = {path.stem for folder in folders() for path in (folder / group).glob("*.yaml")}
+    registered = set(names(group)) if group in BUILTIN else set()
+    return sorted((files | registered) - set(left_out))

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.runs.presets import files
+from tokenprune.runs.reasons import grouped
 from tokenprune.runs.rows import tables
 from tokenprune.runs.run import Run
 from tokenprune.runs.sources import without_folders
@@ -75,8 +76,8 @@ class SweepTable(Callback):
             console.say(f"{name_of_sweep(config)}: {len(notes) - len(bad)} of {len(notes)} rows are valid")
         else:
             failed = report(config, unique([note["row"] for note in notes]), list(config.hydra.overrides.task), len(bad))
-        for note in bad:
-            console.fail(f"{note['name']}: {note['row']['status']}: {note['row']['reason']}")
+        for line in grouped(bad, config.results_dir):
+            console.fail(line)
         if bad or failed:
             distributed.leave(BAD_ROW)
 
@@ -182,10 +183,15 @@ def stored_or_refused(config: Run) -> dict[str, Any] | None:
     return {**status_row(config, TokenPruneError(words)), "status": "ok"} if config.validate_only else None
 
 
-def ended(number: int, name: str, row: Mapping[str, Any], validate_only: bool) -> str:
-    """Return the line that says how row `number` of a sweep ended."""
-    status = "valid" if validate_only and row["status"] == "ok" else row["status"]
-    return f"[{number + 1}] {name}: {status}" + (f": {row['reason']}" if row["reason"] else "")
+def ended(number: int, name: str, row: Mapping[str, Any], config: Run) -> str:
+    """Return the line that says how row `number` of a sweep ended.
+
+    Reasons follow when all rows have ended, each once (`reasons.grouped`); that of a status which the reports expect stands here.
+    """
+    if row["status"] == "ok":
+        return f"[{number + 1}] {name}: " + (f"valid: {row['reason']}" if config.validate_only else "ok")
+    told = f": {row['reason']}" if row["status"] in expected(config) else ""
+    return f"[{number + 1}] {name}: {row['status']}{told}"
 
 
 def note_path(folder: Path | str, number: int) -> Path:
@@ -198,12 +204,12 @@ def write_note(folder: Path | str, number: int, name: str, row: Mapping[str, Any
     from tokenprune.utils.files import atomic_write
 
     text = json.dumps({"number": number, "name": name, "row": row}, default=str)
-    atomic_write(note_path(folder, number), lambda part: part.write_text(text))
+    atomic_write(note_path(folder, number), lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_note(path: Path) -> dict[str, Any]:
     """Return one note: number, name, row."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_notes(folder: Path | str) -> list[dict[str, Any]]:

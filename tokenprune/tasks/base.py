@@ -43,6 +43,11 @@ class Task(ABC):
         """
         return
 
+    @staticmethod
+    def completed(cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `task` group of a run with the values that depend on its model or data where they are not given."""
+        return dict(cfg["task"])
+
     @classmethod
     def check_data(cls, cfg: Mapping[str, Any], files: bool = True) -> None:
         """Check before anything runs that the data set has what the task `reads`, and that both splits have the same classes.
@@ -70,6 +75,18 @@ class Task(ABC):
     def begin(self, model: nn.Module) -> None:
         """Take note of a model that starts training, with its first weights loaded (a teacher is a copy of it)."""
         return
+
+    def head(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the parameters of the head, which files of encoders lack; [] if the task has none. An untouched head is not judged."""
+        return []
+
+    def classes(self, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the head's classes in the order of its outputs; () where they have none."""
+        return ()
+
+    def notes(self, cfg: Mapping[str, Any]) -> list[str]:
+        """Return what a reader of the row must know of its data and of how it was judged; called when the model has been judged."""
+        return []
 
     @abstractmethod
     def train_batches(self, cfg: Mapping[str, Any], start: int) -> Iterator[Any]:

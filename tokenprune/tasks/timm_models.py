@@ -17,6 +17,7 @@ from tokenprune.registry import register
 from tokenprune.tasks.base import device_of
 from tokenprune.tasks.classification.task import ClassificationTask
 from tokenprune.tasks.pictures import Picture
+from tokenprune.utils.console import say
 from tokenprune.utils.settings import read_settings
 
 _GIGA = 1e9
@@ -148,7 +149,10 @@ class TimmTask(ClassificationTask):
             InvalidConfig: See `build_timm`.
             DatasetError: The data cannot be read.
         """
-        return build_timm(cfg["backbone"], len(self._images(cfg).classes))
+        images = self._images(cfg)
+        if images.about_view:
+            say(images.about_view)
+        return build_timm(cfg["backbone"], len(images.classes))
 
     def begin(self, model: nn.Module) -> None:
         """Do nothing: nothing learns from the model."""

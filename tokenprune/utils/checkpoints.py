@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokenprune.errors import CheckpointMismatch
+from tokenprune.utils import console
 from tokenprune.utils.files import atomic_write
 
 GRID_NOTE = "grid"  # metadata: rows x columns of the position codes, where they are no square
@@ -41,7 +42,8 @@ def save_weights(
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Return every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
 
-    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped. Other content of a training run (optimizer, epoch, its
+    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped; several others ("student", "teacher") are joined, each
+    key with the name of its mapping and a dot before it. Other content of a training run (optimizer, epoch, its
     arguments as argparse's Namespace) is ignored.
 
     Raises:
@@ -51,9 +53,17 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     content = read_plain(path)
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            averaged = [str(other) for other, part in content.items() if "ema" in str(other).split("_") and isinstance(part, Mapping)]
+            if averaged:
+                console.say_once(f"{path.name} holds {name!r} and an average of it, {averaged[0]!r}; {name!r} is taken")
             content = content[name]
     if not isinstance(content, Mapping):
         raise CheckpointMismatch(f"checkpoint {path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    parts = {name: part for name, part in content.items() if isinstance(part, Mapping)}
+    return _tensors(content) or {f"{name}.{k}": v for name, part in parts.items() for k, v in _tensors(part).items()}
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
 
 
@@ -74,16 +84,24 @@ def read_plain(path: Path | str) -> Any:
             f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
             " convert it in a place you trust: torch.save(model.state_dict(), ...)"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again") from error
+    except Exception as error:  # the readers of both formats let any exception through
+        raise _damaged(path, error) from error
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
-    """Return the header strings that `save_weights` stored; {} for other formats."""
-    if Path(path).suffix != ".safetensors":
+    """Return the header strings that `save_weights` stored; {} for other formats.
+
+    Raises:
+        CheckpointMismatch: The file is damaged.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
         return {}
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def load_weights(
@@ -115,6 +133,7 @@ def load_weights(
     problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
     wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
     problems += [f"shape of {k}: file {tuple(state[k].shape)}, model {tuple(own[k].shape)}" for k in wrong]
+    problems += [f"kind of {k}: file {_kind(v)}, model {_kind(own[k])}" for k, v in state.items() if k in own and _kind(v) != _kind(own[k])]
     if problems:
         raise CheckpointMismatch(
             f"checkpoint {Path(path).name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
@@ -143,6 +162,17 @@ def _grid_note(weights: Any) -> dict[str, str]:
     stems = (getattr(m, "patch_embed", None) for m in weights.modules()) if isinstance(weights, nn.Module) else ()
     sides = next((stem.grid_size for stem in stems if getattr(stem, "grid_size", None) is not None), (1, 1))
     return {} if sides[0] == sides[1] else {GRID_NOTE: f"{sides[0]}x{sides[1]}"}
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointMismatch:
+    return CheckpointMismatch(f"checkpoint {path.name} is damaged or of another format ({error}); fetch or write it again")
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return the words for how a tensor holds numbers. Numbers of another kind, such as int8 weights, would be copied as they are."""
+    number = "complex" if tensor.is_complex() else "floating point" if tensor.is_floating_point() else str(tensor.dtype)
+    layout = "" if tensor.layout is torch.strided else f" {tensor.layout}"
+    return f"{number}{layout}{' without data' if tensor.is_meta else ''}"
 
 
 def _plain_values() -> AbstractContextManager[Any]:

@@ -23,6 +23,12 @@ def warn(text: str) -> None:
 
 
 @cache
+def say_once(text: str) -> None:
+    """Write one line to standard output unless this process has written it before."""
+    say(text)
+
+
+@cache
 def warn_once(text: str) -> None:
     """Write a warning to standard error unless this process has written it before: data are opened again for each row of a sweep."""
     warn(text)

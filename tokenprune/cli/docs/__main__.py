@@ -16,7 +16,7 @@ def stale(root: Path) -> dict[str, str]:
     """Return the pages of root/docs that differ from their fresh text, with that text."""
     fresh = {name: make(root) for name, make in PAGES.items()}
     paths = {name: root / "docs" / name for name in fresh}
-    return {name: text for name, text in fresh.items() if not paths[name].is_file() or paths[name].read_text() != text}
+    return {name: text for name, text in fresh.items() if not paths[name].is_file() or paths[name].read_text(encoding="utf-8") != text}
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) ->
         if given.check:
             console.fail(f"docs/{name} is stale; run: make docs")
         else:
-            (root / "docs" / name).write_text(text)
+            (root / "docs" / name).write_text(text, encoding="utf-8")
             console.say(f"wrote docs/{name}")
     return int(given.check and bool(pages))
 

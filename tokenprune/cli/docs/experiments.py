@@ -95,7 +95,10 @@ def _pictures(name: str, root: Path) -> list[str]:
 def _texts(name: str, root: Path) -> list[str]:
     """Return what people wrote in experiments/NAME/, headings one level lower, for a page in docs/experiments."""
     folder = root / "experiments" / name
-    return [rebased(below(path.read_text().strip()), f"experiments/{name}", "docs/experiments") for path in sorted(folder.glob("*.md"))]
+    return [
+        rebased(below(path.read_text(encoding="utf-8").strip()), f"experiments/{name}", "docs/experiments")
+        for path in sorted(folder.glob("*.md"))
+    ]
 
 
 def _measured(e: Described, root: Path, up: str) -> str:

@@ -39,7 +39,7 @@ def kinds() -> list[str]:
 def fragment(root: Path, name: str) -> str:
     """Return the hand-written equations and choices of a selector; "" if there are none."""
     path = root / "docs" / "methods" / f"{name}.md"
-    return path.read_text().strip("\n") if path.is_file() else ""
+    return path.read_text(encoding="utf-8").strip("\n") if path.is_file() else ""
 
 
 def without_equation(root: Path) -> list[str]:

@@ -17,9 +17,9 @@ _FOLDED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 def made(root: Path) -> dict[str, str]:
     """Return the pages that are made for the site, by their paths under docs/."""
-    beside = {page: rebased((root / name).read_text(), ".", "docs") for name, page in _FOLDED.items()}
+    beside = {page: rebased((root / name).read_text(encoding="utf-8"), ".", "docs") for name, page in _FOLDED.items()}
     bench = root / "experiments/benchmarks/README.md"
-    beside["experiments/benchmarks.md"] = rebased(bench.read_text(), "experiments/benchmarks", "docs/experiments")
+    beside["experiments/benchmarks.md"] = rebased(bench.read_text(encoding="utf-8"), "experiments/benchmarks", "docs/experiments")
     return methods.pages(root) | experiments.pages(root) | beside
 
 

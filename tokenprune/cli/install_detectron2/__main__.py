@@ -24,7 +24,7 @@ __all__ = ["main", "require_detectron2"]
 
 def describe(folder: Path) -> str:
     """Return version and kind of the Detectron2 in `folder`, read from its files and metadata without importing it."""
-    match = re.search(r"^__version__ = ['\"](.+?)['\"]", (folder / "__init__.py").read_text(), re.MULTILINE)
+    match = re.search(r"^__version__ = ['\"](.+?)['\"]", (folder / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
     version = match.group(1) if match else "of unknown version"
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a clone on PYTHONPATH has no metadata
         version = importlib.metadata.version("detectron2")
@@ -61,7 +61,7 @@ def fetch() -> bytes:
         raise MissingDependency(f"cannot fetch Detectron2: pip needs {needs} here for its metadata; run `pip install {cure}`")
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder, "wanted.txt")
-        wanted.write_text(f"{repack.SDIST_NAME}=={repack.SDIST_VERSION} --hash=sha256:{repack.SDIST_SHA256}\n")
+        wanted.write_text(f"{repack.SDIST_NAME}=={repack.SDIST_VERSION} --hash=sha256:{repack.SDIST_SHA256}\n", encoding="utf-8")
         options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "-d", folder, "-r", str(wanted)]
         advice = f"fetch {repack.SDIST_NAME} {repack.SDIST_VERSION} (without network, pass --sdist PATH)"
         run_pip(["download", "-q", *options], advice)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
+from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.blocks.ragged import ragged_attention
 from tokenprune.engine.blocks.refusals import part_obstacle
 from tokenprune.engine.blocks.rotary import rotary_rows, rotated
@@ -29,7 +30,7 @@ _MLPS = (Mlp, GluMlp, SwiGLU)  # each token by itself, which others need not do 
 class Projection:
     """Queries, keys and values of one block, (B,h,T,d) each, rotated if the model is; `gate` (B,T,hd) for timm's gated attention.
 
-    windows: inside which the block attends, None for the whole sequence.
+    windows: inside which the block attends, None for the whole sequence. call: of the attention module, for its hooks; None without any.
     """
 
     q: Tensor
@@ -38,6 +39,7 @@ class Projection:
     scale: float
     gate: Tensor | None = None
     windows: "Windows | None" = None
+    call: HookCall | None = None
 
 
 class ProjectionView(Protocol):
@@ -97,6 +99,9 @@ class BaseBlock(ABC):
     @classmethod
     def refusal(cls, block: Any) -> str | None:
         """Return why a block of `kind` cannot be run, or None."""
+        patched = [name for name, part in (("block", block), ("attention", block.attn)) if "forward" in vars(part)]
+        if patched:
+            return f"its {patched[0]} has a forward that was set on the instance, which would be passed over; set it on the parts inside"
         unknown = part_obstacle("attention", block.attn, cls.attentions) or part_obstacle("MLP", block.mlp, _MLPS)
         extra = sorted(_own(block) - _PARTS) + sorted(_own(block.attn) - _INSIDE)
         return unknown or (f"its block has parts that this adapter does not know: {', '.join(extra)}" if extra else None)
@@ -132,6 +137,8 @@ class BaseBlock(ABC):
             rope: rotary rows of these T tokens, broadcastable to (B,h,T,2d); None rotates nothing.
         """
         attn, x = self.block.attn, self.block.norm1(x)
+        call = HookCall.of(attn)
+        x = x if call is None else call.enter(x)
         q, k, v = self.qkv(x)
         q, k = attn.q_norm(q), attn.k_norm(k)
         if rope is not None:
@@ -139,7 +146,7 @@ class BaseBlock(ABC):
         if k.shape[1] != q.shape[1]:  # grouped-query attention: neighbouring heads share a key and a value
             k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
         gate = getattr(attn, "gate", None)
-        return Projection(q, k, v, attn.scale, gate(x).sigmoid() if gate is not None else None)
+        return Projection(q, k, v, attn.scale, gate(x).sigmoid() if gate is not None else None, call=call)
 
     def attend(self, p: Projection, rows: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None) -> Tensor:
         """Return the attention branch, ready to be added to x.
@@ -154,7 +161,7 @@ class BaseBlock(ABC):
         if rows is not None:
             q = q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))
             gate = None if gate is None else gate.gather(1, rows.unsqueeze(-1).expand(-1, -1, gate.shape[-1]))
-        return self.merge_heads(self.read(q, p, bias, policy), gate)
+        return self.merge_heads(self.read(q, p, bias, policy), gate, p.call)
 
     def read(self, q: Tensor, p: Projection, bias: Tensor | None, policy: Tensor | None) -> Tensor:
         """Return what queries q (B,h,K,d) read from keys and values, (B,h,K,d); `bias` and `policy` as in `attend`."""
@@ -178,15 +185,16 @@ class BaseBlock(ABC):
             rows: (Q,) places of the queries in the packed row.
         """
         q, gate = (p.q, p.gate) if rows is None else (p.q[:, :, rows], None if p.gate is None else p.gate[:, rows])
-        return self.merge_heads(ragged_attention(q, p.k, p.v, asking, seen, bias, self._dropout()), gate)
+        return self.merge_heads(ragged_attention(q, p.k, p.v, asking, seen, bias, self._dropout()), gate, p.call)
 
-    def merge_heads(self, out: Tensor, gate: Tensor | None) -> Tensor:
-        """Return the projected, scaled branch (B,T,C) of per-head outputs (B,h,T,d)."""
+    def merge_heads(self, out: Tensor, gate: Tensor | None, call: HookCall | None = None) -> Tensor:
+        """Return the projected, scaled branch (B,T,C) of per-head outputs (B,h,T,d); `call` ends with what the attention module returns."""
         attn = self.block.attn
         x = out.transpose(1, 2).flatten(2)
         x = attn.norm(x) if hasattr(attn, "norm") else x
         x = x * gate if gate is not None else x
-        return self._branch(self.block.drop_path1, self.scaled(attn.proj_drop(attn.proj(x)), 1))
+        x = attn.proj_drop(attn.proj(x))
+        return self._branch(self.block.drop_path1, self.scaled(x if call is None else call.leave(x), 1))
 
     def feed(self, x: Tensor) -> Tensor:
         """Return the MLP branch of x (B,T,C), ready to be added."""
@@ -198,8 +206,8 @@ class BaseBlock(ABC):
         Weights are counted layer by layer as they are (SwiGLU has three, grouped keys are narrower); rotation is not counted.
         """
         block, attn = self.block, self.block.attn
-        out = _weights(attn.proj)
-        linear = attended * (_weights(attn) - out) + rows * out + fed * _weights(block.mlp)
+        out = layer_macs(attn.proj)
+        linear = attended * (layer_macs(attn) - out) + rows * out + fed * layer_macs(block.mlp)
         asked = attn.num_heads * _width(attn.q_norm) + getattr(attn, "num_kv_heads", attn.num_heads) * _width(attn.k_norm)
         inner = rows * _width(getattr(attn, "norm", None)) + fed * _width(getattr(block.mlp, "norm", None))
         norm = attended * (_width(block.norm1) + asked) + fed * _width(block.norm2) + inner
@@ -233,9 +241,16 @@ def _own(module: nn.Module) -> set[str]:
     return {name for name, _ in module.named_children()} | {name for name, _ in module.named_parameters(recurse=False)}
 
 
-def _weights(module: nn.Module) -> int:
-    """Multiply-accumulates of a token through all linear layers of a module."""
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+def layer_macs(module: nn.Module) -> int:
+    """Return the multiply-accumulates of a token through all linear layers of a module, those of other libraries included.
+
+    A quantised layer counts as the layer that it replaces, a layer that wraps others as these, and a matrix that belongs to no layer
+    (low-rank adapters) as one more layer.
+    """
+    inner = sum(layer_macs(child) for child in module.children())
+    leaf = not inner and hasattr(module, "in_features")
+    loose = sum(p.numel() for name, p in module.named_parameters(recurse=False) if p.dim() == 2 and not (leaf and name == "weight"))
+    return inner + loose + (int(module.in_features * module.out_features) if leaf else 0)
 
 
 def _width(norm: nn.Module | None) -> int:

@@ -12,7 +12,7 @@ from timm.layers.hybrid_embed import HybridEmbed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokenprune.engine.blocks.base import BaseBlock
+from tokenprune.engine.blocks.base import BaseBlock, layer_macs
 from tokenprune.engine.blocks.refusals import part_obstacle
 from tokenprune.engine.blocks.windowed import tables, windowed
 from tokenprune.engine.blocks.windows import Windows
@@ -24,7 +24,8 @@ class Family(ABC):
 
     stem: what makes patch tokens, the model's `stem_name`. dim: C. prefix: P, class, distillation and register tokens. patch: pixels
     from one position to the next. heeds_prefix: the model's own mean reads `pool_include_prefix`. windows: inside which some blocks attend,
-    the model's attribute of that name (`backbones.vit` sets it; timm's own forward does not know it). The model is held by reference.
+    the model's attribute of that name (`backbones.vit` sets it; timm's own forward does not know it). The model is held by reference;
+    `describes` tells whether its parts are still those that were looked at.
     """
 
     kind: ClassVar[type[Any]]
@@ -42,6 +43,19 @@ class Family(ABC):
         self.stem: Any = getattr(model, self.stem_name)
         self.has_cls: bool = (model if hasattr(model, "cls_token") else self.stem).cls_token is not None
         self.patch: int = self.stem.feat_ratio()
+        self._seen = parts_of(model, self.stem_name)
+
+    def describes(self, model: Any) -> bool:
+        """Tell whether this is the adapter of a model as it is now: none of its blocks, attentions and MLPs was exchanged."""
+        now = parts_of(model, self.stem_name) if model is self.model else ()
+        return len(now) == len(self._seen) and all(new is old for new, old in zip(now, self._seen, strict=True))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what selectors and treatments are built for, by name."""
+        heads = [block.heads for block in self.blocks]
+        names = ("dim", "prefix", "has_cls", "patch", "own_positions")
+        return {"depth": len(heads), "heads": heads, **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def refusal(cls, model: Any) -> str | None:
@@ -100,7 +114,10 @@ class Family(ABC):
         """Return the MACs of the patch embedding, with the convolutions in front of it in a hybrid model."""
         if isinstance(self.stem, HybridEmbed):
             return positions * self._stem_macs
-        return float(positions * self.stem.proj.weight.numel())
+        proj = self.stem.proj
+        if isinstance(proj, nn.Linear) or not hasattr(proj, "kernel_size"):
+            return float(positions * layer_macs(proj))
+        return float(positions * proj.out_channels * proj.in_channels // proj.groups * math.prod(proj.kernel_size))
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the final norm of x (..., C)."""
@@ -141,7 +158,7 @@ class Family(ABC):
     def head_macs(self) -> float:
         """Return the MACs of the classification heads, 0 without one; attention pooling (`map`) is not counted."""
         heads = (getattr(self.model, name, None) for name in ("head", "head_dist"))
-        return float(sum(head.weight.numel() for head in heads if isinstance(head, nn.Linear)))
+        return float(sum(layer_macs(head) for head in heads if isinstance(head, nn.Module)))
 
     @classmethod
     def _adapter(cls, block: nn.Module) -> type[BaseBlock]:
@@ -158,3 +175,12 @@ class Family(ABC):
         with FlopCounterMode(display=False) as counter:
             stem(torch.empty(1, stem.in_chans, *stem.img_size, device="meta"))
         return counter.get_total_flops() / 2 / stem.num_patches
+
+
+def parts_of(model: Any, stem_name: str) -> tuple[Any, ...]:
+    """Return what an adapter relies on: the stem, and of each block itself, its attention and its MLP, with forwards set on instances."""
+    found = [getattr(model, stem_name, None)]
+    for block in getattr(model, "blocks", ()):
+        attn = getattr(block, "attn", None)
+        found += [block, attn, getattr(block, "mlp", None), vars(block).get("forward"), vars(attn).get("forward") if attn else None]
+    return tuple(found)

@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from timm.layers import AttentionRope  # pyright: ignore[reportPrivateImportUsage] its module differs between versions
 from timm.models.eva import Eva, EvaAttention
 from timm.models.eva import EvaBlock as _Block
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenprune.engine.blocks.base import BaseBlock
 from tokenprune.engine.blocks.family import Family
+from tokenprune.engine.blocks.module_hooks import HookCall
 
 
 class EvaBlock(BaseBlock):
@@ -36,6 +37,8 @@ class EvaBlock(BaseBlock):
         if getattr(attn, "q_bias", None) is None:
             return attn.qkv(x)
         bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+        if type(attn.qkv) is not nn.Linear or HookCall.of(attn.qkv) is not None:  # a layer of another kind (quantised, low-rank) is called
+            return attn.qkv(x) + bias
         return attn.qkv(x) + bias if attn.qkv_bias_separate else F.linear(x, attn.qkv.weight, bias)
 
 

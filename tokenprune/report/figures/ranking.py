@@ -31,7 +31,7 @@ class Ranking(FigureReport):
 
         points, refused = table_of(sweep.good), refusals(sweep.rows)
         text = f"# {sweep.name}\n\n{in_words(points)}\n\n{refused_in_words(refused)}\n"
-        (sweep.folder / "ranking.md").write_text(text)
+        (sweep.folder / "ranking.md").write_text(text, encoding="utf-8")
         console.say(in_words(points.head(10)))
         console.say(f"refused pairings: {len(refused)}, each with its reason in {sweep.folder / 'ranking.md'}")
         return [*save(draw(points, refused, sweep.name), sweep.folder, "ranking", points), "ranking.md"]

@@ -41,7 +41,7 @@ class TrainingFree(FigureReport):
         lines = [claim(rows, self.first, self.second), refused]
         text = "\n\n".join([pivot(points), *filter(None, lines)])
         console.say(text)
-        (sweep.folder / "training_free.md").write_text(f"# {sweep.name}\n\n{text}\n")
+        (sweep.folder / "training_free.md").write_text(f"# {sweep.name}\n\n{text}\n", encoding="utf-8")
         shown = points.assign(keep_rate=points["keep_rate"].fillna(1.0))  # dense keeps every token
         figure = curves(shown, _AXES, f"{sweep.name}: accuracy without any training of the pruned model")
         return [*save(figure, sweep.folder, "training_free", points), "training_free.md"]

@@ -63,7 +63,7 @@ def section(experiment: Experiment, folder: Path) -> Section:
     """Return the section of an experiment. Its plots are drawn into `folder`, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     gallery = [Image(path, _caption(path.stem)) for path in experiment.files(".png")]
-    texts = [path.read_text() for path in experiment.files(".md")]
+    texts = [path.read_text(encoding="utf-8") for path in experiment.files(".md")]
     return Section(experiment.name, described(experiment.name), list(_parts(experiment, folder)), gallery, texts)
 
 

@@ -33,8 +33,8 @@ def write(found: Found, out: Path, title: str) -> list[Path]:
     if rows:
         pd.concat(rows, ignore_index=True).to_csv(out / "rows.csv", index=False)
         wrote.append(out / "rows.csv")
-    (out / "report.md").write_text(in_markdown(opening, sections, title))
-    (out / "report.html").write_text(in_html(opening, sections, title))
+    (out / "report.md").write_text(in_markdown(opening, sections, title), encoding="utf-8")
+    (out / "report.html").write_text(in_html(opening, sections, title), encoding="utf-8")
     return [out / "report.html", out / "report.md", *wrote]
 
 
@@ -80,7 +80,7 @@ def _parts(s: Section, folder: Path) -> list[Path]:
     for part in s.parts:
         files: dict[str, Any] = {"md": to_markdown, "tex": to_latex}
         for ending, text in files.items():
-            (folder / f"{part.stem}.{ending}").write_text(text(part.table, f"{s.name} {part.heading}".strip()))
+            (folder / f"{part.stem}.{ending}").write_text(text(part.table, f"{s.name} {part.heading}".strip()), encoding="utf-8")
         part.table.data.to_csv(folder / f"{part.stem}.csv", index=False)
         wrote += [folder / f"{part.stem}.{ending}" for ending in ("csv", *files)] + ([part.plot.path] if part.plot else [])
         if part.table.seeds is not None:

@@ -30,7 +30,7 @@ def publish(table: Shown, folder: Path, stem: str, title: str, latex: bool = Tru
     table.data.to_csv(folder / f"{stem}.csv", index=False)
     texts = {f"{stem}.md": to_markdown(table, title), **({f"{stem}.tex": to_latex(table, title)} if latex else {})}
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     console.say(to_text(table))
     return [f"{stem}.csv", *texts]
 

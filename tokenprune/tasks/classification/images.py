@@ -1,6 +1,7 @@
 """Reads the labelled images of one classification run, for training and for tests."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from tokenprune.data import build_classification, require_same_classes
 from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
-from tokenprune.tasks.classification.settings import View, read_recipe
-from tokenprune.tasks.classification.views import Batch, Statistics, as_input, collate, evaluation_view, flipped, mixer, training_view
+from tokenprune.tasks.classification.settings import ClassificationConfig, View, read_recipe
+from tokenprune.tasks.classification.views import Batch, EvaluationView, Mixer, Statistics, TrainingView, as_input, collate, flipped
 from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
+from tokenprune.tasks.preprocessing import about_view, completed_view, shows_photographs
 
 
 class LabelledImages:
@@ -47,6 +49,18 @@ class LabelledImages:
         return self.split("val").classes
 
     @property
+    def notes(self) -> list[str]:
+        """Return what the opened splits say of themselves."""
+        return [note for data in self._splits.values() for note in getattr(data, "notes", ())]
+
+    @property
+    def about_view(self) -> str:
+        """Return words for the view of photographs that say where its values are from; "" without a model of timm that has its own."""
+        given = completed_view(self.config) if shows_photographs(self.config) else None
+        words = "" if given is None else about_view(given, self.config.get("backbone", {}))
+        return f"images are seen with {words}" if words else ""
+
+    @property
     def statistics(self) -> Statistics:
         """Return the mean and standard deviation of each channel for normalisation, on the 0..255 scale."""
         view = self.recipe.view
@@ -65,7 +79,7 @@ class LabelledImages:
         plan = BatchPlan(len(data), settings["batch_size"], seed, repeats=1 if recipe.augment is None else recipe.augment.repeats)
         make, join = self._sample(data, seed), collate
         if recipe.mix is not None:
-            make, join = _with_place(make), mixer(recipe.mix, len(data.classes), seed, self.statistics)
+            make, join = WithPlace(make), Mixer(recipe.mix, len(data.classes), seed, self.statistics)
         return batches_from(plan, make, join, start, settings.get("workers", 0))
 
     def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -75,13 +89,7 @@ class LabelledImages:
             Images (batch,3,H,W), normalised and on the device; labels (batch,) on the CPU.
         """
         data = self.split(split)
-        look = self._look(data)
-
-        def make(i: int) -> tuple[Any, ...]:
-            image, label = data[i]
-            return look(image), label
-
-        for images, labels in in_order(min(count, len(data)), make, collate, batch, workers):
+        for images, labels in in_order(min(count, len(data)), Seen(data, self._look(data)), collate, batch, workers):
             yield as_input(images.to(device), self.statistics), labels
 
     def drawn(self, size: int, number: int) -> Tensor:
@@ -99,27 +107,94 @@ class LabelledImages:
         return self._look(data)(data[number][0])
 
     def _sample(self, data: Any, seed: int) -> Callable[[int, int], tuple[Any, ...]]:
-        recipe, look = self.recipe, self._look(data)
-        vary = None if recipe.augment is None else training_view(recipe.augment, recipe.view or View(), self._side(), seed)
-
-        def make(index: int, place: int) -> tuple[Any, ...]:
-            if vary is not None:
-                image, label = data[index]
-                return vary(image, place), label
-            image, label, *maps = data.with_map(index) if recipe.token_labels else data[index]
-            views = flipped([look(image), *maps], recipe, np.random.default_rng((seed, place)))
-            return views[0], label, *views[1:]
-
-        return make
+        recipe = self.recipe
+        if recipe.augment is not None:
+            return Varied(data, TrainingView(recipe.augment, recipe.view or View(), self._side(), seed))
+        return Flipped(data, self._look(data), recipe, seed)
 
     def _look(self, data: Any) -> Callable[[np.ndarray], np.ndarray]:
         """Return the test's transform of an image: the identity if all images have one size and no view is asked for."""
         view = self.recipe.view or (None if hasattr(data, "side") else View())
-        return (lambda image: image) if view is None else evaluation_view(view, self._side())
+        return as_it_is if view is None else EvaluationView(view, self._side())
 
     def _side(self) -> int:
         return self.config["data"].get("side") or self.config["backbone"].get("img_size", 224)
 
 
-def _with_place(make: Callable[[int, int], tuple[Any, ...]]) -> Callable[[int, int], tuple[Any, ...]]:
-    return lambda index, place: (*make(index, place), place)
+@dataclass(frozen=True)
+class Seen:
+    """Makes sample i as a test sees it: image and label.
+
+    Args:
+        data: The split.
+        look: The test's view.
+    """
+
+    data: Any
+    look: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, i: int) -> tuple[Any, ...]:
+        """Return sample i."""
+        image, label = self.data[i]
+        return self.look(image), label
+
+
+@dataclass(frozen=True)
+class Varied:
+    """Makes a training sample by timm's transforms: image and label.
+
+    Args:
+        data: The split.
+        vary: The variation.
+    """
+
+    data: Any
+    vary: TrainingView
+
+    def __call__(self, index: int, place: int) -> tuple[Any, ...]:
+        """Return sample `index` as it is at a place in the run."""
+        image, label = self.data[index]
+        return self.vary(image, place), label
+
+
+@dataclass(frozen=True)
+class Flipped:
+    """Makes a training sample by flips and permutations of channels: image, label and, with token labels, a class map.
+
+    Args:
+        data: The split.
+        look: The test's view.
+        recipe: The settings.
+        seed: Seed of the run.
+    """
+
+    data: Any
+    look: Callable[[np.ndarray], np.ndarray]
+    recipe: ClassificationConfig
+    seed: int
+
+    def __call__(self, index: int, place: int) -> tuple[Any, ...]:
+        """Return sample `index` as it is at a place in the run."""
+        image, label, *maps = self.data.with_map(index) if self.recipe.token_labels else self.data[index]
+        views = flipped([self.look(image), *maps], self.recipe, np.random.default_rng((self.seed, place)))
+        return views[0], label, *views[1:]
+
+
+@dataclass(frozen=True)
+class WithPlace:
+    """Adds its place in the run to a sample.
+
+    Args:
+        make: Makes the sample.
+    """
+
+    make: Callable[[int, int], tuple[Any, ...]]
+
+    def __call__(self, index: int, place: int) -> tuple[Any, ...]:
+        """Return sample `index` as it is at a place in the run."""
+        return (*self.make(index, place), place)
+
+
+def as_it_is(image: np.ndarray) -> np.ndarray:
+    """Return an image unchanged."""
+    return image

@@ -9,10 +9,13 @@ from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENE
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.throughput import ThroughputPlan
+from tokenprune.registry import get, names
+from tokenprune.tasks.preprocessing import completed_view
 from tokenprune.utils import distributed
 from tokenprune.utils.settings import read_settings
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 _Triple = tuple[float, float, float]
 
 
@@ -25,12 +28,14 @@ class View:
         interpolation: One of INTERPOLATIONS.
         mean: Mean of each channel on the 0..1 scale, as the weights were trained.
         std: Standard deviation of each channel on the 0..1 scale, as the weights were trained.
+        crop_mode: One of CROP_MODES, as in timm: the centre, the whole image squeezed to the square, or the whole image with a border.
     """
 
     crop_pct: float = DEFAULT_CROP_PCT
     interpolation: str = "bicubic"
     mean: _Triple = IMAGENET_DEFAULT_MEAN
     std: _Triple = IMAGENET_DEFAULT_STD
+    crop_mode: str = "center"
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class ClassificationConfig:
         batch_size: Images in a forward pass of the evaluation.
         cost_images: Images over which MACs and kept shares are averaged.
         speed_images: Images whose times give the median; 0 for no timing.
-        view: The test's view. None takes images of one size as they are, and View() for others.
+        view: The test's view. Values that are not given are the model's own as timm has them, else those of View(). None takes drawn
+            pictures as they are.
         augment: Variation of training images, in place of flips and channels.
         mix: Mixing of training batches; None for plain labels.
         throughput: Plan of the measurement of images a second, for runs that ask for it.
@@ -116,7 +122,7 @@ def read_recipe(config: Mapping[str, Any]) -> ClassificationConfig:
         InvalidConfig: A setting is unknown, has a wrong type, or does not fit the others, the data or the batch. The message names all of
             them.
     """
-    cfg = read_settings(ClassificationConfig, config["task"], "task")
+    cfg = read_settings(ClassificationConfig, {**config["task"], "view": completed_view(config)}, "task")
     problems = [*_view(cfg.view), *_augmentation(cfg.augment), *_mixing(cfg.mix), *_together(cfg, config)]
     if problems:
         raise InvalidConfig(problems)
@@ -130,6 +136,7 @@ def _view(view: View | None) -> list[str]:
         (not 0 < view.crop_pct <= 1, f"task.view.crop_pct is {view.crop_pct}, allowed are 0 < crop_pct <= 1, e.g. 0.875"),
         (view.interpolation not in INTERPOLATIONS,
          f"task.view.interpolation is {view.interpolation!r}, allowed are {', '.join(INTERPOLATIONS)}"),
+        (view.crop_mode not in CROP_MODES, f"task.view.crop_mode is {view.crop_mode!r}, allowed are {', '.join(CROP_MODES)}"),
         (min(view.std) <= 0, f"task.view.std is {view.std}, allowed are values above 0, on the 0..1 scale"),
         (max(*view.mean, *view.std) > 1, f"task.view.mean, std are {view.mean}, {view.std}, allowed is the 0..1 scale: divide by 255"),
     ]  # fmt: skip
@@ -179,8 +186,9 @@ def _together(cfg: ClassificationConfig, config: Mapping[str, Any]) -> list[str]
     if cfg.mix is not None and batch % (2 * parts):
         problems.append(f"training.batch_size is {batch}, and task.mix pairs the images of each process: give a multiple of {2 * parts}")
     reasons = [name for name in ("view", "augment", "mix") if getattr(cfg, name) is not None]
-    if config.get("data", {}).get("name") == "imagefolder":
-        reasons.append("data=imagefolder, which has no class maps")
+    data = config.get("data", {}).get("name")
+    if data in names("data") and not get("data", data).maps:
+        reasons.append(f"data={data}, which has no class maps")
     if cfg.token_labels and reasons:
         problems.append(f"task.token_labels is {cfg.token_labels} together with {', '.join(reasons)}; allowed is 0 there, or data=shapes")
     return problems

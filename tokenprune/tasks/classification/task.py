@@ -23,7 +23,8 @@ from tokenprune.tasks.classification.images import LabelledImages
 from tokenprune.tasks.classification.settings import read_recipe
 from tokenprune.tasks.classification.views import Batch, as_input, collate
 from tokenprune.tasks.pictures import Picture, cropped
-from tokenprune.utils.console import progress
+from tokenprune.tasks.preprocessing import completed_view
+from tokenprune.utils.console import progress, say
 
 if TYPE_CHECKING:
     from tokenprune.engine.model import PrunedViT
@@ -54,6 +55,12 @@ class ClassificationTask(Task):
         """
         read_recipe(cfg)
 
+    @staticmethod
+    def completed(cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `task` group with the view of photographs as the model's own configuration has it, where it is not given."""
+        view = completed_view(cfg)
+        return dict(cfg["task"]) if view is None else {**cfg["task"], "view": view}
+
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """Build the PrunedViT with timm's own head, on the CPU with random weights.
 
@@ -64,7 +71,22 @@ class ClassificationTask(Task):
         from tokenprune.tasks.encoder import build_pruned
 
         images = self._images(cfg)
+        if images.about_view:
+            say(images.about_view)
         return build_pruned(cfg, num_classes=len(images.classes) + int(images.recipe.token_labels > 0))
+
+    def head(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the parameters of timm's classifier; a distilled model has two."""
+        return classifier_of(getattr(model, "backbone", model))
+
+    def classes(self, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the labels."""
+        return tuple(self._images(cfg).classes)
+
+    def notes(self, cfg: Mapping[str, Any]) -> list[str]:
+        """Return the notes on the data and on the view."""
+        images = self._images(cfg)
+        return [*images.notes, *filter(None, [images.about_view])]
 
     def begin(self, model: nn.Module) -> None:
         """Keep a frozen copy of the unpruned model, head included, if a loss learns from one."""
@@ -155,6 +177,13 @@ class ClassificationTask(Task):
 
 def _percent(name: str, share: float, count: int) -> dict[str, float]:
     return {name: 100 * share, f"{name}_se": 100 * math.sqrt(share * (1 - share) / count)}
+
+
+def classifier_of(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a timm model's classifier, [] if it has none."""
+    found = model.get_classifier() if hasattr(model, "get_classifier") else None
+    modules = found if isinstance(found, (tuple, list)) else [found]
+    return [parameter for module in modules if isinstance(module, nn.Module) for parameter in module.parameters()]
 
 
 def patch_labels(maps: Tensor, labels: Tensor, patch: int, none: int) -> Tensor:

@@ -12,6 +12,7 @@ from detectron2.structures import Instances as D2Instances
 from torch import Tensor, nn
 
 from tokenprune.data.base import DetectionData
+from tokenprune.errors import DatasetError
 from tokenprune.measure.speed import SpeedPlan, seconds_per_image
 from tokenprune.tasks.detection.coco_ap import score
 from tokenprune.tasks.detection.loader import Resize, test_input
@@ -27,7 +28,15 @@ def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, res
 
     Returns:
         ap_box, ap50_box, ap75_box, ap_small_box, ..., ap_box_se and the same for `mask`, in points 0..100.
+
+    Raises:
+        DatasetError: There is no object to find.
     """
+    if all(annotation.get("iscrowd") for annotation in data.coco_json()["annotations"]):
+        raise DatasetError(
+            f"the {len(data)} pictures of val have no object (crowds do not count), so that there is no AP; raise data.max_val, or give"
+            " annotations with objects"
+        )
     results = detect(detector, data, cfg.batch_size, resize)
     return judge(data, results, cfg)
 

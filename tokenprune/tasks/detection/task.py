@@ -13,6 +13,8 @@ from tokenprune.tasks.base import Task, chosen
 from tokenprune.tasks.data_checks import check_classes
 from tokenprune.tasks.detection.guard import require_detectron2
 from tokenprune.tasks.detection.settings import read_task
+from tokenprune.tasks.preprocessing import about_imagenet
+from tokenprune.utils.console import say
 
 if TYPE_CHECKING:
     from tokenprune.tasks.detection.loader import Resize
@@ -51,8 +53,22 @@ class DetectionTask(Task):
         from tokenprune.tasks.detection.model import build_detector
         from tokenprune.tasks.encoder import build_pruned
 
+        if about_imagenet(cfg):
+            say(about_imagenet(cfg))
         settings, classes = read_task(cfg["task"]), len(self._data(cfg, "val").classes)
         return build_detector(settings, build_pruned(cfg, classes=classes), classes, cfg["backbone"])
+
+    def head(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the parameters that find and name objects."""
+        return list(model.roi_heads.parameters())
+
+    def classes(self, cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the categories."""
+        return tuple(self._data(cfg, "val").classes)
+
+    def notes(self, cfg: Mapping[str, Any]) -> list[str]:
+        """Return the note on mean and std, if the model's own differ."""
+        return list(filter(None, [about_imagenet(cfg)]))
 
     def begin(self, model: nn.Module) -> None:
         """Do nothing: no loss of this task needs a copy of the model."""

@@ -1,6 +1,7 @@
 """Reads the labelled pictures of one segmentation run, for training and for tests."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from tokenprune.data import build_segmentation, require_same_classes
 from tokenprune.data.semantic import require_labels
 from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
 from tokenprune.tasks.classification.views import Statistics
+from tokenprune.tasks.preprocessing import about_view, shows_photographs
 from tokenprune.tasks.segmentation.settings import read_segmentation
-from tokenprune.tasks.segmentation.views import View, fitted, padded, training_view, view_of
+from tokenprune.tasks.segmentation.views import Padded, TrainingView, View, fitted, padded, view_of
 
 Batch = tuple[Tensor, Tensor]
 Seen = tuple[Tensor, list[tuple[int, int]], list[Tensor]]
@@ -52,6 +54,18 @@ class LabelledPixels:
         return self.split("val").classes
 
     @property
+    def notes(self) -> list[str]:
+        """Return what the opened splits say of themselves."""
+        return [note for data in self._splits.values() for note in getattr(data, "notes", ())]
+
+    @property
+    def about_view(self) -> str:
+        """Return words for mean and std that say where they are from; "" for drawn pictures and without a model of timm."""
+        given = {"mean": self.settings.mean, "std": self.settings.std}
+        words = about_view(given, self.config.get("backbone", {})) if shows_photographs(self.config) else ""
+        return f"pictures are seen with {words}" if words else ""
+
+    @property
     def side(self) -> int:
         """Return the side in pixels of the square that the model sees."""
         return self.config["data"].get("side") or self.config["backbone"].get("img_size", 512)
@@ -69,12 +83,9 @@ class LabelledPixels:
         """
         recipe, data = self.config["training"], self.split("train")
         seed = recipe.get("seed", 0)
-        vary, plan = training_view(self.settings.augment, self.side, seed), BatchPlan(len(data), recipe["batch_size"], seed)
-
-        def make(index: int, place: int) -> View:
-            return vary(view_of(*data[index]), place)
-
-        return batches_from(plan, make, lambda views: padded(views, self.side, self.statistics), start, recipe.get("workers", 0))
+        make = Varied(data, TrainingView(self.settings.augment, self.side, seed))
+        plan, join = BatchPlan(len(data), recipe["batch_size"], seed), Padded(self.side, self.statistics)
+        return batches_from(plan, make, join, start, recipe.get("workers", 0))
 
     def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[Seen]:
         """Yield the first `count` pictures as a test sees them.
@@ -85,11 +96,7 @@ class LabelledPixels:
             the picture's own size, on the CPU.
         """
         data = self.split(split)
-
-        def make(i: int) -> View:
-            return view_of(*data[i])
-
-        for views in in_order(min(count, len(data)), make, _as_they_are, batch, workers):
+        for views in in_order(min(count, len(data)), Whole(data), _as_they_are, batch, workers):
             images, sizes = self._seen(views)
             yield images.to(device), sizes, [view.labels for view in views]
 
@@ -107,6 +114,38 @@ class LabelledPixels:
     def _seen(self, views: list[View]) -> tuple[Tensor, list[tuple[int, int]]]:
         seen = [fitted(view, self.side) for view in views]
         return padded(seen, self.side, self.statistics)[0], [view.size for view in seen]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Makes picture i with its labels at its own size.
+
+    Args:
+        data: The split.
+    """
+
+    data: Any
+
+    def __call__(self, i: int) -> View:
+        """Return picture i."""
+        return view_of(*self.data[i])
+
+
+@dataclass(frozen=True)
+class Varied:
+    """Makes a training sample: a variation of a picture and its labels.
+
+    Args:
+        data: The split.
+        vary: The variation.
+    """
+
+    data: Any
+    vary: TrainingView
+
+    def __call__(self, index: int, place: int) -> View:
+        """Return sample `index` as it is at a place in the run."""
+        return self.vary(view_of(*self.data[index]), place)
 
 
 def _as_they_are(views: list[View]) -> list[View]:

@@ -8,8 +8,10 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.throughput import ThroughputPlan
+from tokenprune.tasks.preprocessing import IMAGENET, own_view, shows_photographs
 from tokenprune.utils.settings import read_settings
 
+STATISTICS = ("mean", "std")
 POLICIES = ("light", "segmenter")
 _Triple = tuple[float, float, float]
 
@@ -49,8 +51,8 @@ class SegmentationConfig:
     Args:
         name: Name of the task.
         augment: Variation of training pictures.
-        mean: Mean of each channel on the 0..1 scale, as the weights were trained.
-        std: Standard deviation of each channel on the 0..1 scale, as the weights were trained.
+        mean: Mean of each channel on the 0..1 scale, as the weights were trained: that of the model's own configuration if it is not given.
+        std: Standard deviation of each channel on the 0..1 scale, likewise.
         batch_size: Pictures in a forward pass of the evaluation.
         bootstrap: Resamples of the standard error.
         cost_images: Pictures over which MACs and kept shares are averaged.
@@ -69,13 +71,23 @@ class SegmentationConfig:
     throughput: ThroughputPlan = field(default_factory=ThroughputPlan)
 
 
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `task` group of a run in which photographs have the mean and std of the model's own configuration, unless they are given.
+
+    What equals ImageNet's, the default, is left out.
+    """
+    own = own_view(config.get("backbone", {})) if shows_photographs(config) else {}
+    task = {name: value for name, value in config["task"].items() if name not in STATISTICS or value is not None}
+    return {**{name: own[name] for name in STATISTICS if own and own[name] != IMAGENET[name]}, **task}
+
+
 def read_segmentation(config: Mapping[str, Any]) -> SegmentationConfig:
     """Read the `task` group of a run.
 
     Raises:
         InvalidConfig: A setting is unknown, has a wrong type or is out of range. The message names all of them.
     """
-    cfg = read_settings(SegmentationConfig, config["task"], "task")
+    cfg = read_settings(SegmentationConfig, completed(config), "task")
     low, high = cfg.augment.ratio
     bad = [
         (cfg.augment.policy not in POLICIES, f"task.augment.policy is {cfg.augment.policy!r}, allowed are {', '.join(POLICIES)}"),

@@ -18,8 +18,8 @@ from tokenprune.tasks.classification.task import classifier_of
 from tokenprune.tasks.pictures import LabelMap, Picture, cropped
 from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
 from tokenprune.tasks.segmentation.model import Segmenter
-from tokenprune.tasks.segmentation.settings import read_segmentation
-from tokenprune.utils.console import progress, warn
+from tokenprune.tasks.segmentation.settings import completed, read_segmentation
+from tokenprune.utils.console import progress, say, warn
 
 _GIGA = 1e9
 _MUCH = 0.25  # share of ignored pixels from which on a warning is due; void takes 3 to 10 % of CamVid, ADE20k and COCO
@@ -47,6 +47,11 @@ class SegmentationTask(Task):
         """
         read_segmentation(cfg)
 
+    @staticmethod
+    def completed(cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `task` group with the mean and std of the model's own configuration, where they are not given."""
+        return completed(cfg)
+
     def build_model(self, cfg: Mapping[str, Any]) -> Segmenter:
         """Build the segmenter with one output a class, on the CPU with random weights.
 
@@ -56,7 +61,10 @@ class SegmentationTask(Task):
         """
         from tokenprune.tasks.encoder import build_pruned
 
-        return Segmenter(build_pruned(cfg, num_classes=len(self._pixels(cfg).classes)))
+        pixels = self._pixels(cfg)
+        if pixels.about_view:
+            say(pixels.about_view)
+        return Segmenter(build_pruned(cfg, num_classes=len(pixels.classes)))
 
     def head(self, model: Segmenter) -> list[nn.Parameter]:
         """Return the parameters of the layer that labels patches."""
@@ -67,8 +75,9 @@ class SegmentationTask(Task):
         return tuple(self._pixels(cfg).classes)
 
     def notes(self, cfg: Mapping[str, Any]) -> list[str]:
-        """Return the classes that never occur in the validation split, and the share of its pixels that is ignored."""
-        return self._judged_by
+        """Return which classes never occur in the validation split, which share of its pixels is ignored, and whose mean and std hold."""
+        pixels = self._pixels(cfg)
+        return [*pixels.notes, *self._judged_by, *filter(None, [pixels.about_view])]
 
     def begin(self, model: nn.Module) -> None:
         """Do nothing: no loss of this task needs a copy of the model."""

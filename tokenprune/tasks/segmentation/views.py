@@ -1,6 +1,7 @@
 """Prepares pictures and their labels for a segmenter: the test's resize, training's variations, padding to a square."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -58,15 +59,42 @@ def fitted(view: View, side: int) -> View:
     return resized(view, [max(1, round(n * factor)) for n in view.size])
 
 
-def training_view(augment: PixelAugmentation, side: int, seed: int) -> Callable[[View, int], View]:
-    """Return the function from a picture and its place in the run to a variation of at most side x side pixels."""
-    vary = _light if augment.policy == "light" else _segmenter
+@dataclass(frozen=True)
+class TrainingView:
+    """Turns a picture and its place in the run into a variation of at most side x side pixels.
 
-    def draw(view: View, place: int) -> View:
-        with seeded(seed, place):
-            return vary(view, augment, side, np.random.default_rng((seed, place)))
+    Args:
+        augment: The variation.
+        side: Side in pixels.
+        seed: Seed of the run.
+    """
 
-    return draw
+    augment: PixelAugmentation
+    side: int
+    seed: int
+
+    def __call__(self, view: View, place: int) -> View:
+        """Return the variation of a picture at a place in the run."""
+        vary = _light if self.augment.policy == "light" else _segmenter
+        with seeded(self.seed, place):
+            return vary(view, self.augment, self.side, np.random.default_rng((self.seed, place)))
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Joins views to a batch, see `padded`.
+
+    Args:
+        side: Side in pixels.
+        statistics: Mean and standard deviation of each channel.
+    """
+
+    side: int
+    statistics: Statistics
+
+    def __call__(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
+        """Return a batch."""
+        return padded(views, self.side, self.statistics)
 
 
 def padded(views: Sequence[View], side: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
