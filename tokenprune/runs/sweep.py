@@ -19,6 +19,7 @@ from tokenprune.runs.reasons import grouped
 from tokenprune.runs.rows import tables
 from tokenprune.runs.run import Run
 from tokenprune.runs.sources import without_folders
+from tokenprune.runs.untrained import marks
 from tokenprune.utils import console, distributed
 from tokenprune.utils.paths import at_home
 from tokenprune.utils.settings import plain
@@ -189,7 +190,8 @@ def ended(number: int, name: str, row: Mapping[str, Any], config: Run) -> str:
     Reasons follow when all rows have ended, each once (`reasons.grouped`); that of a status which the reports expect stands here.
     """
     if row["status"] == "ok":
-        return f"[{number + 1}] {name}: " + (f"valid: {row['reason']}" if config.validate_only else "ok")
+        marked = f"ok ({marks(row)})" if marks(row) else "ok"
+        return f"[{number + 1}] {name}: " + (f"valid: {row['reason']}" if config.validate_only else marked)
     told = f": {row['reason']}" if row["status"] in expected(config) else ""
     return f"[{number + 1}] {name}: {row['status']}{told}"
 
