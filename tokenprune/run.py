@@ -44,6 +44,21 @@ def main() -> None:
         except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
             distributed.leave(ERROR)
+        except Exception as error:  # Hydra lets others through, too, such as ValueError for method=null
+            if _begun(error):
+                raise
+            console.fail(f"the choices cannot be composed: {explain(error)}; `--help` shows all choices")
+            distributed.leave(ERROR)
+
+
+def _begun(error: Exception) -> bool:
+    """Tell whether an error comes from a run, and not from composing it."""
+    place = error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code is _entry.__code__:
+            return True
+        place = place.tb_next
+    return False
 
 
 def _entry(cfg: DictConfig) -> None:

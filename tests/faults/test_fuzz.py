@@ -297,7 +297,8 @@ KEYS = (
     "measure", "backbone.depth", "backbone.img_size", "results_dir", "init_weights", "treatment_labels", "reports", "rows", "hydra", "x.y",
 )  # fmt: skip
 SPELT = st.one_of(
-    st.sampled_from(["null", "true", "???", "[]", "{}", "[1,2]", "{a: 1}", "nan", "inf", "-1", "0", "1e400", "''", "${scale}", "${x}", "~", "evit",
+    st.sampled_from(["null", "true", "???", "[]", "{}", "[1,2]", "{a: 1}", "nan", "inf", "-1", "0", "1e400", "''", "${scale}", "${x}", "~",
+                     "evit",
                      "range(1,3)", "choice(1,2)", "glob(*)", "'a,b'", "a b", "é", "%", "$", "\\", "(", "]", "a=b", "a:b", "@", "+"]),
     st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), max_size=6),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
 from tokenprune.runs import untrained
 from tokenprune.runs.config import dense_of, pretrained_of
-from tokenprune.runs.heads import CLASS_NAMES, check_head
+from tokenprune.runs.heads import CLASS_NAMES, check_head, hidden_head
 from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
@@ -135,8 +135,8 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
     config, found = solved(config, task, load)  # schedule.target_gmac
     torch.manual_seed(config.seed)
     model = task.build_model(config)
-    untouched = [parameter.detach().clone() for parameter in task.head(model)]
     parts = untrained.drawn(model, task.head(model))
+    untouched = hidden_head(task, model)
     load(model)
     notes += check_head(task, model, config, untouched)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,6 +11,7 @@ import pandas as pd
 from tokenprune.report.tables.expected import NUMBERS, Expected, size_of
 from tokenprune.report.tables.formats import numbers
 from tokenprune.report.tables.seeds import collapse, configuration, paired, repeated, summarise
+from tokenprune.runs.reasons import root_of
 from tokenprune.runs.results import ENVIRONMENT, frame
 
 SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("miou", "mIoU"))
@@ -236,5 +237,9 @@ def _notes(data: pd.DataFrame) -> str:
 
 
 def _failures(data: pd.DataFrame) -> str:
-    bad = data[data["status"] != "ok"]
-    return "\n\n".join(f"{r['label']} {r['treatment']}, seed {r['seed']}: {r['status']}: {r['reason']}" for _, r in bad.iterrows())
+    """Return the reasons of rows that are not ok; one that several rows share stands once, behind the names of all."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for _, r in data[data["status"] != "ok"].iterrows():
+        name = f"{r['label']} {r['treatment']}, seed {r['seed']}"
+        groups.setdefault((r["status"], root_of(r["reason"])), []).append((name, r["reason"]))
+    return "\n\n".join(f"{'; '.join(n for n, _ in rows)}: {status}: {rows[0][1]}" for (status, _), rows in groups.items())
