@@ -23,7 +23,7 @@ def test_every_row_has_a_status_and_only_unfinished_ones_run_again(cli, fake):  
     assert code == 3
     assert {r["method"]: r["status"] for r in cli.rows()} == STATUSES
     assert err.count("error: ") == 3 and "KeyError: 'a bug somewhere'" in err and "loss is not finite" in err
-    table = (cli.folder / "results" / "tables" / "sweep" / "table.md").read_text()
+    table = (cli.tables() / "table.md").read_text()
     assert all(status in table for status in STATUSES.values())
     failed = next(r for r in cli.rows() if r["status"] == "failed")
     assert "a bug somewhere" in (cli.folder / "results" / "rows" / failed["key"] / "error.txt").read_text()

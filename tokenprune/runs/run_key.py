@@ -49,11 +49,16 @@ def run_key(config: Mapping[str, Any]) -> str:
 
 def _sources(config: Mapping[str, Any]) -> dict[str, str]:
     """Return {module: digest of its code} of the plugins that a run uses: a method that was edited between two runs is another method."""
+    plugins = plugins_of(config)
+    return {plugin.__module__: code_digest(plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.__module__)}
+
+
+def plugins_of(config: Mapping[str, Any]) -> list[type]:
+    """Return the classes of the plugins that a run uses."""
     groups = [(kind, config.get(kind)) for kind in (*KINDS, "data", "task")]
     chosen = [(kind, group.get("name")) for kind, group in groups if isinstance(group, Mapping)]
     chosen += [("loss", name) for name in config.get("losses", {})]
-    plugins = [get(kind, name) for kind, name in chosen if name in names(kind)]
-    return {plugin.__module__: code_digest(plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.__module__)}
+    return [get(kind, name) for kind, name in chosen if name in names(kind)]
 
 
 def _pruned(section: Any) -> Any:
