@@ -230,7 +230,7 @@ def _value(text: str | None) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m tokenprune.export",
+        console.program("export"),
         description="Write a pruned classifier for deployment, with torch.export and as ONNX: any batch size, images of one size, already"
         " normalised, in; logits out. The files are run again and compared with the model.",
     )

@@ -13,7 +13,7 @@ from tokenprune.runs.results import read_result
 if TYPE_CHECKING:
     import pandas as pd
 
-SINGLE = "single runs"  # rows that belong to no experiment
+SINGLE = "single_runs"  # rows that belong to no experiment
 _MEASURED = "measured"
 _START = re.compile(r"starts from the (?:dense|classification) run (\w+)")
 
