@@ -21,6 +21,7 @@ _FIELDS: dict[str, type] = {
     "task": str, "data": str, "seed": int, "metrics": dict, "cost": dict, "cls": str, "execution": str, "environment": dict,
     "timing": dict, "notes": list,
 }  # fmt: skip
+_OPTIONAL_FIELDS: dict[str, type] = {"made": str}  # younger than the first rows
 COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
     "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone", "throughput_batch",
@@ -46,8 +47,9 @@ def check(row: Mapping[str, Any]) -> None:
     Raises:
         ResultSchemaError: lists every unknown, missing, wrongly typed and non-finite field.
     """
-    problems = [f"unknown field {k!r}" for k in row if k not in _FIELDS] + [f"missing field {k!r}" for k in _FIELDS if k not in row]
-    problems += [f"{k} is {row[k]!r}, expected {t.__name__}" for k, t in _FIELDS.items() if k in row and not _is(row[k], t)]
+    known = {**_FIELDS, **_OPTIONAL_FIELDS}
+    problems = [f"unknown field {k!r}" for k in row if k not in known] + [f"missing field {k!r}" for k in _FIELDS if k not in row]
+    problems += [f"{k} is {row[k]!r}, expected {t.__name__}" for k, t in known.items() if k in row and not _is(row[k], t)]
     if not problems:
         problems = _check_values(row)
     if problems:

@@ -4,6 +4,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -286,5 +287,5 @@ def _header(config: Run) -> dict[str, Any]:
         "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config.shown_label,
         "method": config.method, "treatment": treatment_of(config), "scale": config.scale, "task": config.task_name,
         "data": config.data_name, "seed": config.seed, "cls": cls_of(config), "execution": config.execution,
-        "environment": environment(),
+        "environment": environment(), "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
