@@ -14,7 +14,7 @@ from tokenprune.runs.heads import CLASS_NAMES, check_head
 from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
-from tokenprune.runs.run_key import SCHEMA, run_key
+from tokenprune.runs.run_key import SCHEMA, plugins_of, run_key
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
 from tokenprune.utils.locks import locked
@@ -287,5 +287,5 @@ def _header(config: Run) -> dict[str, Any]:
         "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config.shown_label,
         "method": config.method, "treatment": treatment_of(config), "scale": config.scale, "task": config.task_name,
         "data": config.data_name, "seed": config.seed, "cls": cls_of(config), "execution": config.execution,
-        "environment": environment(), "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(), "plugins": plugins_of(config), "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip

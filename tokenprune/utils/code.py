@@ -19,7 +19,8 @@ def code_digest(plugin: type) -> str:
     """Return 16 hexadecimal digits of the code that belongs to a plugin; comments, docstrings and layout do not count.
 
     For a method of this project that is its module, for a task its folder, and for a plugin of others their whole package. For a plugin
-    in a single file it is that file and the files beside it that it imports. Code that cannot be read, such as a class typed into an interpreter, has another digest in every process: its rows are never read from disk.
+    in a single file it is that file and the modules beside it that it imports. Code that cannot be read, such as a class typed into an
+    interpreter, has another digest in every process: its rows are never read from disk.
     """
     files = _files(plugin.__module__)
     if files:

@@ -52,8 +52,8 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
 def newest(data: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows that count, and those left out: older ones of the same configuration, names and seed.
 
-    Such rows are no repetitions with another seed: the code, the input files or the machine changed between them. `made` tells which is the newest.
-    Where it is empty, the last of them in the table counts.
+    Such rows are no repetitions with another seed: the code, the input files or the machine changed between them. `made` tells which is
+    the newest. Where it is empty, the last of them in the table counts.
     """
     when = data["made"].fillna("").astype(str) if "made" in data else pd.Series("", index=data.index)
     ordered = data.assign(_when=when).sort_values("_when", kind="stable")
