@@ -9,6 +9,7 @@ from tests.helpers.pairings import pruned, selectors, tiny_vit
 from tokenprune.cli import export as exporting
 from tokenprune.errors import CheckpointMismatch, ExportRefused, InvalidConfig, MissingDependency
 from tokenprune.registry import get
+from tokenprune.runs.run_key import plugins_of
 from tokenprune.utils.checkpoints import save_weights
 
 SIZE = (32, 32)
@@ -151,6 +152,35 @@ def test_rows_without_weights_and_of_other_tasks_are_refused(row):
     (row / "result.json").write_text(json.dumps({"task": "detection", "config": {}}))
     with pytest.raises(ExportRefused, match="only classifiers"):
         exporting.of_row(row)
+
+
+def test_a_row_of_other_code_is_refused_unless_one_goes_on(row, capsys):
+    """The weights would go into a selector that is not the one which was trained and judged."""
+    command = ["--row", str(row), "--pt2", str(row / "m.pt2"), "selector.eval_mode=topk"]
+    found = json.loads((row / "result.json").read_text())
+    now = plugins_of(found["config"])
+    (row / "result.json").write_text(json.dumps({**found, "key": "k1", "plugins": now}))
+    assert exporting.main(command) == 0 and "changed" not in capsys.readouterr().err
+    (row / "m.pt2").unlink()
+    then = {**now, "selector.svit": {**now["selector.svit"], "code": "0" * 16}, "data.shapes": {**now["data.shapes"], "code": "1" * 16}}
+    (row / "result.json").write_text(json.dumps({**found, "key": "k1", "plugins": then}))
+    assert exporting.main(command) == 1 and not (row / "m.pt2").exists()
+    assert "the code of selector svit changed since row k1 was made" in capsys.readouterr().err
+    assert exporting.main([*command, "--changed-code"]) == 0 and (row / "m.pt2").is_file()
+    assert "warning: the code of selector svit changed" in capsys.readouterr().err
+
+
+def test_a_row_that_is_not_there_is_told_with_where_rows_are(row, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "results" / "rows" / "0123"
+    place.mkdir(parents=True)
+    (place / "result.json").write_text("{}")
+    for given, near in (("0123", "Did you mean results/rows/0123?"), ("results/rows/none", "holds result.json.\n")):
+        assert exporting.main(["--row", given, "--pt2", "m.pt2"]) == 1
+        text = capsys.readouterr().err
+        assert (
+            f"there is no row at {given}; give the folder of a row, results/rows/KEY" in text and near in text and "remove it" not in text
+        )
 
 
 def test_an_unknown_model_is_refused():

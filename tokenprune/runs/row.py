@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tokenprune.runs.heads import CLASS_NAMES, check_head, hidden_head
 from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
-from tokenprune.runs.run_key import SCHEMA, plugins_of, run_key
+from tokenprune.runs.run_key import SCHEMA, chosen_plugins, plugins_of, run_key
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
 from tokenprune.utils.locks import locked
@@ -285,7 +286,7 @@ def _lacks_export(config: Run) -> bool:
 
 def _files_of_others(config: Run) -> list[Path]:
     """Return the files of the plugins that a run uses and that are not of this package."""
-    modules = {plugin.__module__ for plugin in plugins_of(config)}
+    modules = {plugin.__module__ for plugin in chosen_plugins(config).values()}
     files = [getattr(sys.modules.get(name), "__file__", None) for name in modules if name.partition(".")[0] != "tokenprune"]
     return [Path(file) for file in files if file is not None]
 
@@ -296,5 +297,6 @@ def _header(config: Run) -> dict[str, Any]:
         "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config.shown_label,
         "method": config.method, "treatment": treatment_of(config), "scale": config.scale, "task": config.task_name,
         "data": config.data_name, "seed": config.seed, "cls": cls_of(config), "execution": config.execution,
-        "environment": environment(_files_of_others(config)),
+        "environment": environment(_files_of_others(config)), "plugins": plugins_of(config),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
