@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,10 @@ import pytest
 import torch
 
 import tokenprune
-from tests.helpers.fakes import own_registry  # noqa: F401
+from tests.helpers.fakes import (
+    newest_tables,
+    own_registry,  # noqa: F401
+)
 from tests.helpers.pairings import images, tiny_vit
 
 ROOT = Path(__file__).parents[1]
@@ -52,9 +56,12 @@ def test_it_is_a_row_of_a_sweep_and_of_its_table(site, tmp_path):
     settings = ["task=classification", "scale=smoke", "init=scratch", "training.iterations=1"]
     done = command(site, tmp_path, "tokenprune.run", "-m", "method=checkerboard,random", *settings)
     assert done.returncode == 0 and done.stderr.count(WARNING) == 1, done.stderr
-    with (tmp_path / "results" / "tables" / "sweep" / "table.csv").open() as file:
+    with (newest_tables(tmp_path / "results") / "table.csv").open() as file:
         found = {line["label"]: (line["treatment"], line["status"]) for line in csv.DictReader(file)}
     assert found == {"Checkerboard": ("remove", "ok"), "Random": ("remove", "ok")}
+    rows = [json.loads(path.read_text()) for path in (tmp_path / "results" / "rows").glob("*/result.json")]
+    (about,) = [row["plugins"]["selector.checkerboard"] for row in rows if row["label"] == "Checkerboard"]
+    assert about["module"].startswith("tokenprune_checkerboard") and about["package"] == "tokenprune-checkerboard" and about["version"]
     alone = command(site, tmp_path, "tokenprune.run", "selector=checkerboard", *settings[:3], "validate_only=true")
     assert alone.returncode == 0 and "64 positions: block 3 keep 44, block 6 keep 31" in alone.stdout, alone.stderr
 

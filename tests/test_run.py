@@ -108,8 +108,8 @@ def test_a_mistake_is_one_line_and_exit_status_2(cli, fake, arguments, words):  
 
 def test_a_run_makes_the_reports_it_is_asked_for(cli, fake):  # noqa: F811
     code, out, _ = cli(*TINY, "method=evit", "+reports.taxonomy={}")
-    made = sorted(p.name for p in cli.folder.glob("results/tables/sweep/*"))
-    assert code == 0 and "box AP 40.0" in out and made == ["taxonomy.csv", "taxonomy.md", "taxonomy.tex"]
+    made = sorted(p.name for p in cli.tables().iterdir())
+    assert code == 0 and "box AP 40.0" in out and made == ["sweep.json", "taxonomy.csv", "taxonomy.md", "taxonomy.tex"]
     code, out, err = cli(*TINY, "method=evit", "+reports.agreement.images=2")
     assert code == 3 and "box AP 40.0" in out and err.startswith("error: report 'agreement': agreement: it compares two")
 
@@ -124,7 +124,7 @@ def test_multirun_over_keep_rates_and_over_selectors(cli, fake):  # noqa: F811
     code, out, _ = cli("-m", *TINY, "method=dense,evit", "schedule.keep_rate=0.5,0.75")
     assert code == 0 and out.count("EViT   | remove") == 2 and out.count("Dense  | none") == 1  # the same row at both rates
     cli("-m", *TINY, "selector=evit", "treatment=remove,preserve")
-    table = (cli.folder / "results" / "tables" / "sweep" / "table.csv").read_text().splitlines()
+    table = (cli.tables() / "table.csv").read_text().splitlines()
     assert len(table) == 3 and sorted(p.name for p in cli.folder.iterdir()) == ["results"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenprune.errors import InvalidConfig, UnknownPlugin, hint
 from tokenprune.utils import console
+from tokenprune.utils.environment import installed
 
 ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
@@ -71,6 +72,19 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     plugin = get(kind, name)
     doc = (inspect.getdoc(plugin) or "").split("\n")[0]
     return {"name": name, "summary": doc, "module": plugin.__module__, **getattr(plugin, "facts", dict)()}
+
+
+def origin(module: str) -> dict[str, str | None]:
+    """Return where the module of a plugin comes from: `module`, and `package` and `version` of what it was installed with.
+
+    Package and version are None if nothing installed names the module as its plugin.
+    """
+    top = module.partition(".")[0]
+    found = [point.dist for point in entry_points(group=ENTRY_POINT_GROUP) if point.value.split(":")[0].split(".")[0] == top]
+    if top == "tokenprune":
+        return {"module": module, "package": top, "version": installed(top)}
+    name = next((dist.name for dist in found if dist is not None), None)
+    return {"module": module, "package": name, "version": name and installed(name)}
 
 
 def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:

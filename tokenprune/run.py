@@ -105,7 +105,7 @@ def _single(cfg: DictConfig) -> None:
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {shortened(row['reason'], folder)}")
     console.say(summary(row, config.results_dir))
     asked = {name: options for name, options in config.reports.items() if name not in REPORTS}
-    if asked and distributed.is_main() and report(config.replace(reports=asked), [row]):
+    if asked and distributed.is_main() and report(config.replace(reports=asked), [row], _words()):
         distributed.leave(BAD_ROW)
 
 
@@ -117,8 +117,12 @@ def _only_report(config: Run) -> None:
     chosen = build_reports(config.reports)
     if config.validate_only:
         console.say(f"{name_of_sweep(config)} is valid; no rows, reports: {', '.join(chosen)}")
-    elif distributed.is_main() and report(config, []):
+    elif distributed.is_main() and report(config, [], _words()):
         distributed.leave(BAD_ROW)
+
+
+def _words() -> list[str]:
+    return list(HydraConfig.get().overrides.task)
 
 
 def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig | None) -> None:

@@ -78,7 +78,7 @@ def test_smoke_says_how_each_experiment_ended(monkeypatch, capsys, tmp_path):
     assert code == 3 and "table4_gating: failed (exit status 2, results/smoke/logs/table4_gating.txt), 0 rows" in out
     assert "could not be converted to Integer" in err
     assert err.endswith("error: 1 of 1 experiments failed: table4_gating\n")
-    assert (tmp_path / "results" / "smoke" / "tables" / "table1_taxonomy").is_dir()
+    assert (tmp_path / "results" / "smoke" / "tables" / "table1_taxonomy__scale-smoke").is_dir()
 
 
 def test_smoke_leaves_the_weights_that_ship_alone():

@@ -7,7 +7,10 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from tests.helpers.deadly import DeadlyCli, deadly  # noqa: F401
-from tests.helpers.fakes import cli  # noqa: F401
+from tests.helpers.fakes import (
+    cli,  # noqa: F401
+    newest_tables,
+)
 from tokenprune.errors import InvalidConfig
 from tokenprune.runs import launchers
 from tokenprune.runs.config import compose, resolve
@@ -58,7 +61,7 @@ def test_joblib_ends_with_the_table_of_local_and_loses_no_row_with_a_worker(dead
     for launcher in ("local", "joblib"):
         code, _, err, _ = deadly.sweep(f"results_dir=results/{launcher}", f"launcher={launcher}", "method=evit,evo_vit")
         assert (code, err) == (0, "")
-        tables.append((deadly.folder / "results" / launcher / "tables" / "sweep" / "table.md").read_text())
+        tables.append((newest_tables(deadly.folder / "results" / launcher) / "table.md").read_text())
     assert tables[0] == tables[1] and "EViT" in tables[0] and "Evo-ViT" in tables[0]
     code, _, err, built = deadly.sweep("launcher=joblib", "hydra.launcher.n_jobs=2", "method=attn_topk,evit,evo_vit")
     found = {row["method"]: row["status"] for row in deadly.table()}

@@ -63,7 +63,7 @@ class DeadlyCli(Cli):
 
     def table(self) -> list[dict[str, str]]:
         """Return the lines of the last sweep's table."""
-        with (self.folder / "results" / "tables" / "sweep" / "table.csv").open() as file:
+        with (self.tables() / "table.csv").open() as file:
             return list(csv.DictReader(file))
 
 

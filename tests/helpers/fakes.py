@@ -97,6 +97,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeTask]]:
     torch.set_num_threads(threads)
 
 
+def newest_tables(results: Path) -> Path:
+    """Return the folder of the reports that were written last in a results folder."""
+    return max((results / "tables").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
 class Cli:
     """`python -m tokenprune.run ...` in this process, in an empty folder."""
 
@@ -116,6 +121,10 @@ class Cli:
         except SystemExit as stop:
             code = stop.code or 0
         return (code, *self.capsys.readouterr())
+
+    def tables(self) -> Path:
+        """Return the folder of the reports that were written last."""
+        return newest_tables(self.folder / "results")
 
     def rows(self) -> list[dict[str, Any]]:
         return [read_result(path) for path in sorted(self.folder.glob("results/rows/*/result.json"))]

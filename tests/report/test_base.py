@@ -91,7 +91,7 @@ def test_a_wrong_report_stops_a_sweep_before_its_first_row(cli, fake):  # noqa: 
 
 def test_a_sweep_ends_with_its_reports_and_status_3_if_one_fails(cli, fake):  # noqa: F811
     assert cli("-m", *TINY, "seed=0,1", "+reports.count={}", "reports.plot=null")[0] == 0
-    folder = cli.folder / "results" / "tables" / "sweep"
+    folder = cli.tables()
     assert (folder / "count.txt").read_text() == "2 rows" and not (folder / "plot.png").exists()
     assert all((seen[0].results_dir / "rows" / r["key"] / "model.safetensors").is_file() for r in seen[0].rows)
     code, out, err = cli("-m", *TINY, "seed=0,1", "+reports.count={fails: a bug}")
@@ -110,7 +110,7 @@ def test_an_experiment_without_rows_only_reports(cli, fake, many):  # noqa: F811
     code, out, err = cli(*many, *TINY, "with_rows=false", "+reports.count={words: sheep}")
     assert (code, err, fake.built, cli.rows()) == (0, "", [], [])
     (folder,) = (cli.folder / "results").iterdir()
-    assert [p.name for p in folder.glob("sweep/*")] == ["count.txt"] and seen[0].rows == []
+    assert [p.name for p in folder.glob("*/count.txt")] == ["count.txt"] and seen[0].rows == []
     assert cli(*many, *TINY, "with_rows=false", "+reports.count={fails: a bug}")[0] == 3
     code, out, err = cli(*many, *TINY, "with_rows=false", "+reports.cuont={}")
     assert code == 2 and "Did you mean 'count'?" in err

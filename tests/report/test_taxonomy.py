@@ -80,7 +80,7 @@ def test_the_experiment_prints_and_writes_it(cli):  # noqa: F811
     code, out, err = cli("+experiment=table1_taxonomy")
     assert (code, err) == (0, "") and "20 of 20 cells agree" in out
     folder = cli.folder / "results" / "tables" / "table1_taxonomy"
-    assert {p.name for p in folder.iterdir()} == {"taxonomy.csv", "taxonomy.md", "taxonomy.tex"}
+    assert {p.name for p in folder.iterdir()} == {"sweep.json", "taxonomy.csv", "taxonomy.md", "taxonomy.tex"}
     assert pd.read_csv(folder / "taxonomy.csv").shape == (len(files("method")) - 1, 3 + 4 * len(CELLS))
     code, out, _ = cli("+experiment=table1_taxonomy", "reports.taxonomy.others=false")
     assert code == 0 and "Cropr" not in out

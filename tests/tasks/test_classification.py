@@ -211,7 +211,8 @@ def test_other_programs_may_write_such_a_note_in_another_form(cli, tmp_path, sai
     root = write_folder(tmp_path / "set", dict.fromkeys(("a", "b", "c"), 2))
     vit = build_vit(resolve(compose(["scale=smoke"]))["backbone"], num_classes=3)
     save_weights(tmp_path / "vit.safetensors", vit, metadata={"class_names": said, "classes": said})
-    assert cli(*SMOKE, f"data.root={root}", f"init={tmp_path / 'vit.safetensors'}", "training.iterations=0", "measure=[accuracy]")[0] == 0
+    code, _, err = cli(*SMOKE, f"data.root={root}", f"init={tmp_path / 'vit.safetensors'}", "training.iterations=0", "measure=[accuracy]")
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])

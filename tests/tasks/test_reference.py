@@ -105,7 +105,7 @@ def test_a_sweep_with_such_rows_has_a_table_and_a_plot(cli):  # noqa: F811
     others = (word for word in SMALL if not word.startswith("backbone.model"))
     code, out, err = cli("-m", *others, "backbone.model=convnextv2_atto,regnety_002", "measure=[accuracy,cost]")
     assert (code, err) == (0, "") and "convnextv2_atto" in out and "GMAC of convnextv2_atto, regnety_002: counted by torch" in out
-    assert (cli.folder / "results/tables/sweep/plot.png").is_file()
+    assert (cli.tables() / "plot.png").is_file()
 
 
 def test_a_file_of_weights_is_judged(cli, tmp_path):  # noqa: F811

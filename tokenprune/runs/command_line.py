@@ -1,5 +1,6 @@
 """The words of a command line before Hydra reads them, and what Hydra and OmegaConf say of them, as one line that helps."""
 
+import argparse
 import difflib
 import re
 import time
@@ -8,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
@@ -20,6 +20,17 @@ from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.utils.settings import leaves, nearest_setting
 
 FRESH = "--fresh"
+_OF_CFG = ("job", "hydra", "all")
+_OF_INFO = (*_OF_CFG[2:], "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# Hydra's flags, as its documentation lists them.
+_SWITCHES = (
+    ("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",), ("--run", "-r"), ("--multirun", "-m"),
+    ("--shell-completion", "-sc"),
+)  # fmt: skip
+_WITH_VALUES = {
+    ("--cfg", "-c"): {"choices": _OF_CFG}, ("--package", "-p"): {}, ("--config-path", "-cp"): {}, ("--config-name", "-cn"): {},
+    ("--config-dir", "-cd"): {}, ("--experimental-rerun",): {}, ("--info", "-i"): {"choices": _OF_INFO, "nargs": "?", "const": "all"},
+}  # fmt: skip
 _NO_KEY = re.compile(r"Could not override '([^']+)'\.?\s+To append to your config use")
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'\s+1\. ")
 _PLAIN = re.compile(r"[\w/\-\\+.$%*@?|:\s]*", re.ASCII)  # values that Hydra's grammar takes as they are
@@ -42,9 +53,7 @@ def prepared(words: Sequence[str]) -> list[str]:
         is_value = "=" in word.lstrip("+~") and not word.startswith("-") and before not in _flags_with_values()
         (values if is_value else flags).append(word)
         before = word
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    unknown = [word for word in parser.parse_known_args(flags)[1] if word.startswith("-")]
+    unknown = [word for word in _Flags().parse_known_args(flags)[1] if word.startswith("-")]
     if unknown:
         raise InvalidConfig(_unknown_flag(unknown[0], words))
     flags = [f"{flag}={Path(value).expanduser()}" if value.startswith("~") else flag for flag, value in map(_parted, flags)]
@@ -86,16 +95,27 @@ def _parted(flag: str) -> tuple[str, str]:
 
 
 def _flags_with_values() -> set[str]:
-    taking = (action for action in get_args_parser()._actions if action.option_strings and action.nargs is None)
-    return {flag for action in taking for flag in action.option_strings}
+    return {flag for flags, options in _WITH_VALUES.items() if "nargs" not in options for flag in flags}
 
 
-def _refuse(message: str) -> NoReturn:
-    raise InvalidConfig(f"{message}; `--help` shows the flags, and choices have none: method=evit")
+class _Flags(argparse.ArgumentParser):
+    """Reads Hydra's flags."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False)
+        self.add_argument("overrides", nargs="*")
+        for flags in _SWITCHES:
+            self.add_argument(*flags, action="store_true")
+        for flags, options in _WITH_VALUES.items():
+            self.add_argument(*flags, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse what is wrong with a flag, in the place of a page of usage."""
+        raise InvalidConfig(f"{message}; `--help` shows the flags, and choices have none: method=evit")
 
 
 def _unknown_flag(flag: str, words: Sequence[str]) -> str:
-    known = [name for action in get_args_parser()._actions for name in action.option_strings] + [FRESH]
+    known = [name for flags in (*_SWITCHES, *_WITH_VALUES) for name in flags] + [FRESH]
     after = [*words, ""][words.index(flag) + 1] if flag in words else ""
     name, _, value = flag.lstrip("-").partition("=")
     value = value or (after if not after.startswith("-") and "=" not in after else "")

@@ -166,7 +166,7 @@ def resolve(cfg: DictConfig) -> Run:
     seeded = {part: {**run[part], "training": {**run[part]["training"], "seed": run.dense["seed"]}} for part in ("dense", "pretrained")}
     run = run.replace(backbone=backbone, losses=losses, schedule=schedule, task=_task_of(run), **seeded)
     if run.is_dense and run.trains_dense:
-        return dense_of(run, run.seed).replace(label=run.label)
+        return dense_of(run, run.seed).replace(label=run.label, fresh=run.fresh)
     return run
 
 

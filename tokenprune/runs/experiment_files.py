@@ -33,7 +33,8 @@ class Described:
 
 
 def experiment(name: str) -> Described | None:
-    """Return what conf/experiment/NAME.yaml says of itself; None where there is no such file."""
+    """Return what conf/experiment/NAME.yaml says of itself; None without such a file. Settings in NAME (`__seed-1`) do not count."""
+    name = name.partition("__")[0]
     path = config_dir() / "experiment" / f"{name}.yaml"
     return of_text(name, path.read_text(encoding="utf-8")) if path.is_file() else None
 

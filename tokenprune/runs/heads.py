@@ -18,19 +18,30 @@ if TYPE_CHECKING:
     from tokenprune.tasks.base import Task
 
 CLASS_NAMES = "class_names"  # in the header of a file of weights: a JSON list
+_MARK = -(2.0**100)
 _REMEDY = (
     "give init=FILE with a head for the classes of the data, train it (training.iterations above 0), or measure no accuracy: measure=[cost]"
 )
 
 
+def hidden_head(task: "Task", model: Any) -> "list[Tensor]":
+    """Return the values of the head's parameters, and put a mark in their place that no file holds: loading removes it."""
+    values = [parameter.detach().clone() for parameter in task.head(model)]
+    for parameter in task.head(model):
+        parameter.data.fill_(_MARK)
+    return values
+
+
 def check_head(task: "Task", model: Any, config: Run, untouched: "Sequence[Tensor]") -> list[str]:
-    """Check the head of a model whose first weights are loaded. Random weights that were asked for (init=scratch) are said to be such.
+    """Check the head of a model whose first weights are loaded, and give it back its random values where none were loaded.
+
+    Random weights that were asked for (init=scratch) are said to be such.
 
     Args:
         task: The task.
         model: The model.
         config: The run.
-        untouched: Values of the head's parameters before the weights were loaded.
+        untouched: What `hidden_head` returned before the weights were loaded.
 
     Returns:
         Notes for the row.
@@ -41,11 +52,14 @@ def check_head(task: "Task", model: Any, config: Run, untouched: "Sequence[Tenso
     """
     trained = bool(config.training.get("iterations"))
     judged = "accuracy" in config.measure and not trained
+    missing = [(now, before) for now, before in zip(task.head(model), untouched, strict=True) if bool((now == _MARK).all())]
+    for now, before in missing:
+        now.data.copy_(before)
     if config.init == "scratch":
         if judged:
             console.say("init is scratch and training.iterations is 0: the accuracy is that of random weights")
         return []
-    loaded = any(not before.equal(now) for before, now in zip(untouched, task.head(model), strict=True))
+    loaded = len(missing) < len(untouched)
     if untouched and not loaded and judged:
         raise InvalidConfig(f"init is {config.init}, which brings no head that fits, and training.iterations is 0: {_REMEDY}")
     path = _file(config)

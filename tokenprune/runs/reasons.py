@@ -8,6 +8,7 @@ from tokenprune.runs.results import row_folder
 
 ENDED_AS = ", which ended as "  # before the status and the reason of a row that another one starts from
 _LENGTH = 240
+_REST = "the rest is in"
 _NAMES = 3
 
 
@@ -18,11 +19,11 @@ def shortened(reason: str, folder: Path | str | None = None) -> str:
         reason: The reason.
         folder: Folder of the row, which has `error.txt` if the row failed.
     """
-    if len(reason) <= _LENGTH:
+    if len(reason) <= _LENGTH or _REST in reason:
         return reason
     begun = reason[:_LENGTH].rsplit(" ", 1)[0].rstrip(" ;,:")
     rest = None if folder is None else Path(folder) / "error.txt"
-    return f"{begun} ..." + (f" (the rest is in {rest})" if rest is not None and rest.is_file() else "")
+    return f"{begun} ..." + (f" ({_REST} {rest})" if rest is not None and rest.is_file() else "")
 
 
 def root_of(reason: str) -> str:

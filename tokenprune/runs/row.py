@@ -1,19 +1,22 @@
 """One run from a resolved configuration to a result row: what it starts from, training, evaluation, cost, the file on disk."""
 
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
+from tokenprune.runs import untrained
 from tokenprune.runs.config import dense_of, pretrained_of
-from tokenprune.runs.heads import CLASS_NAMES, check_head
+from tokenprune.runs.heads import CLASS_NAMES, check_head, hidden_head
 from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
-from tokenprune.runs.run_key import SCHEMA, run_key
+from tokenprune.runs.run_key import SCHEMA, chosen_plugins, plugins_of, run_key
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
 from tokenprune.utils.locks import locked
@@ -133,7 +136,8 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
     config, found = solved(config, task, load)  # schedule.target_gmac
     torch.manual_seed(config.seed)
     model = task.build_model(config)
-    untouched = [parameter.detach().clone() for parameter in task.head(model)]
+    parts = untrained.drawn(model, task.head(model))
+    untouched = hidden_head(task, model)
     load(model)
     notes += check_head(task, model, config, untouched)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -151,7 +155,7 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
     report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
     if pruned is not None:
         pruned.progress = 1.0
-    notes += [*found, *report.notes]
+    notes += [*found, *report.notes, *untrained.notes(parts)]
     return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
 
 
@@ -280,11 +284,19 @@ def _lacks_export(config: Run) -> bool:
     return bool(config.export_weights) and not weights_path(config.export_weights).is_file()
 
 
+def _files_of_others(config: Run) -> list[Path]:
+    """Return the files of the plugins that a run uses and that are not of this package."""
+    modules = {plugin.__module__ for plugin in chosen_plugins(config).values()}
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in modules if name.partition(".")[0] != "tokenprune"]
+    return [Path(file) for file in files if file is not None]
+
+
 def _header(config: Run) -> dict[str, Any]:
     stored = {k: v for k, v in config.items() if k not in ("results_dir", "validate_only")}
     return {
         "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config.shown_label,
         "method": config.method, "treatment": treatment_of(config), "scale": config.scale, "task": config.task_name,
         "data": config.data_name, "seed": config.seed, "cls": cls_of(config), "execution": config.execution,
-        "environment": environment(),
+        "environment": environment(_files_of_others(config)), "plugins": plugins_of(config),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip

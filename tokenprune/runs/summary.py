@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.runs.results import scalars
+from tokenprune.runs.untrained import marks
 
 _METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("miou", "mIoU"))
 _SPEEDS = (("seconds_encoder", "encoder"), ("seconds_backbone", "backbone"), ("seconds_total", "whole"))
@@ -26,6 +27,7 @@ def summary(row: Mapping[str, Any], results_dir: str) -> str:
     lines = [
         f"{row['label']}, {row['treatment']}: " + (", ".join(scores) or "accuracy not measured"),
         "; ".join([*kept, ", ".join(speed) or "speed not measured"]),
+        *([marks(row)] if marks(row) else []),
         f"result: {Path(results_dir) / 'rows' / row['key'] / 'result.json'}",
     ]
     return "\n".join(lines)

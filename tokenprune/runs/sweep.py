@@ -1,6 +1,8 @@
 """What surrounds the rows of a sweep: a note a row on disk while it runs, and the reports when all have ended."""
 
+import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,10 +19,14 @@ from tokenprune.runs.reasons import grouped
 from tokenprune.runs.rows import tables
 from tokenprune.runs.run import Run
 from tokenprune.runs.sources import without_folders
+from tokenprune.runs.untrained import marks
 from tokenprune.utils import console, distributed
 from tokenprune.utils.paths import at_home
 from tokenprune.utils.settings import plain
 
+ABOUT = "sweep.json"  # in the folder of a sweep's reports: what the sweep was
+_VOLATILE = re.compile(r"(experiment|results_dir|validate_only|fresh|export_weights|launcher|reports|hydra)\b")  # change no number of a row
+_LONGEST = 120  # characters
 BAD_CONFIG = 2  # exit status where nothing could be begun
 BAD_ROW = 3  # exit status of a sweep in which a row is not ok or a report failed
 
@@ -70,7 +76,7 @@ class SweepTable(Callback):
         if config.validate_only:
             console.say(f"{name_of_sweep(config)}: {len(notes) - len(bad)} of {len(notes)} rows are valid")
         else:
-            failed = report(config, unique([note["row"] for note in notes]))
+            failed = report(config, unique([note["row"] for note in notes]), list(config.hydra.overrides.task), len(bad))
         for line in grouped(bad, config.results_dir):
             console.fail(line)
         if bad or failed:
@@ -93,7 +99,7 @@ def experiments_asked(names: Sequence[str], doc: str) -> list[str]:
 
 
 def name_of_sweep(config: Run | DictConfig) -> str:
-    """Return what a sweep is called in messages and under results/tables."""
+    """Return what a sweep is called in messages and in its tables."""
     return config.experiment or "sweep"
 
 
@@ -104,12 +110,51 @@ def expected(config: Run | DictConfig) -> set[str]:
     return {status for chosen in build_reports(plain(config.reports)).values() for status in getattr(chosen, "expects", ())}
 
 
-def report(config: Run | DictConfig, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Make the reports that `config` chooses of the rows of a sweep; return the names of those that failed."""
+def report(config: Run | DictConfig, rows: Sequence[Mapping[str, Any]], words: Sequence[str], bad: int = 0) -> list[str]:
+    """Make the reports that `config` chooses of the rows of a sweep; return the names of those that failed.
+
+    The folder of the reports is that of the sweep (`folder_name`). One with bad rows leaves a table without bad rows alone and writes
+    beside it.
+
+    Args:
+        config: The configuration that the rows share.
+        rows: The rows, of any status.
+        words: The overrides of the command line.
+        bad: Number of rows that are not as they should be.
+    """
     from tokenprune.runs.reports import Sweep, make_reports
+    from tokenprune.utils.files import atomic_write
 
     name, results = name_of_sweep(config), Path(at_home(config.results_dir))
-    return make_reports(plain(config.reports), Sweep(name, rows, results / "tables" / name, results))
+    folder = results / "tables" / folder_name(config.experiment, words)
+    if bad and _is_good(folder):
+        kept, folder = folder, folder.with_name(f"{folder.name}-failed")
+        console.warn(f"{kept} holds this table without bad rows and stays as it is; the {bad} bad of {len(rows)} rows are in {folder}")
+    failed = make_reports(plain(config.reports), Sweep(name, rows, folder, results))
+    text = json.dumps({"name": name, "overrides": list(words), "rows": len(rows), "bad": bad, "failed_reports": failed}, indent=1)
+    atomic_write(folder / ABOUT, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    return failed
+
+
+def folder_name(experiment: str | None, words: Sequence[str]) -> str:
+    """Return the name of a sweep's folder, which no other sweep has: its experiment, and each override that its rows depend on.
+
+    `+experiment=table2_preserve seed=0,1` goes to `table2_preserve__seed-0,1`, `-m method=evit,ats` to `method-evit,ats`. Names that are
+    too long, or that lack characters of the overrides, end in a digest of these.
+    """
+    chosen = sorted({word.lstrip("+") for word in words if not _VOLATILE.match(word.lstrip("+"))})
+    name = re.sub(r"[^\w.,=-]+", "-", "_".join(chosen), flags=re.ASCII)
+    if name != "_".join(chosen) or len(name) > _LONGEST:
+        name = f"{name[:_LONGEST].strip('-')}-{hashlib.sha256(' '.join(chosen).encode()).hexdigest()[:6]}"
+    return "__".join(part for part in (experiment, name.replace("=", "-")) if part) or "default"
+
+
+def _is_good(folder: Path) -> bool:
+    """Tell whether a folder holds the reports of a sweep without bad rows; those of earlier versions count as such."""
+    try:
+        return not json.loads((folder / ABOUT).read_text(encoding="utf-8"))["bad"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.is_dir() and any(folder.iterdir())
 
 
 def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -145,7 +190,8 @@ def ended(number: int, name: str, row: Mapping[str, Any], config: Run) -> str:
     Reasons follow when all rows have ended, each once (`reasons.grouped`); that of a status which the reports expect stands here.
     """
     if row["status"] == "ok":
-        return f"[{number + 1}] {name}: " + (f"valid: {row['reason']}" if config.validate_only else "ok")
+        marked = f"ok ({marks(row)})" if marks(row) else "ok"
+        return f"[{number + 1}] {name}: " + (f"valid: {row['reason']}" if config.validate_only else marked)
     told = f": {row['reason']}" if row["status"] in expected(config) else ""
     return f"[{number + 1}] {name}: {row['status']}{told}"
 

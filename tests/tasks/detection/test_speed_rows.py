@@ -50,7 +50,7 @@ def test_speed_rows_are_timed_in_three_parts_and_not_judged(cli, monkeypatch):  
         assert not (cli.folder / "results/rows" / row["key"] / "model.safetensors").exists()
     kept = {row["label"]: row["cost"]["kept_share"] for row in rows}
     assert kept["Dense"] == 1 > kept["ATS"] and kept["SViT"] == pytest.approx(0.633, abs=0.01)  # calibrated on the picture that is timed
-    assert sorted(p.name for p in (cli.folder / "results/tables/table5_speed").iterdir()) == ["table.csv", "table.md", "table.tex"]
+    assert sorted(p.name for p in cli.tables().iterdir()) == ["sweep.json", "table.csv", "table.md", "table.tex"]
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -1,0 +1,56 @@
+"""Rows of gates, routers, fusions and heads that are as they were drawn say so on the screen and below the table."""
+
+import pytest
+
+from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
+from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.untrained import MARK, drawn, marks, notes
+
+GATES = "selector.eval_mode=topk"  # gates of a mode that needs no images of the task
+
+
+@pytest.mark.parametrize("method", ["svit", "dynamicvit", "cropr", "spvit", "adavit", "ia_red2", "patch_merger", "sinkhorn", "sit"])
+def test_every_selector_with_learned_parts_is_seen(method):
+    config = resolve(compose(["scale=smoke", "task=classification", f"method={method}"]))
+    model = config.task_kind().build_model(config)
+    before = drawn(model)
+    (said,) = [note for note in notes(before) if "selector" in note]
+    assert said.startswith(MARK) and f"selector {method}" in said
+    for parameter in model.selectors.parameters():
+        parameter.data += 1
+    assert not [note for note in notes(before) if "selector" in note]
+
+
+def test_selectors_without_parameters_have_nothing_to_train():
+    config = resolve(compose(["scale=smoke", "task=classification", "method=evit"]))
+    assert notes(drawn(config.task_kind().build_model(config))) == []
+
+
+def test_a_row_of_untrained_gates_is_marked_where_it_is_printed_and_below_its_table(cli, fake):  # noqa: F811
+    code, out, _ = cli(*TINY, "method=svit", GATES, "training.iterations=0")
+    assert code == 0 and "values of selector svit are random, neither loaded nor trained" in out
+    again = cli(*TINY, "method=svit", GATES, "training.iterations=0")[1]  # which is read from disk
+    assert again.count("neither loaded nor trained") == 1
+    code, out, _ = cli("-m", *TINY, "method=svit", GATES, "training.iterations=0,1", "--fresh")
+    lines = out.splitlines()
+    assert code == 0 and [("neither loaded" in line) for line in lines if line.startswith("[")] == [True, False]
+    assert f"SViT: {MARK}" in (cli.tables() / "table.md").read_text()
+
+
+def test_a_trained_row_is_not_marked(cli, fake):  # noqa: F811
+    code, out, _ = cli(*TINY, "method=svit", GATES)
+    (row,) = [row for row in cli.rows() if row["method"] == "svit"]
+    assert code == 0 and "untrained" not in out and marks(row) == ""
+
+
+def test_losses_that_alone_teach_a_selector_are_named_where_they_lack():
+    note = "losses.auxiliary, which alone teaches the selector, is left out"
+    assert marks({"notes": ["starts from random weights", note, note]}) == note and marks({}) == ""
+
+
+def test_a_random_head_and_a_random_fusion_are_marked():
+    config = resolve(compose(["scale=smoke", "task=classification", "method=cropr"]))
+    task = config.task_kind()
+    model = task.build_model(config)
+    said = " ".join(notes(drawn(model, task.head(model))))
+    assert "the head" in said and ("the fusion of the treatment" in said) == (model.fusion is not None)
