@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from tests.helpers.fakes import cli, own_registry  # noqa: F401
 from tokenprune import registry
 from tokenprune.engine.selector import Selector
-from tokenprune.errors import InvalidConfig, UnknownPlugin
+from tokenprune.errors import InvalidConfig, TokenPruneError, UnknownPlugin
 from tokenprune.runs.plugin_options import defaults
 from tokenprune.utils.settings import misfits
 
@@ -133,3 +133,9 @@ def test_defaults_fit_their_annotations(kind):
 def test_an_option_of_another_type_is_invalid_before_anything_runs(cli):  # noqa: F811
     code, _, err = cli("selector=svit", "selector.tau=high", "task=classification", "scale=smoke", "validate_only=true")
     assert code == 2 and "selector.tau of 'svit' is 'high'; allowed: a number" in err and len(err.splitlines()) == 1
+
+
+def test_an_error_of_a_constructor_is_one_line_with_its_place(own_registry):  # noqa: F811
+    registry.register("selector", "plain")(Plugin)
+    with pytest.raises(TokenPruneError, match=r"^selector 'plain' cannot be built: ValueError: range.* \(tests/test_registry.py:\d+\)$"):
+        registry.build("selector", {"name": "plain", "count": 0})

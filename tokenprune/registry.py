@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from tokenprune.errors import InvalidConfig, TokenPruneError, UnknownPlugin, hint
+from tokenprune.errors import InvalidConfig, TokenPruneError, UnknownPlugin, hint, is_out_of_memory, reason_of
 from tokenprune.utils import console
 from tokenprune.utils.environment import installed
 from tokenprune.utils.settings import misfits
@@ -112,9 +112,11 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
         built = plugin(**context, **options)
     except TokenPruneError:  # the plugin's own words say more
         raise
-    except Exception:
+    except Exception as error:
         _check_types(kind, plugin, options)
-        raise
+        if is_out_of_memory(error):
+            raise
+        raise TokenPruneError(f"{kind} {plugin.name!r} cannot be built: {reason_of(error)}") from error
     _check_types(kind, plugin, options)
     return built
 

@@ -138,3 +138,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(cli, fake):  # noqa: F811
     fake.on_batch = steps.append
     assert cli(*settings)[0] == 0
     assert len(steps) == 60 - done and len(cli.rows()) == 1 and not checkpoint.exists()
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_an_exception_is_told_with_its_place_and_where_the_traceback_lies(cli, fake, sweep):  # noqa: F811
+    code, _, err = cli(*(["-m"] if sweep else []), *TINY, "method=random", "init=scratch")
+    assert code == (3 if sweep else 2) and len(err.splitlines()) == 1
+    place, trace = re.search(r"KeyError: 'a bug somewhere' \((\S+):\d+\) \(traceback: (\S+error.txt)\)", err).groups()
+    assert place == "helpers/fakes.py" and "Traceback" in (cli.folder / trace).read_text()
