@@ -159,6 +159,7 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
 def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
     from tokenprune.engine.model import pruned_of
+    from tokenprune.runs.validation import idle_schedule
     from tokenprune.tasks.base import parameters_of
 
     model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
@@ -176,6 +177,7 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
         cost |= task.throughput(model, config)
     if "cost" in measured:
         cost["parameters"] = parameters_of(model)
+    notes = [*notes, *filter(None, [idle_schedule(config)])] if task.prunes else notes
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
     return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *task.notes(config), *_caveats(model)]}
 
