@@ -198,6 +198,7 @@ def _calibrate(task: Any, model: Any, config: Run) -> dict[str, Any]:
 
 def _caveats(model: Any) -> list[str]:
     from tokenprune.engine.model import pruned_of
+    from tokenprune.engine.selector import Selector
 
     pruned = pruned_of(model)
     if pruned is None:
@@ -205,7 +206,9 @@ def _caveats(model: Any) -> list[str]:
     selectors = list(pruned.selectors.values())
     untaught = {s.taught_by for s in selectors if not s.caveat} - {"", *pruned.loss_terms}
     alone = [f"losses.{name}, which alone teaches the selector, is left out" for name in untaught]
-    return sorted({s.caveat for s in selectors} - {""}) + alone
+    free = {s.name for s in selectors if type(s).macs is Selector.macs and type(s).__module__.partition(".")[0] != "tokenprune"}
+    uncounted = [f"macs() is not overridden: the decisions of selector {name} are counted as free" for name in sorted(free)]
+    return sorted({s.caveat for s in selectors} - {""}) + alone + uncounted
 
 
 def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
