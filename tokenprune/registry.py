@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from tokenprune.errors import InvalidConfig, UnknownPlugin, hint
+from tokenprune.errors import InvalidConfig, TokenPruneError, UnknownPlugin, hint, is_out_of_memory, reason_of
 from tokenprune.utils import console
 from tokenprune.utils.environment import installed
+from tokenprune.utils.settings import misfits
 
 ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
@@ -96,7 +97,7 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
         context: arguments every plugin of the kind gets, which a user does not set.
 
     Raises:
-        UnknownPlugin, InvalidConfig: unknown name, unknown option, missing option.
+        UnknownPlugin, InvalidConfig: unknown name, unknown option, missing option, values of another type.
     """
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "name" not in options:
@@ -107,7 +108,23 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
     if unknown:
         nearest = hint(unknown[0], allowed)
         raise InvalidConfig(f"{kind} {plugin.name!r} has no option {', '.join(unknown)}.{nearest} Options: {', '.join(allowed) or 'none'}")
-    return plugin(**context, **options)
+    try:
+        built = plugin(**context, **options)
+    except TokenPruneError:  # the plugin's own words say more
+        raise
+    except Exception as error:
+        _check_types(kind, plugin, options)
+        if is_out_of_memory(error):
+            raise
+        raise TokenPruneError(f"{kind} {plugin.name!r} cannot be built: {reason_of(error)}") from error
+    _check_types(kind, plugin, options)
+    return built
+
+
+def _check_types(kind: str, plugin: Any, options: Mapping[str, Any]) -> None:
+    wrong = misfits(plugin, options)
+    if wrong:
+        raise InvalidConfig([f"{kind}.{option} of {plugin.name!r} is {got!r}; allowed: {kinds}" for option, got, kinds in wrong])
 
 
 def _load(kind: str) -> None:

@@ -162,6 +162,7 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
 def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
     from tokenprune.engine.model import pruned_of
+    from tokenprune.runs.validation import idle_schedule
     from tokenprune.tasks.base import parameters_of
 
     model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
@@ -179,6 +180,7 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
         cost |= task.throughput(model, config)
     if "cost" in measured:
         cost["parameters"] = parameters_of(model)
+    notes = [*notes, *filter(None, [idle_schedule(config)])] if task.prunes else notes
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
     return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *task.notes(config), *_caveats(model)]}
 
@@ -199,6 +201,7 @@ def _calibrate(task: Any, model: Any, config: Run) -> dict[str, Any]:
 
 def _caveats(model: Any) -> list[str]:
     from tokenprune.engine.model import pruned_of
+    from tokenprune.engine.selector import Selector
 
     pruned = pruned_of(model)
     if pruned is None:
@@ -206,7 +209,9 @@ def _caveats(model: Any) -> list[str]:
     selectors = list(pruned.selectors.values())
     untaught = {s.taught_by for s in selectors if not s.caveat} - {"", *pruned.loss_terms}
     alone = [f"losses.{name}, which alone teaches the selector, is left out" for name in untaught]
-    return sorted({s.caveat for s in selectors} - {""}) + alone
+    free = {s.name for s in selectors if type(s).macs is Selector.macs and type(s).__module__.partition(".")[0] != "tokenprune"}
+    uncounted = [f"macs() is not overridden: the decisions of selector {name} are counted as free" for name in sorted(free)]
+    return sorted({s.caveat for s in selectors} - {""}) + alone + uncounted
 
 
 def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:

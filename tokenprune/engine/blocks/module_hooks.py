@@ -47,4 +47,6 @@ class HookCall:
             given: tuple[Any, ...] = ({},) if key in module._forward_hooks_with_kwargs else ()
             found = hook(module, self._input, *given, result)
             result = result if found is None else found
-        return result if self._backward is None else self._backward.setup_output_hook(result)
+        if self._backward is not None:
+            result = self._backward.setup_output_hook(result)
+        return result
