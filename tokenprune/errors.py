@@ -71,6 +71,10 @@ class Diverged(TokenPruneError):
     status = "diverged"
 
 
+class CannotWrite(TokenPruneError):
+    """A folder or disk that takes no files; says which and why."""
+
+
 class PeerFailed(TokenPruneError):
     """Another process of this run failed: its number, what a row records for it, and its traceback."""
 

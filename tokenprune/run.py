@@ -24,6 +24,7 @@ from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.runs.command_line import explain, prepared
 from tokenprune.runs.config import REPORTS, implied_method, register_schema, resolve
 from tokenprune.runs.run import Run
+from tokenprune.runs.sweep import notes_folder
 from tokenprune.utils import console, distributed
 from tokenprune.utils.paths import config_dir
 
@@ -40,6 +41,7 @@ def main() -> None:
         try:
             sys.argv[1:] = prepared(sys.argv[1:])
             register_schema()
+            OmegaConf.register_new_resolver("notes_folder", notes_folder, replace=True)
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_entry)()
         except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
             console.fail(explain(error))
@@ -83,7 +85,7 @@ def _entry(cfg: DictConfig) -> None:
 def _single(cfg: DictConfig) -> None:
     from tokenprune.runs.reasons import shortened
     from tokenprune.runs.results import row_folder
-    from tokenprune.runs.row import age_in_words, name_of, run_row, stored_row
+    from tokenprune.runs.row import NOT_WRITTEN, age_in_words, name_of, run_row, stored_row
     from tokenprune.runs.summary import summary
     from tokenprune.runs.sweep import BAD_ROW, report
     from tokenprune.runs.validation import validate
@@ -104,6 +106,8 @@ def _single(cfg: DictConfig) -> None:
         folder = row_folder(config.results_dir, row["key"])
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {shortened(row['reason'], folder)}")
     console.say(summary(row, config.results_dir))
+    if any(note.startswith(NOT_WRITTEN) for note in row["notes"]):
+        distributed.leave(ERROR)
     asked = {name: options for name, options in config.reports.items() if name not in REPORTS}
     if asked and distributed.is_main() and report(config.replace(reports=asked), [row], _words()):
         distributed.leave(BAD_ROW)

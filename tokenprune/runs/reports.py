@@ -16,6 +16,7 @@ A configuration chooses them: `reports: {table: {}, mine: {option: 5}}`; null in
 
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import build
 from tokenprune.utils import console
+from tokenprune.utils.files import saving
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,19 @@ def build_reports(reports: Mapping[str, Any]) -> dict[str, Report]:
 
 def make_reports(reports: Mapping[str, Any], sweep: Sweep) -> list[str]:
     """Make the chosen reports, say which files they wrote, and return the names of those that failed, with one error line each."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    with saving(sweep.folder):
+        sweep.folder.mkdir(parents=True, exist_ok=True)
     wrote, failed = [], []
     for name, report in build_reports(reports).items():
         trace = sweep.folder / f"{name}.error.txt"
-        trace.unlink(missing_ok=True)
+        with suppress(OSError):
+            trace.unlink(missing_ok=True)
         try:
             wrote += report(sweep)
         except Exception as error:  # a report that fails must not cost the others
-            trace.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+            text = traceback.format_exc()
+            with saving(trace):
+                trace.write_text(text, encoding="utf-8", errors="backslashreplace")
             kind = "" if isinstance(error, TokenPruneError) else f"{type(error).__name__}: "
             console.fail(" ".join(f"report {name!r}: {kind}{error} (traceback: {trace})".split()))
             failed.append(name)

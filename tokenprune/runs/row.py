@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tokenprune.errors import PeerFailed, TokenPruneError, reason_of, status_of
+from tokenprune.errors import CannotWrite, PeerFailed, TokenPruneError, reason_of, status_of
 from tokenprune.runs import untrained
 from tokenprune.runs.config import dense_of, pretrained_of
 from tokenprune.runs.heads import CLASS_NAMES, check_head, hidden_head
@@ -19,10 +19,12 @@ from tokenprune.runs.run import Run
 from tokenprune.runs.run_key import SCHEMA, chosen_plugins, plugins_of, run_key
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
+from tokenprune.utils.files import obstacle, saving
 from tokenprune.utils.locks import locked
 from tokenprune.utils.paths import weights_path
 
 WEIGHTS = "model.safetensors"
+NOT_WRITTEN = "not written"  # begins the notes on files that are missing on disk
 _REASON_LENGTH = 500
 
 
@@ -37,6 +39,9 @@ def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
     folder = row_folder(config.results_dir, key)
     done = distributed.of_main(lambda: stored_row(config))
     if done is None:
+        problem = distributed.of_main(lambda: obstacle(folder))
+        if problem is not None:
+            return relabelled(status_row(config, CannotWrite(problem)), config)
         with locked(folder / "lock", f"row {name_of(config)} ({key})"):
             done = distributed.of_main(lambda: stored_row(config)) or _new_row(config, folder)
     return relabelled(done, config)
@@ -111,13 +116,15 @@ def _new_row(config: Run, folder: Path) -> dict[str, Any]:
     except Exception as error:
         row, trace = status_row(config, error), traceback.format_exc()
         if distributed.is_main():
-            (folder / "error.txt").write_text(
-                f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace,
-                encoding="utf-8",
-                errors="backslashreplace",
-            )
+            text = f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace
+            with saving(folder / "error.txt"):
+                (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     if distributed.is_main():
-        write_result(folder, row)
+        with saving(folder / "result.json") as problems:
+            write_result(folder, row)
+        if problems:
+            console.say(f"the row that could not be written:\n{json.dumps(row, default=str)}")
+            row["notes"] = [*row["notes"], f"{NOT_WRITTEN}: {'; '.join(problems)}"]
         for left in ("last.pt", "error.txt") if row["status"] == "ok" else ():
             (folder / left).unlink(missing_ok=True)
     return distributed.of_main(lambda: row)
@@ -170,7 +177,9 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
     measured = config.measure
     serves = "accuracy" in measured or config.training["iterations"]  # weights that were neither trained nor judged serve nobody
     if serves and pruned_of(model) is not None:  # a model of timm as it is has its file
-        _save(model, config, folder, task.classes(config))
+        with saving(folder / WEIGHTS) as problems:
+            _save(model, config, folder, task.classes(config))
+        notes = [*notes, *(f"{NOT_WRITTEN}: {problem}" for problem in problems)]
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()

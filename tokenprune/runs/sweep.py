@@ -5,15 +5,17 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from tokenprune.errors import TokenPruneError
+from tokenprune.errors import CannotWrite, TokenPruneError
 from tokenprune.runs.presets import files
 from tokenprune.runs.reasons import grouped
 from tokenprune.runs.rows import tables
@@ -21,11 +23,13 @@ from tokenprune.runs.run import Run
 from tokenprune.runs.sources import without_folders
 from tokenprune.runs.untrained import marks
 from tokenprune.utils import console, distributed
+from tokenprune.utils.files import atomic_write, obstacle, saving
 from tokenprune.utils.paths import at_home
 from tokenprune.utils.settings import plain
 
 ABOUT = "sweep.json"  # in the folder of a sweep's reports: what the sweep was
 _VOLATILE = re.compile(r"(experiment|results_dir|validate_only|fresh|export_weights|launcher|reports|hydra)\b")  # change no number of a row
+_unwritten: dict[Path, dict[str, Any]] = {}  # notes of this process for which there was no room
 _LONGEST = 120  # characters
 BAD_CONFIG = 2  # exit status where nothing could be begun
 BAD_ROW = 3  # exit status of a sweep in which a row is not ok or a report failed
@@ -50,6 +54,7 @@ class SweepTable(Callback):
             values = OmegaConf.to_container(config, resolve=False)
             only_known({key: value for key, value in values.items() if key != "hydra"})  # type: ignore[union-attr]
             build_reports(plain(config.reports))
+            _room_for_processes(config)
         except TokenPruneError as error:
             console.fail(str(error))
             distributed.leave(BAD_CONFIG)  # nothing weaker stops Hydra
@@ -60,6 +65,8 @@ class SweepTable(Callback):
         Raises:
             SystemExit: 3, if the sweep had no rows, one of them is not ok, or a report failed.
         """
+        from tokenprune.runs.row import NOT_WRITTEN
+
         folder = Path(config.hydra.sweep.dir)
         notes = read_notes(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,8 +86,16 @@ class SweepTable(Callback):
             failed = report(config, unique([note["row"] for note in notes]), list(config.hydra.overrides.task), len(bad))
         for line in grouped(bad, config.results_dir):
             console.fail(line)
-        if bad or failed:
+        if bad or failed or any(note.startswith(NOT_WRITTEN) for found in notes for note in found["row"]["notes"]):
             distributed.leave(BAD_ROW)
+
+
+def _room_for_processes(config: DictConfig) -> None:
+    """Refuse a results folder that nothing can be written into where rows have processes of their own, which meet there."""
+    if not str(config.hydra.launcher._target_).endswith("BasicLauncher"):
+        problem = obstacle(at_home(config.results_dir))
+        if problem is not None:
+            raise CannotWrite(problem)
 
 
 def experiments_asked(names: Sequence[str], doc: str) -> list[str]:
@@ -123,7 +138,6 @@ def report(config: Run | DictConfig, rows: Sequence[Mapping[str, Any]], words: S
         bad: Number of rows that are not as they should be.
     """
     from tokenprune.runs.reports import Sweep, make_reports
-    from tokenprune.utils.files import atomic_write
 
     name, results = name_of_sweep(config), Path(at_home(config.results_dir))
     folder = results / "tables" / folder_name(config.experiment, words)
@@ -132,8 +146,9 @@ def report(config: Run | DictConfig, rows: Sequence[Mapping[str, Any]], words: S
         console.warn(f"{kept} holds this table without bad rows and stays as it is; the {bad} bad of {len(rows)} rows are in {folder}")
     failed = make_reports(plain(config.reports), Sweep(name, rows, folder, results))
     text = json.dumps({"name": name, "overrides": list(words), "rows": len(rows), "bad": bad, "failed_reports": failed}, indent=1)
-    atomic_write(folder / ABOUT, lambda part: part.write_text(text + "\n", encoding="utf-8"))
-    return failed
+    with saving(folder / ABOUT) as problems:
+        atomic_write(folder / ABOUT, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    return [*failed, *problems]
 
 
 def folder_name(experiment: str | None, words: Sequence[str]) -> str:
@@ -179,7 +194,8 @@ def stored_or_refused(config: Run) -> dict[str, Any] | None:
     except Exception as error:
         row = status_row(config, error)
         if distributed.is_main() and not config.validate_only:
-            write_result(row_folder(config.results_dir, row["key"]), row)
+            with saving(row_folder(config.results_dir, row["key"])):
+                write_result(row_folder(config.results_dir, row["key"]), row)
         return row
     return {**status_row(config, TokenPruneError(words)), "status": "ok"} if config.validate_only else None
 
@@ -202,18 +218,29 @@ def note_path(folder: Path | str, number: int) -> Path:
 
 
 def write_note(folder: Path | str, number: int, name: str, row: Mapping[str, Any]) -> None:
-    """Write what is known of row `number` of a sweep; a later note replaces an earlier one."""
-    from tokenprune.utils.files import atomic_write
-
-    text = json.dumps({"number": number, "name": name, "row": row}, default=str)
-    atomic_write(note_path(folder, number), lambda part: part.write_text(text, encoding="utf-8"))
+    """Write what is known of row `number` of a sweep; a later note replaces an earlier one. A note that cannot be written is remembered."""
+    note = {"number": number, "name": name, "row": row}
+    path, text = note_path(folder, number), json.dumps(note, default=str)
+    _unwritten.pop(path, None)
+    try:
+        atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
+    except OSError:
+        _unwritten[path] = json.loads(text)
 
 
 def read_note(path: Path) -> dict[str, Any]:
     """Return one note: number, name, row."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _unwritten.get(path) or json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_notes(folder: Path | str) -> list[dict[str, Any]]:
     """Return the notes of a sweep in the order of its rows."""
-    return [read_note(path) for path in sorted(Path(folder).glob("row-*.json"))]
+    folder = Path(folder)
+    return [read_note(path) for path in sorted({*folder.glob("row-*.json"), *(path for path in _unwritten if path.parent == folder)})]
+
+
+@cache
+def notes_folder(results: str) -> str:
+    """Return where sweeps keep their notes: below a results folder, or in a temporary one where nothing can be written there."""
+    folder = Path(at_home(results)) / ".sweeps"
+    return str(folder) if obstacle(folder) is None else tempfile.mkdtemp(prefix="tokenprune-")

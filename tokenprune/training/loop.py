@@ -23,7 +23,7 @@ from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import distributed
 from tokenprune.utils.checkpoints import read_plain
 from tokenprune.utils.console import progress
-from tokenprune.utils.files import atomic_write
+from tokenprune.utils.files import atomic_write, saving
 
 LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
 
@@ -86,7 +86,8 @@ def fit(
             losses = run.step(batch, iteration)
             steps.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
             if run.iteration == cfg.iterations or (cfg.checkpoint_every and run.iteration % cfg.checkpoint_every == 0):
-                run.save()
+                with saving(run.path):  # a full disk must not cost what was learned
+                    run.save()
         run.average.give(model)
     if run.iteration < cfg.iterations:
         raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")

@@ -2,13 +2,21 @@
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from safetensors import SafetensorError
+
+from tokenprune.utils import console
+
 _READ_UP_TO = 64 << 20  # bytes
+_PROBE = 1 << 16  # bytes
+_FULL = re.compile(r"No space left|os error|file write failed|Read-only|quota|unexpected pos", re.IGNORECASE)
 
 
 def atomic_write(path: Path | str, write: Callable[[Path], object]) -> None:
@@ -26,6 +34,39 @@ def atomic_write(path: Path | str, write: Callable[[Path], object]) -> None:
         _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(what: Path | str) -> Iterator[list[str]]:
+    """Write in the body; what cannot be written is said and costs nothing else.
+
+    Args:
+        what: The file or folder, for the message.
+
+    Yields:
+        An empty list, which holds the reason afterwards if the body could not write.
+    """
+    problems: list[str] = []
+    try:
+        yield problems
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own for a full disk
+        if not isinstance(error, OSError) and not _FULL.search(str(error)):
+            raise
+        problems.append(f"cannot write {what}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")
+        console.fail(problems[0])
+
+
+def obstacle(folder: Path | str) -> str | None:
+    """Return why nothing can be written into a folder, which is made if it is not there; None if nothing is in the way."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"cannot write into {folder}: {error.strerror or error}; give another folder (results_dir=DIR), or make it writable or room"
+    return None
 
 
 def digest(path: Path | str) -> str:

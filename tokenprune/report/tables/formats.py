@@ -27,11 +27,11 @@ class Shown(Protocol):
 
 def publish(table: Shown, folder: Path, stem: str, title: str, latex: bool = True) -> list[str]:
     """Print a table and write it as stem.csv (raw), stem.md and, with `latex`, stem.tex; return the names of these files."""
+    console.say(to_text(table))  # first: a table that cannot be written has been shown
     table.data.to_csv(folder / f"{stem}.csv", index=False)
     texts = {f"{stem}.md": to_markdown(table, title), **({f"{stem}.tex": to_latex(table, title)} if latex else {})}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    console.say(to_text(table))
     return [f"{stem}.csv", *texts]
 
 
