@@ -18,12 +18,15 @@ ANSWERS = ("keep_rate", "rate", "remove")
 
 @dataclass(frozen=True)
 class Budget:
-    """One decision: before (or inside) `block`, `keep` of `live` slots stay; `rate` is the target share of the N grid positions."""
+    """One decision: before (or inside) `block`, `keep` of `live` slots stay; `rate` is the target share of the N grid positions.
+
+    `rate` is an exact fraction; in a program that torch.compile made it is the nearest float.
+    """
 
     block: int
     keep: int
     live: int
-    rate: Fraction
+    rate: Fraction | float
 
 
 @dataclass(frozen=True)

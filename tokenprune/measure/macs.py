@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.policy import Site
+from tokenprune.utils.modes import evaluating
 
 _GIGA = 1e9
 
@@ -124,7 +125,7 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
             live = float(positions)
         before, after, budget = live, live, budgets.get(number)
         if budget is not None:
-            gate = model.selectors[str(number)]
+            gate = model.selector_at(number, positions)
             expected = float(budget.rate) * positions if gate.count_role == "target" and gate.counts_vary else float(budget.keep)
             after = live if gate.count_role == "blocks" else min(expected, positions) + model.treatment.extra
         site = Site.BEFORE if budget is None else _site(model, number)
@@ -194,12 +195,11 @@ def encoder_cost(encoder: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any
             the
         positions that enter attention.
     """
-    training, pruned, rows = encoder.training, pruned_of(encoder), []
-    encoder.eval()
-    for images in batches:
-        macs = encoder_macs(pruned, encoder.encode(images))
-        rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
-    encoder.train(training)
+    pruned, rows = pruned_of(encoder), []
+    with evaluating(encoder):
+        for images in batches:
+            macs = encoder_macs(pruned, encoder.encode(images))
+            rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     names = ("linear", "attention", "norm", "selector", "total")
     kept = mean[len(names) :]
