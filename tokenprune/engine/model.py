@@ -26,6 +26,7 @@ from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.plan import described
 from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
@@ -132,6 +133,16 @@ class PrunedViT(TimmTools, nn.Module):
             found = _resolve_untraced(id(self), positions, self.progress, id(self.schedule), id(self.treatment))
             return {block: Budget(block, keep, live, share) for block, keep, live, share in found}
         return self._exact_budgets(positions)
+
+    def describe(self, positions: int | None = None) -> str:
+        """Return a table of the tokens that each block attends to, asks for and feeds, prefix tokens included, as the schedule plans it.
+
+        `Outputs.describe` prints the same of one pass.
+
+        Args:
+            positions: N; None takes the model's own grid.
+        """
+        return described(self, positions or self.family.own_positions)
 
     def selector_at(self, number: int, positions: int) -> Selector:
         """Return the selector of a block that decides on N positions.
