@@ -24,6 +24,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
         "tokenprune.report.figures",
     ),
 }
+_FOREIGN = (TypeError, ValueError, AttributeError, KeyError, IndexError)  # of a constructor that got options of another form
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
 _loaded: set[str] = set()
 
@@ -84,16 +85,41 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
     Raises:
         UnknownPlugin, InvalidConfig: unknown name, unknown option, missing option.
     """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if "name" not in options:
-        raise InvalidConfig(f"{kind}: no `name` in {options}; choose one of {', '.join(names(kind))}")
-    plugin = get(kind, options.pop("name"))
+    plugin = get(kind, name_in(kind, spec))
+    options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
     allowed = [p for p in inspect.signature(plugin).parameters if p not in context]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         nearest = hint(unknown[0], allowed)
         raise InvalidConfig(f"{kind} {plugin.name!r} has no option {', '.join(unknown)}.{nearest} Options: {', '.join(allowed) or 'none'}")
-    return plugin(**context, **options)
+    try:
+        return plugin(**context, **options)
+    except _FOREIGN as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        listed = ", ".join(str(p) for name, p in inspect.signature(plugin).parameters.items() if name not in context) or "none"
+        raise InvalidConfig(
+            f"{kind} {plugin.name!r} cannot be built with {given} ({type(error).__name__}: {error}); options: {listed}"
+        ) from error
+
+
+def name_in(kind: str, spec: str | Mapping[str, Any]) -> str:
+    """Return the name of a plugin that is given as a name or as a mapping with `name`.
+
+    Raises:
+        InvalidConfig: It is something else, or has no name.
+    """
+    if isinstance(spec, str):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise InvalidConfig(f"{kind} is {spec!r}; allowed: a name, or a mapping with `name` and options")
+    if not isinstance(spec.get("name"), str):
+        raise InvalidConfig(f"{kind}: no `name` in {dict(spec)}; choose one of {', '.join(names(kind))}")
+    return spec["name"]
+
+
+def options_of(kind: str, name: str) -> list[str]:
+    """Return the names of the arguments of a plugin's constructor."""
+    return list(inspect.signature(get(kind, name)).parameters)
 
 
 def _load(kind: str) -> None:
