@@ -26,6 +26,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
         "tokenprune.report.figures",
     ),
 }
+_FOREIGN = (TypeError, ValueError, AttributeError, KeyError, IndexError)  # of a constructor that got options of another form
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
 _loaded: set[str] = set()
 
@@ -99,10 +100,8 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
     Raises:
         UnknownPlugin, InvalidConfig: unknown name, unknown option, missing option, values of another type.
     """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if "name" not in options:
-        raise InvalidConfig(f"{kind}: no `name` in {options}; choose one of {', '.join(names(kind))}")
-    plugin = get(kind, options.pop("name"))
+    plugin = get(kind, name_in(kind, spec))
+    options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
     allowed = [p for p in inspect.signature(plugin).parameters if p not in context]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
@@ -116,7 +115,10 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
         _check_types(kind, plugin, options)
         if is_out_of_memory(error):
             raise
-        raise TokenPruneError(f"{kind} {plugin.name!r} cannot be built: {reason_of(error)}") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        listed = ", ".join(str(p) for name, p in inspect.signature(plugin).parameters.items() if name not in context) or "none"
+        text = f"{kind} {plugin.name!r} cannot be built with {given} (options: {listed}): {reason_of(error)}"
+        raise (InvalidConfig if isinstance(error, _FOREIGN) else TokenPruneError)(text) from error
     _check_types(kind, plugin, options)
     return built
 
@@ -125,6 +127,26 @@ def _check_types(kind: str, plugin: Any, options: Mapping[str, Any]) -> None:
     wrong = misfits(plugin, options)
     if wrong:
         raise InvalidConfig([f"{kind}.{option} of {plugin.name!r} is {got!r}; allowed: {kinds}" for option, got, kinds in wrong])
+
+
+def name_in(kind: str, spec: str | Mapping[str, Any]) -> str:
+    """Return the name of a plugin that is given as a name or as a mapping with `name`.
+
+    Raises:
+        InvalidConfig: It is something else, or has no name.
+    """
+    if isinstance(spec, str):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise InvalidConfig(f"{kind} is {spec!r}; allowed: a name, or a mapping with `name` and options")
+    if not isinstance(spec.get("name"), str):
+        raise InvalidConfig(f"{kind}: no `name` in {dict(spec)}; choose one of {', '.join(names(kind))}")
+    return spec["name"]
+
+
+def options_of(kind: str, name: str) -> list[str]:
+    """Return the names of the arguments of a plugin's constructor."""
+    return list(inspect.signature(get(kind, name)).parameters)
 
 
 def _load(kind: str) -> None:

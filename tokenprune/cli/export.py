@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
+from yaml import YAMLError
 
 from tokenprune.engine.prune import prune
-from tokenprune.errors import ExportRefused, InvalidConfig, MissingDependency, ResultSchemaError, TokenPruneError
+from tokenprune.errors import CannotWrite, ExportRefused, InvalidConfig, MissingDependency, ResultSchemaError, TokenPruneError
 from tokenprune.utils import console
+from tokenprune.utils.paths import home_path
+from tokenprune.utils.settings import leaves, nearest_setting
 
 if TYPE_CHECKING:
     from tokenprune.engine.model import PrunedViT
@@ -41,10 +45,18 @@ def exportable(model: "PrunedViT") -> "PrunedViT":
 
 
 def to_program(model: "PrunedViT", size: tuple[int, int]) -> torch.export.ExportedProgram:
-    """Return the program of a model from `exportable`: images (B,3,h,w) of `size` in pixels, any B, to logits (B,classes)."""
+    """Return the program of a model from `exportable`: images (B,3,h,w) of `size` in pixels, any B, to logits (B,classes).
+
+    Raises:
+        ExportRefused: torch.export cannot trace the model.
+    """
     images = torch.zeros(2, 3, *size)
-    with torch.no_grad():
-        return torch.export.export(model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}})
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}})
+    except Exception as error:  # torch has dozens of kinds
+        why = (str(error).strip().splitlines() or [""])[0]
+        raise ExportRefused(f"torch.export cannot hold this model ({type(error).__name__}: {why}); run it in Python instead") from error
 
 
 def save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -111,8 +123,11 @@ def export(model: "PrunedViT", size: tuple[int, int], pt2: Path | None = None, o
     for path, (save, load) in writers.items():
         if path is None:
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path)
+        except OSError as error:
+            raise CannotWrite(f"cannot write {path}: {error.strerror or error}; give another file") from error
         result[path] = largest_difference(model, load(path), size)
         if not result[path] <= TOLERANCE:
             path.unlink()
@@ -146,7 +161,7 @@ def of_row(folder: Path, overrides: Sequence[str] = (), changed: bool = False) -
     if row["task"] != "classification":
         raise ExportRefused(f"{folder.name} is of task={row['task']}; only classifiers are exported: take a row of task=classification")
     _check_code(row, changed)
-    config: Any = OmegaConf.to_container(OmegaConf.merge(row["config"], OmegaConf.from_dotlist(list(overrides))))
+    config = _changed(row["config"], overrides)
     head = read_weights(folder / WEIGHTS).get("backbone.head.bias")
     model = build_pruned(config, num_classes=0 if head is None else len(head))
     load_weights(folder / WEIGHTS, model)
@@ -185,11 +200,16 @@ def of_timm(
 
     if not timm.is_model(name):
         raise InvalidConfig(f"timm has no model {name!r}; `timm.list_models('*vit*')` lists them")
-    vit = timm.create_model(name, num_classes=classes, **({} if side is None else {"img_size": side}))
+    try:
+        vit = timm.create_model(name, num_classes=classes, **({} if side is None else {"img_size": side}))
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise InvalidConfig(f"timm cannot make {name} with --classes {classes} and --size {side}: {error}; leave --size out") from error
+    pruned = prune(vit, **axes)  # first, because it says which models can be pruned
     for note in load_vit(vit, weights) if weights is not None else ["the weights are random: give --weights FILE"]:
         console.warn(note)
-    size = vit.patch_embed.img_size
-    return prune(vit, **axes), (int(size[0]), int(size[1]))
+    embed = getattr(vit, "patch_embed", None)  # a NaFlex model has none, and no size of its own
+    size = getattr(embed, "img_size", None) or vit.pretrained_cfg["input_size"][-2:]
+    return pruned, (int(size[0]), int(size[1]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -218,6 +238,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 AXES = ("selector", "treatment", "schedule")
 
 
+def _changed(config: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """Return the configuration of a row with some values changed, all of which it has."""
+    wrong = [word for word in overrides if "=" not in word]
+    if wrong:
+        raise InvalidConfig(f"{wrong[0]!r} sets nothing: write KEY=VALUE, e.g. selector.eval_mode=topk")
+    known = leaves(config)
+    for path in (word.partition("=")[0] for word in overrides):
+        if path not in known and path.partition(".")[0] not in AXES:  # whose plugins check their options
+            raise InvalidConfig(f"the row has no setting {path!r}.{nearest_setting(path, known)}")
+    try:
+        return OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))))
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise InvalidConfig(f"cannot read {' '.join(overrides)!r}: {' '.join(str(error).split())}") from error
+
+
 def _why_not(selector: nn.Module) -> str:
     import inspect
 
@@ -241,7 +276,14 @@ def _needed(*names: str) -> Any:
 
 def _value(text: str | None) -> Any:
     """Return a name, or the mapping of a YAML text such as {name: stages, keep_rate: 0.5}."""
-    return text if text is None or not text.startswith("{") else OmegaConf.create(text)
+    if text is None or not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise InvalidConfig(
+            f"{text!r} is no mapping: {' '.join(str(error).split())}; allowed: '{{name: stages, keep_rate: 0.5}}'"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -250,19 +292,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a pruned classifier for deployment, with torch.export and as ONNX: any batch size, images of one size, already"
         " normalised, in; logits out. The files are run again and compared with the model.",
     )
-    parser.add_argument("--row", type=Path, help="a results row to export, results/rows/KEY")
+    parser.add_argument("--row", type=home_path, help="a results row to export, results/rows/KEY")
     parser.add_argument(
         "--changed-code", action="store_true", help="with --row: go on if the code of its plugins changed since the row was made"
     )
     parser.add_argument("overrides", nargs="*", help="values to change in the row's configuration, such as selector.eval_mode=topk")
     parser.add_argument("--model", help="instead of a row: a timm model, such as deit_small_patch16_224")
-    parser.add_argument("--weights", type=Path, help="with --model: its weights, .safetensors, .pt or .pth")
+    parser.add_argument("--weights", type=home_path, help="with --model: its weights, .safetensors, .pt or .pth")
     parser.add_argument("--classes", type=int, default=1000, help="with --model: outputs of the head (default: 1000)")
     parser.add_argument("--size", type=int, help="with --model: side of the images in pixels (default: the model's own)")
     for axis, example in zip(AXES, ("evit", "fuse", "{name: stages, keep_rate: 0.5}"), strict=True):
         parser.add_argument(f"--{axis}", help=f"with --model: a name or a mapping, such as '{example}'")
-    parser.add_argument("--pt2", type=Path, help="file for torch.export.load")
-    parser.add_argument("--onnx", type=Path, help="file for ONNX runtimes")
+    parser.add_argument("--pt2", type=home_path, help="file for torch.export.load")
+    parser.add_argument("--onnx", type=home_path, help="file for ONNX runtimes")
     return parser
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tokenprune.engine.arguments import check_images
 from tokenprune.engine.as_timm import TimmTools
 from tokenprune.engine.blocks import adapt
 from tokenprune.engine.blocks.base import ProjectionView
@@ -170,6 +171,7 @@ class PrunedViT(TimmTools, nn.Module):
 
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
+        check_images(images)
         prefix, tokens, rope = self.family.enter(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)

@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from tokenprune.engine.arguments import check_losses, check_model, check_numbers, check_spec, completed, refuse_alone, refuse_unknown
 from tokenprune.engine.blocks.class_token import SOURCES
 from tokenprune.engine.legality import EXECUTIONS, refuse
 from tokenprune.engine.legality_windows import refuse_counts, refuse_windowed
 from tokenprune.engine.model import PrunedViT, Spec
 from tokenprune.engine.schedule import Layout
 from tokenprune.errors import IncompatiblePairing
-from tokenprune.registry import build, get
+from tokenprune.registry import build, get, name_in
 
 
 def prune(
@@ -25,36 +26,46 @@ def prune(
     losses: Mapping[str, Mapping[str, Any]] | None = None,
     positions: int | None = None,
     classes: int | None = None,
+    **unknown: Any,
 ) -> PrunedViT:
     """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
 
     Args:
         model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm.
         selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
-        treatment, schedule: the same; None takes what the selector's paper uses.
+        treatment, schedule: the same; None takes what the selector's paper uses, and options without a name, such as
+            `{"keep_rate": 0.5}`, change that.
         cls: the class token that attention-based selectors read: `learned` the model's own, `random` a new one (SViT on dense
             tasks), `mean` the mean of the patch tokens.
         execution: auto, masked, gathered or packed.
         losses: {name: options} of the selectors' losses, e.g. {"ratio": {"weight": 4}}.
         positions: N of the images to come, which the schedule must fit; None takes the model's own grid. Other sizes run too.
         classes: what auxiliary heads of a selector learn to tell (labels of patches, objects in an image); None takes the model's own.
+        unknown: none; an argument that does not exist is refused with the place of its value.
 
     Raises:
         UnsupportedBackbone, UnknownPlugin, InvalidConfig, InvalidSchedule, IncompatiblePairing.
     """
+    refuse_unknown(unknown, selector)
+    check_model(model)
+    check_numbers(positions, classes)
+    check_losses(losses or {})
     if cls not in SOURCES:
         raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(SOURCES)}")
     if execution not in EXECUTIONS:
         raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
     windows = getattr(model, "windows", None)
     if selector is None:
+        refuse_alone(treatment, schedule)
         refuse_windowed(windows, None, build("treatment", "none"), {}, execution)
         return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
-    kind = get("selector", selector if isinstance(selector, str) else selector["name"])
-    after = build("treatment", treatment if treatment is not None else kind.published["treatment"])
+    check_spec("selector", selector)
+    kind = get("selector", name_in("selector", selector))
+    published = kind.published
+    after = build("treatment", published["treatment"] if treatment is None else completed(treatment, published["treatment"], "treatment"))
     refuse(kind, after, execution)
     refuse_windowed(windows, kind, after, {} if isinstance(selector, str) else selector, execution)
-    plan = build("schedule", schedule if schedule is not None else kind.published["schedule"])
+    plan = build("schedule", published["schedule"] if schedule is None else completed(schedule, published["schedule"], "schedule"))
     pruned = PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions, classes)
     refuse_counts(windows, kind, after, plan, Layout(pruned.depth, positions or pruned.family.own_positions))
     return pruned

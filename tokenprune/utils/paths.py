@@ -30,6 +30,11 @@ def at_home(path: Any) -> Any:
     return os.path.expanduser(path) if isinstance(path, str) else path
 
 
+def home_path(text: str) -> Path:
+    """Return a path of the command line with the home folder for `~`, which shells leave in `--row=~/x`."""
+    return Path(text).expanduser()
+
+
 def weights_path(value: str) -> Path:
     """Return a file of weights: `demo` (the detector) and `demo_classifier` ship with the package, and other values are paths."""
     return SHIPPED_WEIGHTS.get(value) or Path(at_home(value))

@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenprune.cli.bench import attention, dense_tasks, every, fixed, ragged, report, router, sampling
 from tokenprune.cli.bench.goals import Benchmark, Finding, Setup
 from tokenprune.utils import console
+from tokenprune.utils.paths import home_path
 
 BENCHMARKS = (
     Benchmark("fixed", "methods of fixed counts: speed-up against their MACs, a slice oracle, and the engine's own cost", fixed.measure),
@@ -53,7 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="3 rounds, batches of 1 and 8: minutes instead of about an hour")
     parser.add_argument("--rounds", type=_positive, help="how often everything is timed (default: 9)")
     parser.add_argument("--batches", type=_batches, help="batch sizes, with commas (default: 1,8,32)")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder of bench.csv and bench.md (default: results/bench)")
+    parser.add_argument(
+        "--out",
+        type=home_path,
+        default=Path("results/bench"),
+        help="folder of bench.csv and bench.md (default: results/bench)",
+    )
     return parser
 
 

@@ -29,6 +29,8 @@ class Explicit(Schedule):
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return the listed blocks, each with its share of N."""
         result = []
+        if not isinstance(self.keep, Mapping) or not all(str(block).isdigit() for block in self.keep):
+            raise InvalidSchedule(f"keep is {self.keep!r}; allowed: {{block: count or share}}, e.g. {{3: 100, 6: 0.5}}")
         for block, keep in self.keep.items():
             if isinstance(keep, int) and not isinstance(keep, bool):
                 share = Fraction(keep, layout.positions)
