@@ -12,14 +12,19 @@ def sized(length: Any) -> int:
     return int(length)
 
 
+def recorded_by_jit() -> bool:
+    """Tell whether torch.jit.trace, or an exporter that uses it, records a program."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] torch documents it
+
+
 def traced() -> bool:
     """Tell whether a program is being recorded, which must not depend on the batch size of its example."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or recorded_by_jit()
 
 
 def sort_stably(x: Tensor, descending: bool = False) -> tuple[Tensor, Tensor]:
     """Return values and indices of x (B,M) sorted along its rows; ties keep their order, as they do in ONNX's TopK."""
-    if torch.onnx.is_in_onnx_export() and torch.jit.is_tracing():  # the older exporter has no translation of a stable sort
+    if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter has no translation of a stable sort
         found = x.topk(x.shape[1], dim=1, largest=descending)
         return found.values, found.indices
     return x.sort(dim=1, descending=descending, stable=True)

@@ -23,6 +23,7 @@ from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
 from tokenprune.engine.hooks import DecisionListener, MethodHooks
+from tokenprune.engine.indexing import recorded_by_jit
 from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
@@ -346,7 +347,7 @@ class PrunedViT(TimmTools, nn.Module):
         mode = "masked" if gated else self.execution
         if mode == "auto":
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
-            if mode == "packed" and torch.jit.is_tracing():
+            if mode == "packed" and recorded_by_jit():
                 warnings.warn(
                     "token counts of this selector depend on the image, and a traced program has fixed ones: it computes every token and"
                     " hides the dropped ones, so it is right for any image and saves nothing; do not count its FLOPs or time it",

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.indexing import flat, sort_stably, take
+from tokenprune.engine.indexing import flat, recorded_by_jit, sort_stably, take
 from tokenprune.engine.state import Decision, TokenState
 from tokenprune.errors import InvalidConfig, TokenPruneError
 
@@ -182,7 +182,7 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
     share = (moving / total.gather(1, into)).unsqueeze(-1)
     gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
-    if torch.onnx.is_in_onnx_export() and torch.jit.is_tracing():  # the older exporter adds once where an index comes twice
+    if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
         tokens = state.tokens.scatter_add(1, into.unsqueeze(-1).expand_as(gain), gain)
     else:
         tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tokenprune.engine.indexing import take
+from tokenprune.engine.indexing import recorded_by_jit, take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.state import TokenState
 
@@ -28,7 +28,7 @@ def at_slots(values: Tensor, state: TokenState) -> Tensor:
 
 def bits(x: Tensor) -> Tensor:
     """Return the bits of single-precision numbers as signed integers."""
-    if not torch.jit.is_tracing():
+    if not recorded_by_jit():
         return x.contiguous().view(torch.int32)
     fraction, exponent = torch.frexp(x)  # a traced program cannot look at a tensor as another type
     digits = (fraction.abs() * 2**24).long()
