@@ -186,7 +186,6 @@ def test_a_model_without_class_token_needs_none_for_gates_and_mean_queries():
         ({"selector": "svit", "losses": {"ratio": {"form": "token"}}}, InvalidConfig, "batch and image"),
         ({"selector": "svit", "losses": {"ratoi": {}}}, UnknownPlugin, "Did you mean 'ratio'"),
         ({"selector": "evit", "treatment": {"name": "remove", "candidates": "all"}}, InvalidConfig, "remember"),
-        ({"selector": "evit", "treatment": {"memory": "remember"}}, InvalidConfig, "no `name`"),
     ],
 )
 def test_bad_input_is_refused_with_a_remedy(arguments, error, text):

@@ -59,7 +59,7 @@ def test_only_treatments_that_revive_reactivate(selector, treatment):
 
 
 def test_a_dense_model_uses_everything():
-    used, _ = recorded(pruned(None, None), images(2))
+    used, _ = recorded(pruned(None, None, None), images(2))
     assert used.all() and not reactivation(used).pruned.any() and reactivation(used).share.isnan().all()
 
 
