@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -58,6 +59,11 @@ def test_it_is_a_row_of_a_sweep_and_of_its_table(site, tmp_path):
     with (newest_tables(tmp_path / "results") / "table.csv").open() as file:
         found = {line["label"]: (line["treatment"], line["status"]) for line in csv.DictReader(file)}
     assert found == {"Checkerboard": ("remove", "ok"), "Random": ("remove", "ok")}
+    rows = [json.loads(path.read_text()) for path in (tmp_path / "results" / "rows").glob("*/result.json")]
+    free = "macs() is not overridden: the decisions of selector {} are counted as free"
+    assert {row["label"] for row in rows if free.format(row["method"]) in row["notes"]} == {"Checkerboard"}  # not of methods that ship
+    (about,) = [row["plugins"]["selector.checkerboard"] for row in rows if row["label"] == "Checkerboard"]
+    assert about["module"].startswith("tokenprune_checkerboard") and about["package"] == "tokenprune-checkerboard" and about["version"]
     alone = command(site, tmp_path, "tokenprune.run", "selector=checkerboard", *settings[:3], "validate_only=true")
     assert alone.returncode == 0 and "64 positions: block 3 keep 44, block 6 keep 31" in alone.stdout, alone.stderr
 

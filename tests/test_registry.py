@@ -5,11 +5,14 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+from omegaconf import MISSING
 
-from tests.helpers.fakes import own_registry  # noqa: F401
+from tests.helpers.fakes import cli, own_registry  # noqa: F401
 from tokenprune import registry
 from tokenprune.engine.selector import Selector
-from tokenprune.errors import InvalidConfig, UnknownPlugin
+from tokenprune.errors import InvalidConfig, TokenPruneError, UnknownPlugin
+from tokenprune.runs.plugin_options import defaults
+from tokenprune.utils.settings import misfits
 
 
 def test_what_ships():
@@ -80,3 +83,58 @@ def test_import_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Plugin:
+    """Takes an option of each plain kind."""
+
+    name = "plain"
+
+    def __init__(
+        self,
+        count: int = 1,
+        share: float = 0.5,
+        on: bool = False,
+        word: "str | None" = None,
+        blocks: tuple[int, ...] = (),
+    ) -> None:
+        self.count = range(0, 9, count)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("count", "two", "an integer"), ("count", 2.5, "an integer"), ("count", True, "an integer"), ("share", "high", "a number"),
+        ("share", None, "a number"), ("on", 1, "true or false"), ("word", 3, "a text or null"), ("blocks", 3, "a list of integers"),
+        ("blocks", [1, "x"], "a list of integers"), ("blocks", "12", "a list of integers"),
+    ],
+)  # fmt: skip
+def test_options_of_another_type_are_refused(own_registry, option, value, allowed):  # noqa: F811
+    registry.register("selector", "plain")(Plugin)
+    with pytest.raises(InvalidConfig) as caught:
+        registry.build("selector", {"name": "plain", option: value})
+    assert str(caught.value) == f"selector.{option} of 'plain' is {value!r}; allowed: {allowed}"
+
+
+def test_options_of_their_type_pass(own_registry):  # noqa: F811
+    registry.register("selector", "plain")(Plugin)
+    for given in ({"count": 2, "share": 1, "on": True, "word": "x"}, {"word": None, "blocks": [1, 2]}, {"blocks": ()}):
+        registry.build("selector", {"name": "plain", **given})
+
+
+@pytest.mark.parametrize("kind", registry.BUILTIN)
+def test_defaults_fit_their_annotations(kind):
+    for name in registry.names(kind):
+        given = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults(kind, name).items() if v != MISSING}
+        assert misfits(registry.get(kind, name), given) == []
+
+
+def test_an_option_of_another_type_is_invalid_before_anything_runs(cli):  # noqa: F811
+    code, _, err = cli("selector=svit", "selector.tau=high", "task=classification", "scale=smoke", "validate_only=true")
+    assert code == 2 and "selector.tau of 'svit' is 'high'; allowed: a number" in err and len(err.splitlines()) == 1
+
+
+def test_an_error_of_a_constructor_is_one_line_with_its_place(own_registry):  # noqa: F811
+    registry.register("selector", "plain")(Plugin)
+    with pytest.raises(TokenPruneError, match=r"^selector 'plain' cannot be built: ValueError: range.* \(tests/test_registry.py:\d+\)$"):
+        registry.build("selector", {"name": "plain", "count": 0})

@@ -1,7 +1,12 @@
 """The exception tree. Every message says what failed, what was given, what is allowed and how to fix it."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+_FOREIGN_LENGTH = 400  # letters of an error that is none of ours
+_OF_TORCH = {"torch", "<frozen importlib._bootstrap>"}  # parts of paths; what called torch tells more
 
 
 class TokenPruneError(Exception):
@@ -86,9 +91,18 @@ def status_of(error: BaseException) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error in one line, with its type where it is none of ours."""
-    text = str(error) if isinstance(error, TokenPruneError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    """Return an error in one line; where it is none of ours, with its type, and the file and line that raised it."""
+    if isinstance(error, TokenPruneError):
+        return " ".join(str(error).split())
+    place = place_of(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_FOREIGN_LENGTH]}" + (f" ({place})" if place else "")
+
+
+def place_of(error: BaseException) -> str:
+    """Return "package/file.py:LINE" of the last frame of an error outside of torch; "" for an error that was never raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _OF_TORCH & set(Path(frame.filename).parts)] or frames
+    return f"{'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno}" if own else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

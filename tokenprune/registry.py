@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from tokenprune.errors import InvalidConfig, UnknownPlugin, hint
+from tokenprune.errors import InvalidConfig, TokenPruneError, UnknownPlugin, hint, is_out_of_memory, reason_of
 from tokenprune.utils import console
+from tokenprune.utils.environment import installed
+from tokenprune.utils.settings import misfits
 
 ENTRY_POINT_GROUP = "tokenprune.plugins"
 BUILTIN: dict[str, tuple[str, ...]] = {
@@ -24,7 +26,6 @@ BUILTIN: dict[str, tuple[str, ...]] = {
         "tokenprune.report.figures",
     ),
 }
-_FOREIGN = (TypeError, ValueError, AttributeError, KeyError, IndexError)  # of a constructor that got options of another form
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
 _loaded: set[str] = set()
 
@@ -74,6 +75,19 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     return {"name": name, "summary": doc, "module": plugin.__module__, **getattr(plugin, "facts", dict)()}
 
 
+def origin(module: str) -> dict[str, str | None]:
+    """Return where the module of a plugin comes from: `module`, and `package` and `version` of what it was installed with.
+
+    Package and version are None if nothing installed names the module as its plugin.
+    """
+    top = module.partition(".")[0]
+    found = [point.dist for point in entry_points(group=ENTRY_POINT_GROUP) if point.value.split(":")[0].split(".")[0] == top]
+    if top == "tokenprune":
+        return {"module": module, "package": top, "version": installed(top)}
+    name = next((dist.name for dist in found if dist is not None), None)
+    return {"module": module, "package": name, "version": name and installed(name)}
+
+
 def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
     """Build a plugin from its name or from a mapping with `name` and options.
 
@@ -83,7 +97,7 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
         context: arguments every plugin of the kind gets, which a user does not set.
 
     Raises:
-        UnknownPlugin, InvalidConfig: unknown name, unknown option, missing option.
+        UnknownPlugin, InvalidConfig: unknown name, unknown option, missing option, values of another type.
     """
     plugin = get(kind, name_in(kind, spec))
     options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
@@ -93,13 +107,22 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
         nearest = hint(unknown[0], allowed)
         raise InvalidConfig(f"{kind} {plugin.name!r} has no option {', '.join(unknown)}.{nearest} Options: {', '.join(allowed) or 'none'}")
     try:
-        return plugin(**context, **options)
-    except _FOREIGN as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-        listed = ", ".join(str(p) for name, p in inspect.signature(plugin).parameters.items() if name not in context) or "none"
-        raise InvalidConfig(
-            f"{kind} {plugin.name!r} cannot be built with {given} ({type(error).__name__}: {error}); options: {listed}"
-        ) from error
+        built = plugin(**context, **options)
+    except TokenPruneError:  # the plugin's own words say more
+        raise
+    except Exception as error:
+        _check_types(kind, plugin, options)
+        if is_out_of_memory(error):
+            raise
+        raise TokenPruneError(f"{kind} {plugin.name!r} cannot be built: {reason_of(error)}") from error
+    _check_types(kind, plugin, options)
+    return built
+
+
+def _check_types(kind: str, plugin: Any, options: Mapping[str, Any]) -> None:
+    wrong = misfits(plugin, options)
+    if wrong:
+        raise InvalidConfig([f"{kind}.{option} of {plugin.name!r} is {got!r}; allowed: {kinds}" for option, got, kinds in wrong])
 
 
 def name_in(kind: str, spec: str | Mapping[str, Any]) -> str:

@@ -91,6 +91,7 @@ with suppress(ImportError):
             given = {k: v for k, v in self.params.items() if v is not None}
             folder, timeouts = given.pop("submitit_folder"), given.pop("max_num_timeout", None)
             extra = {} if timeouts is None else {f"{self._EXECUTOR}_max_num_timeout": timeouts}
+            launchers.refuse_marks(folder)
             launchers.make_private(Path(folder))
             executor = submitit.AutoExecutor(folder, cluster=self._EXECUTOR, **extra)
             common = BaseQueueConf.__dataclass_fields__

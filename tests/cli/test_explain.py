@@ -1,5 +1,6 @@
 """`tokenprune explain`: every file and rule that made a run, in order of precedence."""
 
+import shlex
 import sys
 
 import pytest
@@ -51,10 +52,31 @@ def test_a_table_of_ones_own_is_explained_and_validated(told, tmp_path, monkeypa
     (tmp_path / "rows" / "mine.yaml").write_text("half: {method: evit, schedule.keep_rate: 0.5}\n")
     flags = [word.format(tmp_path) for word in flag]
     code, lines, err = told(*flags, "+experiment=mine", "scale=smoke")
-    assert code == 0 and any(line.endswith("/rows/mine.yaml") for line in lines), err
+    assert code == 0, err
+    sources = {line.split()[0]: line.split()[-1] for line in lines[2:]}
+    assert all(sources[choice].endswith("/rows/mine.yaml") for choice in ("experiment=mine", "rows/mine=00_half"))
     monkeypatch.setattr(sys, "argv", ["validate", "mine", *flags])
     validate.main()
     assert capsys.readouterr().out == "mine: 3 of 3 rows are valid (smoke, demo, paper)\n"
+
+
+def test_the_printed_command_can_be_pasted(told, tmp_path):
+    tables = tmp_path / "my tables"
+    (tables / "rows").mkdir(parents=True)
+    (tables / "rows" / "mine.yaml").write_text("half: {method: evit}\nthird: {method: evit, schedule.keep_rate: 0.3}\n")
+    _, lines, _ = told("--config-dir", str(tables), "+experiment=mine", "scale=smoke")
+    (command,) = [line for line in lines if line.startswith("tokenprune run")]
+    words = shlex.split(command)
+    assert words[2:4] == ["--config-dir", str(tables)]
+    code, again, err = told(*words[2:])
+    assert code == 0 and again[0] == command, err
+
+
+def test_every_line_names_its_choice(told):
+    _, lines, _ = told("method=svit", "scale=smoke")
+    (own,) = [line.split() for line in lines if line.endswith("conf/config.yaml")]
+    assert own == ["(every", "run)", "conf/config.yaml"]
+    assert all(not line.startswith("   ") for line in lines[2:])
 
 
 def test_what_cannot_be_composed_is_one_error(told):

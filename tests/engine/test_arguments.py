@@ -22,7 +22,7 @@ def deep_vit() -> torch.nn.Module:
         ({"selectr": "evit"}, "Did you mean 'selector'?"),
         ({"selector": "svit", "eval_mode": "topk"}, "Write selector={'name': 'svit', 'eval_mode': 'topk'}."),
         ({"schedule": 0.5}, 'schedule={"keep_rate": 0.5}'),
-        ({"schedule": {"name": "stages", "blocks": 2}}, "cannot be built with blocks=2"),
+        ({"schedule": {"name": "stages", "blocks": 2}}, "schedule.blocks of 'stages' is 2"),
         ({"schedule": {"name": "explicit", "keep": [1, 2]}}, "allowed: {block: count or share}"),
         ({"schedule": {"name": "explicit", "keep": {"a": 3}}}, "allowed: {block: count or share}"),
         ({"schedule": {"keep_rte": 0.5}}, "Did you mean 'keep_rate'?"),
@@ -88,8 +88,8 @@ def test_export_of_models_of_all_kinds_ends_in_a_file_or_in_one_line(tmp_path, c
         ([*deit, "--selector", "{tau: 1}"], "no `name` in {'tau': 1}"),
         ([*deit, "--selector", "{name: evit"], "is no mapping"),
         ([*deit, "--selector", "evit", "--schedule", "{keep_rate: [}"], "is no mapping"),
-        ([*deit, "--selector", "evit", "--schedule", "{name: stages, blocks: 2}"], "cannot be built with blocks=2"),
-        (["--row", str(tmp_path)], "is no readable result"),
+        ([*deit, "--selector", "evit", "--schedule", "{name: stages, blocks: 2}"], "schedule.blocks of 'stages' is 2"),
+        (["--row", str(tmp_path)], "there is no row at"),
     ):
         assert main([*words, *out]) == 1
         err = capsys.readouterr().err.splitlines()

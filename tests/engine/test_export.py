@@ -9,11 +9,14 @@ from tests.helpers.pairings import pruned, selectors, tiny_vit
 from tokenprune.cli import export as exporting
 from tokenprune.errors import CheckpointMismatch, ExportRefused, InvalidConfig, MissingDependency
 from tokenprune.registry import get
+from tokenprune.runs.run_key import plugins_of
 from tokenprune.utils.checkpoints import save_weights
 
 SIZE = (32, 32)
 CHOSEN = {"svit": {"eval_mode": "topk"}}
 NO_ONNX = {"random"}  # its draw hashes the bits of the picture
+# ONNX takes three times as long as torch.export: those that decide in different places and ways always run, the others with `-m slow`.
+IN_BOTH = ("cropr", "dynamicvit", "evit", "evo_vit", "sinkhorn", "svit", "tome")
 TWICE = ("dynamicvit", "evit")  # decide a second time, among the tokens that are left: before a block and inside it
 
 
@@ -33,16 +36,33 @@ def onnx_there() -> None:
         pytest.importorskip(module, reason=f"ONNX export needs {module}, which is not installed")
 
 
-@pytest.mark.parametrize(("name", "decisions"), [*((name, 1) for name in models()), *((name, 2) for name in TWICE)])
-def test_exported_logits_are_the_models(name, decisions, tmp_path):
-    onnx_there()
+@pytest.mark.parametrize("name", [name for name in models() if name not in IN_BOTH])
+def test_exported_logits_are_the_models(name, tmp_path):
+    exported(name, 1, tmp_path, onnx=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in models() if name not in IN_BOTH])
+def test_logits_of_onnx_are_the_models_too(name, tmp_path):
+    exported(name, 1, tmp_path, onnx=name not in NO_ONNX)
+
+
+@pytest.mark.parametrize(("name", "decisions"), [(name, 1 + (name in TWICE)) for name in IN_BOTH])
+def test_logits_of_both_formats_are_the_models(name, decisions, tmp_path):
+    exported(name, decisions, tmp_path, onnx=True)
+
+
+def exported(name, decisions, tmp_path, onnx):
+    """Export a method and hold the logits of the files against the model's."""
+    if onnx:
+        onnx_there()
     model = model_of(name, decisions)
     if any(s.counts_vary for s in model.selectors.values()):
         with pytest.raises(ExportRefused, match=f"selector '{name}' keeps a different number"):
             exporting.exportable(model)
         return
-    found = exporting.export(model, SIZE, tmp_path / "m.pt2", None if name in NO_ONNX else tmp_path / "m.onnx")
-    assert len(found) == 2 - (name in NO_ONNX) and max(found.values()) <= 1e-4
+    found = exporting.export(model, SIZE, tmp_path / "m.pt2", tmp_path / "m.onnx" if onnx else None)
+    assert len(found) == 1 + onnx and max(found.values()) <= 1e-4
 
 
 def test_at_least_eight_methods_are_exported():
@@ -132,6 +152,35 @@ def test_rows_without_weights_and_of_other_tasks_are_refused(row):
     (row / "result.json").write_text(json.dumps({"task": "detection", "config": {}}))
     with pytest.raises(ExportRefused, match="only classifiers"):
         exporting.of_row(row)
+
+
+def test_a_row_of_other_code_is_refused_unless_one_goes_on(row, capsys):
+    """The weights would go into a selector that is not the one which was trained and judged."""
+    command = ["--row", str(row), "--pt2", str(row / "m.pt2"), "selector.eval_mode=topk"]
+    found = json.loads((row / "result.json").read_text())
+    now = plugins_of(found["config"])
+    (row / "result.json").write_text(json.dumps({**found, "key": "k1", "plugins": now}))
+    assert exporting.main(command) == 0 and "changed" not in capsys.readouterr().err
+    (row / "m.pt2").unlink()
+    then = {**now, "selector.svit": {**now["selector.svit"], "code": "0" * 16}, "data.shapes": {**now["data.shapes"], "code": "1" * 16}}
+    (row / "result.json").write_text(json.dumps({**found, "key": "k1", "plugins": then}))
+    assert exporting.main(command) == 1 and not (row / "m.pt2").exists()
+    assert "the code of selector svit changed since row k1 was made" in capsys.readouterr().err
+    assert exporting.main([*command, "--changed-code"]) == 0 and (row / "m.pt2").is_file()
+    assert "warning: the code of selector svit changed" in capsys.readouterr().err
+
+
+def test_a_row_that_is_not_there_is_told_with_where_rows_are(row, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "results" / "rows" / "0123"
+    place.mkdir(parents=True)
+    (place / "result.json").write_text("{}")
+    for given, near in (("0123", "Did you mean results/rows/0123?"), ("results/rows/none", "holds result.json.\n")):
+        assert exporting.main(["--row", given, "--pt2", "m.pt2"]) == 1
+        text = capsys.readouterr().err
+        assert (
+            f"there is no row at {given}; give the folder of a row, results/rows/KEY" in text and near in text and "remove it" not in text
+        )
 
 
 def test_an_unknown_model_is_refused():

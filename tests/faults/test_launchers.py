@@ -164,3 +164,11 @@ def test_slurm_gets_an_array_with_what_was_asked_for(deadly, monkeypatch):  # no
     for line in ("partition=gpu", "time=90", "mem=7GB", "array=0-1%1", "gpus-per-node=1", "cpus-per-task=8", "job-name=tokenprune"):
         assert f"#SBATCH --{line}\n" in script
     assert f"{deadly.folder}/results/logs/" in script
+
+
+def test_a_folder_with_a_percent_sign_is_refused_where_submitit_would_change_it(cli):  # noqa: F811
+    pytest.importorskip("submitit", reason="the extra `sweeps` is not installed")
+    code, out, err = cli("-m", "scale=smoke", "seed=0,1", "results_dir=a%job", "init=scratch", "launcher=submitit_local")
+    assert code == 2 and err.count("\n") == 1 and "holds a '%'" in err and "Traceback" not in out + err
+    code, out, _ = cli("-m", "scale=smoke", "seed=0,1", "results_dir=a%job", "validate_only=true")
+    assert code == 0 and "2 of 2 rows are valid" in out

@@ -141,3 +141,22 @@ def test_a_killed_run_goes_on_from_its_checkpoint(cli, fake):  # noqa: F811
     fake.on_batch = steps.append
     assert cli(*settings)[0] == 0
     assert len(steps) == 60 - done and len(cli.rows()) == 1 and not checkpoint.exists()
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_an_exception_is_told_with_its_place_and_where_the_traceback_lies(cli, fake, sweep):  # noqa: F811
+    code, _, err = cli(*(["-m"] if sweep else []), *TINY, "method=random", "init=scratch")
+    assert code == (3 if sweep else 2) and len(err.splitlines()) == 1
+    place, trace = re.search(r"KeyError: 'a bug somewhere' \((\S+):\d+\) \(traceback: (\S+error.txt)\)", err).groups()
+    assert place == "helpers/fakes.py" and "Traceback" in (cli.folder / trace).read_text()
+
+
+def test_a_schedule_that_drops_nothing_is_told_on_the_screen_and_in_the_row(cli, fake):  # noqa: F811
+    idle = "schedule 'stages' decides in none of the 12 blocks: nothing is dropped, although schedule.keep_rate is 0.5"
+    run = [*TINY, "method=evit", "treatment=remove", "init=scratch", "schedule.keep_rate=0.5"]
+    code, _, err = cli(*run, "schedule.blocks=[]")
+    assert code == 0 and err.count(f"warning: EViT: {idle}") == 1
+    (row,) = cli.rows()
+    assert row["notes"].count(idle) == 1
+    code, _, err = cli(*run, "validate_only=true")
+    assert code == 0 and "warning" not in err

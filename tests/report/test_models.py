@@ -14,6 +14,7 @@ from tokenprune.errors import CheckpointMismatch, TokenPruneError
 from tokenprune.measure.usage import record
 from tokenprune.runs.load import Loaded, load_row
 from tokenprune.runs.results import row_folder
+from tokenprune.runs.run_key import plugins_of
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed (python -m tokenprune.install_detectron2)")
 
@@ -90,3 +91,12 @@ def coco_root(root, sizes):
     data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(data))
     return root
+
+
+def test_weights_of_other_code_are_shown_with_a_warning(tmp_path, capsys):
+    result = made(tmp_path, "method=svit", "task=classification")
+    now = plugins_of(result["config"])
+    load_row({**result, "plugins": now}, tmp_path)
+    assert "changed" not in capsys.readouterr().err
+    load_row({**result, "plugins": {**now, "selector.svit": {**now["selector.svit"], "code": "0" * 16}}}, tmp_path)
+    assert f"the code of selector svit changed since row {result['key']} was made" in capsys.readouterr().err

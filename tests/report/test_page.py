@@ -1,7 +1,9 @@
 """One report of a folder of rows: what is collected, what is left out and said so, and the files that come of it."""
 
 import csv
+import os
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -178,3 +180,14 @@ def test_the_committed_tables_make_a_page_that_needs_nothing_else(tmp_path):
 
 def test_experiments_are_sorted_as_people_count():
     assert sorted(["fig10", SINGLE, "fig4", "table2"], key=natural) == ["fig4", "fig10", "table2", SINGLE]
+
+
+def test_an_edited_method_is_not_a_second_seed(tmp_path, capsys):
+    """Rows of before there was `made` go by the time of their file."""
+    for key, ap, age in (("b9", 10.0, 200), ("a0", 30.0, 100), ("c5", 20.0, 300)):
+        path = write_result(tmp_path / "rows" / key, evit(key, ap))
+        os.utime(path, (time.time() - age,) * 2)
+    assert main([str(tmp_path)]) == 0
+    text = text_of(page_of(tmp_path / "report"))
+    assert "30.0 ± 0.6" in text and "of each seed" not in text and "standard deviation over seeds" not in text
+    assert "row b9; row a0 stands above" in text and "row c5; row a0 stands above" in text

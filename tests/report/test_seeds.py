@@ -103,3 +103,26 @@ def test_the_plot_has_a_point_a_configuration(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "speed_accuracy", lambda data, path, title: drawn.append(data))
     make_reports({"plot": {}}, Sweep("sweep", runs({0: 40.0, 1: 42.0}), tmp_path, tmp_path))
     assert list(drawn[0]["ap_box"]) == [41.0] and drawn[0]["ap_box_se"][0] == pytest.approx(math.sqrt(2))
+
+
+def test_rows_of_one_seed_are_never_two_seeds():
+    """A selector was edited between two runs: the newest row counts, in whatever order they are read."""
+    (first,), (again,) = runs({0: 40.0}), runs({0: 60.0})
+    first, again = {**first, "key": "f" * 16, "made": "2026-01-02T00:00:00+00:00"}, {**again, "made": "2026-01-03T00:00:00+00:00"}
+    for rows in ([first, again], [again, first]):
+        table = build(rows)
+        (line,) = table.shown.to_dict("records")
+        assert line["box AP"] == "60.0 ± 0.6" and "seeds" not in line and table.seeds is None
+        assert f"EViT remove, seed 0: row {'f' * 16}; row {again['key']} stands above" in to_text(table)
+    (line,) = build([first, *runs({1: 50.0}), again]).shown.to_dict("records")
+    assert (line["seeds"], line["box AP"]) == ("2", "55.0 ± 7.1")  # of 60 and 50
+
+
+def test_rows_without_a_time_count_in_their_order():
+    (first,), (again,) = runs({0: 40.0}), runs({0: 60.0})
+    assert list(build([{**first, "key": "f" * 16}, again]).lines["ap_box"]) == [60.0]
+
+
+def test_a_seed_of_the_training_alone_is_another_configuration():
+    base = {"seed": 0, "training": {"seed": 0}}
+    assert configuration(base) != configuration({"seed": 0, "training": {"seed": 1}})

@@ -198,3 +198,21 @@ def test_the_code_of_a_plugin_counts(config, monkeypatch):
     before = run_key(config)
     monkeypatch.setattr("tokenprune.runs.run_key.code_digest", lambda plugin: "new" if plugin.name == "evit" else code_digest(plugin))
     assert run_key(config) != before
+
+
+def test_a_row_records_the_code_that_it_used_and_rows_without_it_are_read(tmp_path):
+    from tests.helpers.fakes import TINY
+    from tokenprune.errors import TokenPruneError
+    from tokenprune.registry import get
+    from tokenprune.runs.row import status_row
+
+    made = status_row(resolve(compose(["scale=smoke", "task=classification", "method=evit", *TINY[2:]])), TokenPruneError("why"))
+    assert {"selector.evit", "schedule.stages", "task.classification"} <= made["plugins"].keys()
+    about = made["plugins"]["selector.evit"]
+    assert about["module"] == "tokenprune.methods.selectors.evit" and about["package"] == "tokenprune" and about["version"]
+    assert about["code"] == code_digest(get("selector", "evit")) and made["made"].endswith("+00:00")
+    assert read_result(write_result(tmp_path / "new", made)) == made
+    old = {name: value for name, value in made.items() if name not in ("plugins", "made")}
+    assert read_result(write_result(tmp_path / "old", old)) == old
+    with pytest.raises(ResultSchemaError, match=r"plugins.selector.evit is 'x', expected a mapping with module"):
+        write_result(tmp_path / "bad", {**made, "plugins": {"selector.evit": "x"}})

@@ -29,9 +29,8 @@ def test_selectors_without_parameters_have_nothing_to_train():
 def test_a_row_of_untrained_gates_is_marked_where_it_is_printed_and_below_its_table(cli, fake):  # noqa: F811
     code, out, _ = cli(*TINY, "method=svit", GATES, "training.iterations=0")
     assert code == 0 and "values of selector svit are random, neither loaded nor trained" in out
-    assert (
-        cli(*TINY, "method=svit", GATES, "training.iterations=0")[1].count("neither loaded nor trained") == 1
-    )  # and where it is read again
+    again = cli(*TINY, "method=svit", GATES, "training.iterations=0")[1]  # which is read from disk
+    assert again.count("neither loaded nor trained") == 1
     code, out, _ = cli("-m", *TINY, "method=svit", GATES, "training.iterations=0,1", "--fresh")
     lines = out.splitlines()
     assert code == 0 and [("neither loaded" in line) for line in lines if line.startswith("[")] == [True, False]

@@ -46,6 +46,23 @@ def test_the_whole_package_of_others_counts(score):
     assert found[0] != found[1]
 
 
+def test_modules_beside_a_single_file_count_where_it_imports_them(score):
+    """The plugin imports `near`, which imports `far`; nothing imports `other`, and a package beside it is not the plugin's."""
+    digests = {}
+    for n, edited in enumerate(("nothing", "near", "far", "other", "package")):
+        value = {name: 2 if name == edited else 1 for name in ("near", "far", "other", "package")}
+        files = {
+            f"single_{n}.py": "def late():\n    import package\n    import near as _near\n\n\n" + FIRST,
+            "near.py": f"from far import WEIGHT\nFACTOR = {value['near']}\n",
+            "far.py": f"import near\nWEIGHT = {value['far']}\n",
+            "other.py": f"WEIGHT = {value['other']}\n",
+            "package/__init__.py": f"WEIGHT = {value['package']}\n",
+        }
+        digests[edited] = code_digest(score(files, f"single_{n}"))
+    assert len({digests[name] for name in ("nothing", "near", "far")}) == 3
+    assert digests["other"] == digests["package"] == digests["nothing"]
+
+
 def test_an_edit_after_the_import_does_not_change_what_runs(score, tmp_path):
     loaded = score({"early.py": FIRST}, "early")
     before = code_digest(loaded)

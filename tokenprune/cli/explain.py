@@ -8,6 +8,7 @@
 Exit status: 0 if all is well, 2 if the choices cannot be composed.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from tokenprune.runs.command_line import quoted
 from tokenprune.runs.composer import Composer, composer
 from tokenprune.runs.config import implied_method
 from tokenprune.runs.nodes import nodes
-from tokenprune.runs.sources import folders, read_data, shown, without_folders
+from tokenprune.runs.sources import folder_options, folders, read_data, shown, without_folders
 from tokenprune.utils import console
 from tokenprune.utils.paths import config_dir
 
@@ -53,13 +54,13 @@ def explained(compose: Composer, overrides: Sequence[str]) -> Iterator[str]:
     if len(rows) > 1:
         yield f"{len(rows)} rows, each explained by adding its choice; the first one is below:"
         yield from (f"  {' '.join(row[len(overrides) :])}" for row in rows)
-    yield f"tokenprune run {' '.join(rows[0])}"
+    yield shlex.join(["tokenprune", "run", *folder_options(), *rows[0]])
     yield "made from, the last one wins:"
     config = hydra.compose("config", overrides=rows[0], return_hydra_config=True)
     implied = implied_method(config.hydra.runtime.choices)
     if implied:
         config = hydra.compose("config", overrides=[*rows[0], implied], return_hydra_config=True)
-    lines = [("conf/config.yaml", ""), *_sources(config.hydra.runtime.choices)]
+    lines = [("conf/config.yaml", "(every run)"), *_sources(config.hydra.runtime.choices)]
     width = max(len(choice) for _, choice in lines)
     yield from (f"  {choice:{width}s}  {source}".rstrip() for source, choice in lines)
     values = [word for word in rows[0] if "." in word.partition("=")[0] or "/" not in word and not _is_choice(word, config)]
@@ -87,15 +88,19 @@ def _source(group: str, option: str) -> str:
             return shown(path)
     for folder in folders():
         if option in nodes(str(folder)).get(group, {}):
-            return _data_file(folder, group)
+            return _data_file(folder, group, option)
     return ""
 
 
-def _data_file(folder: Path, group: str) -> str:
-    path = folder / f"{group}.yaml"  # a file of rows or rules
+def _data_file(folder: Path, group: str, option: str) -> str:
+    path = folder / (f"rows/{option}.yaml" if group == "experiment" else f"{group}.yaml")  # a file of rows or rules
     return shown(path) if path.is_file() else "its class (tokenprune list)"
 
 
 def _is_choice(word: str, config: Mapping) -> bool:
     key = word.partition("=")[0].lstrip("+")
     return any(key == choice.partition("@")[0] for choice in config["hydra"]["runtime"]["choices"])
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 from tokenprune.engine.prune import prune
-from tokenprune.errors import CannotWrite, ExportRefused, InvalidConfig, MissingDependency, TokenPruneError
+from tokenprune.errors import CannotWrite, ExportRefused, InvalidConfig, MissingDependency, ResultSchemaError, TokenPruneError
 from tokenprune.utils import console
 from tokenprune.utils.paths import home_path
 from tokenprune.utils.settings import leaves, nearest_setting
@@ -135,32 +135,48 @@ def export(model: "PrunedViT", size: tuple[int, int], pt2: Path | None = None, o
     return result
 
 
-def of_row(folder: Path, overrides: Sequence[str] = ()) -> tuple["PrunedViT", tuple[int, int]]:
+def of_row(folder: Path, overrides: Sequence[str] = (), changed: bool = False) -> tuple["PrunedViT", tuple[int, int]]:
     """Return the trained classifier of a results row and the size of its images.
 
     Args:
         folder: results/rows/KEY.
         overrides: Values of the configuration to change, such as "selector.eval_mode=topk".
+        changed: Whether to go on, with a warning, if the code of the row's plugins is not what it was when the row was made.
 
     Raises:
         ResultSchemaError: There is no such row.
         CheckpointMismatch: There are no weights.
-        ExportRefused: The row is not a classifier.
+        ExportRefused: The row is not a classifier, or the code of its plugins changed.
     """
-    from tokenprune.runs.results import read_result
+    from tokenprune.runs.results import read_result, row_folder
     from tokenprune.runs.row import WEIGHTS
     from tokenprune.tasks.encoder import build_pruned
     from tokenprune.utils.checkpoints import load_weights, read_weights
 
+    if not (folder / "result.json").is_file():
+        there = row_folder("results", folder.name)
+        near = f" Did you mean {there}?" if there != folder and (there / "result.json").is_file() else ""
+        raise ResultSchemaError(f"there is no row at {folder}; give the folder of a row, results/rows/KEY, which holds result.json.{near}")
     row = read_result(folder / "result.json")
     if row["task"] != "classification":
         raise ExportRefused(f"{folder.name} is of task={row['task']}; only classifiers are exported: take a row of task=classification")
+    _check_code(row, changed)
     config = _changed(row["config"], overrides)
     head = read_weights(folder / WEIGHTS).get("backbone.head.bias")
     model = build_pruned(config, num_classes=0 if head is None else len(head))
     load_weights(folder / WEIGHTS, model)
     side = config["data"].get("side") or config["backbone"].get("img_size", 224)
     return model, (side, side)
+
+
+def _check_code(row: Mapping[str, Any], changed: bool) -> None:
+    from tokenprune.runs.run_key import changed_code
+
+    words = changed_code(row)
+    if words and not changed:
+        raise ExportRefused(f"{words}: the model would not be the one that was judged; run the row again, or go on with --changed-code")
+    if words:
+        console.warn(f"{words}: this is not the model that was judged")
 
 
 def of_timm(
@@ -206,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name a file to write: --pt2 FILE, --onnx FILE or both")
     try:
         if options.row is not None:
-            model, size = of_row(options.row, options.overrides)
+            model, size = of_row(options.row, options.overrides, options.changed_code)
         else:
             given = {axis: OmegaConf.to_container(OmegaConf.create({"v": _value(getattr(options, axis))}))["v"] for axis in AXES}
             axes = {axis: value for axis, value in given.items() if value is not None}
@@ -272,11 +288,14 @@ def _value(text: str | None) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m tokenprune.export",
+        console.program("export"),
         description="Write a pruned classifier for deployment, with torch.export and as ONNX: any batch size, images of one size, already"
         " normalised, in; logits out. The files are run again and compared with the model.",
     )
     parser.add_argument("--row", type=home_path, help="a results row to export, results/rows/KEY")
+    parser.add_argument(
+        "--changed-code", action="store_true", help="with --row: go on if the code of its plugins changed since the row was made"
+    )
     parser.add_argument("overrides", nargs="*", help="values to change in the row's configuration, such as selector.eval_mode=topk")
     parser.add_argument("--model", help="instead of a row: a timm model, such as deit_small_patch16_224")
     parser.add_argument("--weights", type=home_path, help="with --model: its weights, .safetensors, .pt or .pth")

@@ -1,8 +1,11 @@
-"""Lists plugins, methods and experiments with their declared facts: `python -m tokenprune.list`."""
+"""Lists plugins, methods and experiments with their declared facts: `tokenprune list`, or one kind: `tokenprune list selectors`."""
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from tokenprune.errors import hint
 from tokenprune.registry import facts, names
 from tokenprune.runs.presets import choices, files, read
 from tokenprune.utils import console
@@ -13,9 +16,28 @@ _LATER = ("summary", "paper", "module")
 _HIDDEN = ("name", "module")
 
 
-def main() -> None:
-    """Print everything."""
-    console.say("\n\n".join([*(plugins(kind) for kind in _KINDS), methods(), experiments()]))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the kinds that the arguments name, or everything; return 0. A word that names no kind ends the process with status 2."""
+    parts = sections()
+    parser = argparse.ArgumentParser(console.program("list"), description="Print plugins, methods and experiments with their facts.")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"any of {', '.join(parts)} (default: all)")
+    asked = parser.parse_args(arguments).kinds
+    chosen = [{_singular(part): part for part in parts}.get(word, word) for word in asked]
+    for word in chosen:
+        if word not in parts:
+            parser.error(f"there is no kind {word!r}.{hint(word, parts)} Allowed: {', '.join(parts)}")
+    console.say("\n\n".join(parts[word]() for word in dict.fromkeys(chosen or parts)))
+    return 0
+
+
+def sections() -> dict[str, Callable[[], str]]:
+    """Return what makes the text of each kind, by the word that names the kind on the command line."""
+    kinds = {_title(kind).split()[0]: partial(plugins, kind) for kind in _KINDS}
+    return {**kinds, "methods": methods, "experiments": experiments}
+
+
+def _singular(part: str) -> str:
+    return {"losses": "loss"}.get(part, part.removesuffix("s"))
 
 
 def plugins(kind: str) -> str:
@@ -23,7 +45,7 @@ def plugins(kind: str) -> str:
     rows = [facts(kind, name) for name in names(kind)]
     keys = list(dict.fromkeys(k for row in rows for k in row if k not in _HIDDEN))
     keys.sort(key=lambda k: _LATER.index(k) if k in _LATER else -1)  # prose comes last, or the columns would not line up
-    return aligned(_PLURAL.get(kind, f"{kind}s"), ["name", *keys], [[row["name"], *(_word(row.get(k, "")) for k in keys)] for row in rows])
+    return aligned(_title(kind), ["name", *keys], [[row["name"], *(_word(row.get(k, "")) for k in keys)] for row in rows])
 
 
 def methods() -> str:
@@ -52,6 +74,10 @@ def aligned(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join([title, *lines])
 
 
+def _title(kind: str) -> str:
+    return _PLURAL.get(kind, f"{kind}s")
+
+
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "-"
@@ -59,4 +85,4 @@ def _word(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """Run every experiment at scale=smoke, one after another, and print one line for each.
 
-    python -m tokenprune.smoke [EXPERIMENT ...] [KEY=VALUE ...]        `make smoke` runs this; values go to every run
+    tokenprune smoke [EXPERIMENT ...] [KEY=VALUE ...]        `make smoke` runs this; values go to every run
 
 Exit status: 0 if all is well, 2 for an unknown experiment, 3 if experiments failed. Their logs lie in results/smoke/logs.
 """

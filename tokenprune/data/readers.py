@@ -5,7 +5,7 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -161,31 +161,43 @@ def left_out(path: Path, leading: tuple[str, ...]) -> str:
         path: A folder, zip or tar.
         leading: The folders above its class folders.
     """
-    known, depth = get_img_extensions(as_set=True), len(leading)
-    paths = [PurePosixPath(name) for name in _all_files(path)]
-    inside = [p for p in paths if p.parts[:depth] == leading and len(p.parts) > depth + 1 and not is_hidden(p.parts)]
-    others = Counter(p.suffix.lower() or "no ending" for p in inside if p.suffix.lower() not in {*known, ".tar"})
-    deeper = [p for p in inside if p.suffix.lower() in known and len(p.parts) > depth + 2]
+    known, depth, others, deeper = get_img_extensions(as_set=True), len(leading), Counter(), []
+    for parts, names in _folders_in(path):
+        if parts[:depth] != leading or len(parts) <= depth or is_hidden(parts):
+            continue
+        endings = [(name, os.path.splitext(name)[1].lower()) for name in names]
+        unread = [ending or "no ending" for name, ending in endings if ending not in known and ending != ".tar" and not is_hidden([name])]
+        others.update(unread)
+        if len(parts) > depth + 1:
+            deeper += ["/".join((*parts, name)) for name, ending in endings if ending in known and not name.startswith(".")]
     words = []
     if others:
         listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6)) + ", ..." * (len(others) > 6)
-        words.append(f"{others.total()} files with other endings ({listed}; images are {_endings()})")
+        words.append(f"{sum(others.values())} files with other endings ({listed}; images are {_endings()})")
     if deeper:
-        words.append(f"{len(deeper)} images in folders inside a class folder, the first is {deeper[0]}")
+        words.append(f"{len(deeper)} images in folders inside a class folder, the first is {min(deeper)}")
     return f"{path}: left out: {' and '.join(words)}" if words else ""
 
 
-def _all_files(path: Path) -> Iterator[str]:
-    """Yield the path of each file in a folder, zip or tar, with forward slashes; a tar inside a tar is one file."""
+def _folders_in(path: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Yield (parts of a folder's path, names of its files) of a folder, zip or tar; a tar inside a tar is one file."""
     if path.is_dir():
         for place, _, files in os.walk(path, followlinks=True):
-            yield from (Path(place, name).relative_to(path).as_posix() for name in files)
-    elif path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            yield from (name for name in archive.namelist() if not name.endswith("/"))
-    else:
-        with tarfile.open(path) as archive:
-            yield from (member.name for member in archive if member.isfile())
+            yield Path(place).relative_to(path).parts, files
+        return
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in _names_in(path):
+        folder, _, file = name.rpartition("/")
+        found[folder].append(file)
+    yield from ((PurePosixPath(folder).parts, files) for folder, files in found.items())
+
+
+def _names_in(archive: Path) -> list[str]:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened:
+            return [name for name in opened.namelist() if not name.endswith("/")]
+    with tarfile.open(archive) as opened:
+        return [member.name for member in opened if member.isfile()]
 
 
 def is_hidden(parts: Iterable[str]) -> bool:

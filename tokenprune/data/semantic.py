@@ -232,8 +232,10 @@ def _left_out(folder: Path, endings: Sequence[str]) -> str:
     """Return words for the files of a folder that are not read because of their endings, "" if there are none."""
     names = [entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden([entry.name])]
     others = Counter(suffix or "no ending" for suffix in (Path(name).suffix.lower() for name in names) if suffix not in endings)
+    if not others:
+        return ""
     listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6))
-    return f"{folder}: left out: {others.total()} files with other endings ({listed}; allowed are {', '.join(endings)})" if others else ""
+    return f"{folder}: left out: {sum(others.values())} files with other endings ({listed}; allowed are {', '.join(endings)})"
 
 
 def _one_channel(image: Image.Image) -> np.ndarray | str:

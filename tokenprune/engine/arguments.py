@@ -87,7 +87,8 @@ def refuse_alone(treatment: Any, schedule: Any) -> None:
     Raises:
         InvalidConfig: There is one.
     """
-    given = [f"{axis} is {spec!r}" for axis, spec in (("treatment", treatment), ("schedule", schedule)) if spec not in (None, "none")]
+    axes = {"treatment": treatment, "schedule": schedule}
+    given = [f"{axis} is {spec!r}" for axis, spec in axes.items() if spec not in (None, "none", {"name": "none"})]
     if given:
         raise InvalidConfig(f"{' and '.join(given)}, and there is no selector that drops tokens; give one, e.g. selector='evit'")
 

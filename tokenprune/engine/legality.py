@@ -7,7 +7,7 @@ from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.treatment import Treatment
-from tokenprune.errors import IncompatiblePairing
+from tokenprune.errors import IncompatiblePairing, TokenPruneError, reason_of
 from tokenprune.registry import build, get
 
 EXECUTIONS = ("auto", "masked", "gathered", "packed")
@@ -72,8 +72,20 @@ def refuse(selector: type[Selector], treatment: Treatment, execution: str = "aut
 
 
 def resolve(selector: type[Selector], treatment: Treatment, schedule: Schedule, layout: Layout) -> tuple[Budget, ...]:
-    """Return the schedule's budgets under the facts of selector and treatment; raises InvalidSchedule."""
-    return schedule.budgets(layout_for(selector, treatment, layout))
+    """Return the schedule's budgets under the facts of selector and treatment.
+
+    Raises:
+        InvalidSchedule: The schedule refuses.
+        TokenPruneError: The schedule has an error in its code.
+    """
+    try:
+        return schedule.budgets(layout_for(selector, treatment, layout))
+    except TokenPruneError:
+        raise
+    except Exception as error:
+        name = getattr(schedule, "name", type(schedule).__name__)
+        at = f"{layout.depth} blocks and {layout.positions} positions"
+        raise TokenPruneError(f"schedule {name!r} failed for {at}: {reason_of(error)}; mend its `rates` or `budgets`") from error
 
 
 def layout_for(selector: type[Selector], treatment: Treatment, layout: Layout) -> Layout:

@@ -223,7 +223,8 @@ class PrunedViT(TimmTools, nn.Module):
     def _checkpointed(self, *given: Any) -> tuple[TokenState, BlockUsage]:
         """Return what `_step` does, and keep none of its activations: the backward pass runs it again."""
         silent = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), self._unwatched())}
-        return checkpoint(self._step, *given, use_reentrant=False, **silent)
+        run: Any = checkpoint  # torch's overloads do not know functions of several results
+        return run(self._step, *given, use_reentrant=False, **silent)
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:

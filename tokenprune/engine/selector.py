@@ -139,6 +139,13 @@ class Selector(nn.Module):
         """Return the MACs of one decision over `slots` tokens of one image."""
         return 0.0
 
+    def observed_macs(self, slots: float) -> float:
+        """Return the part of `macs` that the method's hooks take in the block before, given the `slots` of its attention.
+
+        `macs` supposes that these are as many as the slots that are scored; under reactivation they are fewer.
+        """
+        return 0.0
+
     def deploy(self) -> "Selector":
         """Return the selector as it is used at inference, without parts that only training needs."""
         return self

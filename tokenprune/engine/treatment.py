@@ -102,6 +102,16 @@ class Treatment:
             return merge(state, dropped, nearest(state, decision.keep))
         return merge(state, dropped, decision.target, decision.weight)
 
+    def macs(self, names_targets: bool, squared_slots: float, dim: int) -> float:
+        """Return the MACs of one decision: the M x M similarities in C channels of `nearest`, where nobody names the targets of merging.
+
+        Args:
+            names_targets: Whether the selector names them.
+            squared_slots: M^2, as a mean over images.
+            dim: C.
+        """
+        return squared_slots * dim if self.fold == "merge" and not names_targets else 0.0
+
     def key_bias(self, state: TokenState) -> Tensor | None:
         """Return (B,M) to add to each key's logits, or None."""
         return state.mass.log() if state.mass is not None and self.proportional else None

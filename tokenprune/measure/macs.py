@@ -25,7 +25,7 @@ class Macs:
         linear: MACs of layers with weights.
         attention: MACs of attention products.
         norm: Cost of norms, 5 an element.
-        selector: MACs of the selectors.
+        selector: MACs of the selectors, and of the similarities by which a treatment merges for them.
         embedding: The part of `linear` that the patch embedding takes. SViT's figures for detection encoders leave it out.
         kept_per_block: Mean share of the N positions in each block's attention.
     """
@@ -59,6 +59,8 @@ class _Counts(NamedTuple):
         fed: Tokens that enter the MLP.
         products: Mean product of keys and queries.
         scored: Slots that the selector scores.
+        squared: Mean square of the slots that a decision finds.
+        observed: Slots in the attention of the block before.
         entering: Tokens that enter attention, whatever runs there.
         normed: Attended tokens and rows for the norms, which do not get cheaper when heads are off.
     """
@@ -68,6 +70,8 @@ class _Counts(NamedTuple):
     fed: float
     products: float
     scored: float
+    squared: float
+    observed: float
     entering: float
     normed: tuple[float, float]
 
@@ -84,17 +88,20 @@ def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs
         outputs: The outputs of the pass.
         head: Whether the classification head counts, too.
     """
-    counts, before = [], float(outputs.state.positions)
+    counts, P, N = [], model.prefix_tokens, outputs.state.positions
+    before, observed = torch.tensor([float(N)], dtype=torch.float64), float(N)
     branches = {block: branch for name, block, branch in outputs.aux if name == "branch"}
     for number, used in enumerate(outputs.usage):
         attended, rows, fed = (t.double().cpu() for t in (used.attended, used.rows, used.fed))
         heads, attends, feeds = _shares(branches.get(number))
         entering = float(attended.mean())
-        scored = _scored(model, number, entering - model.prefix_tokens, before, outputs.state.positions)
-        before = float(fed.mean()) - model.prefix_tokens
+        scored = _scored(model, number, entering - P, float(before.mean()), N)
+        squared = float((before if _site(model, number) is Site.BEFORE else attended - P).square().mean())
+        before = fed - P
         working = (attended * heads, rows * heads, fed * feeds, attended * rows * heads)
         normed = (float((attended * attends).mean()), float((rows * attends).mean()))
-        counts.append(_Counts(*(float(t.mean()) for t in working), scored, entering, normed))
+        counts.append(_Counts(*(float(t.mean()) for t in working), scored, squared, observed, entering, normed))
+        observed = entering - P
     return _sum(model, counts, outputs.state.positions, head)
 
 
@@ -110,7 +117,7 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
         positions: Number of positions N.
         head: Whether the classification head counts, too.
     """
-    counts, live, P = [], float(positions), model.prefix_tokens
+    counts, live, observed, P = [], float(positions), float(positions), model.prefix_tokens
     budgets = model.budgets(positions)
     for number in range(model.depth):
         if model.treatment.revive == "last" and number == model.depth - 1:
@@ -120,13 +127,17 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
             gate = model.selectors[str(number)]
             expected = float(budget.rate) * positions if gate.count_role == "target" and gate.counts_vary else float(budget.keep)
             after = live if gate.count_role == "blocks" else min(expected, positions) + model.treatment.extra
-        site = model.selectors[str(number)].site if budget is not None else Site.BEFORE
+        site = Site.BEFORE if budget is None else _site(model, number)
         attended = (after if site is Site.BEFORE else before) + P
         rows = (before if site is Site.INSIDE else after) + P
         scored = _scored(model, number, attended - P, before, positions)
-        counts.append(_Counts(attended, rows, after + P, attended * rows, scored, attended, (attended, rows)))
-        live = after
+        counts.append(_Counts(attended, rows, after + P, attended * rows, scored, before**2, observed, attended, (attended, rows)))
+        live, observed = after, attended - P
     return _sum(model, counts, positions, head)
+
+
+def _site(model: PrunedViT, number: int) -> Site:
+    return model.selectors[str(number)].site if str(number) in model.selectors else Site.BEFORE
 
 
 def _scored(model: PrunedViT, number: int, entering: float, before: float, positions: int) -> float:
@@ -158,7 +169,10 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
         linear, attention = linear + cost.linear, attention + cost.attention
         if number in deciding and str(number) in model.selectors:
             selector = model.selectors[str(number)]
-            selecting, norm = selecting + selector.macs(c.scored), norm + 5.0 * selector.normed * c.scored
+            treating = model.treatment.macs(selector.merging, c.squared, model.embed_dim)
+            elsewhere = selector.observed_macs(c.observed) - selector.observed_macs(c.scored)
+            selecting += selector.macs(c.scored) + elsewhere + treating
+            norm += 5.0 * selector.normed * c.scored
     if model.fusion is not None:
         cost = model.fusion.macs(counts[-1].fed - P, positions, P)
         linear, attention, norm = linear + cost.linear, attention + cost.attention, norm + cost.norm

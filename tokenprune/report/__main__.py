@@ -14,13 +14,9 @@ _DEFAULT = Path("results")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report that the command line asks for; return the exit status, which is 2 if there is nothing to report."""
-    parser = argparse.ArgumentParser(prog="python -m tokenprune.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog=console.program("report"), description=__doc__)
     parser.add_argument("results", type=home_path, help="a results folder, or a folder of measured tables such as experiments/")
-    parser.add_argument(
-        "--out",
-        type=home_path,
-        help="where the report goes (default: report/ in the results folder, else results/report)",
-    )
+    parser.add_argument("--out", type=home_path, help="where the report goes (default: report/ in the results folder, else results/report)")
     parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="only these experiments (default: all)")
     given = parser.parse_args(arguments)
     root = given.results

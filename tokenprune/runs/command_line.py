@@ -75,7 +75,7 @@ def explain(error: Exception) -> str:
 
         needed = missing(str(error.missing_cfg_file))
         if needed or error.options:
-            return needed or _unknown_choice(str(error.missing_cfg_file), error.options)
+            return needed or _unknown_choice(str(error.missing_cfg_file), error.options or ())
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, error.message)
     if isinstance(error, ConfigCompositionException):

@@ -11,10 +11,11 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.runs.results import row_folder
 from tokenprune.runs.row import WEIGHTS
 from tokenprune.runs.run import Run
+from tokenprune.runs.run_key import changed_code
 from tokenprune.tasks.base import Task
 from tokenprune.tasks.pictures import Picture
+from tokenprune.utils import console
 from tokenprune.utils.checkpoints import load_weights
-from tokenprune.utils.console import progress
 
 
 class Loaded(NamedTuple):
@@ -34,7 +35,7 @@ class Loaded(NamedTuple):
         Raises:
             TokenPruneError: the task shows no pictures.
         """
-        return iter(progress(self.task.pictures(self.model, self.config, numbers, predict), "pictures"))
+        return iter(console.progress(self.task.pictures(self.model, self.config, numbers, predict), "pictures"))
 
 
 def load_row(row: Mapping[str, Any], results_dir: Path | str) -> Loaded:
@@ -53,6 +54,8 @@ def load_row(row: Mapping[str, Any], results_dir: Path | str) -> Loaded:
     path = folder / WEIGHTS
     if not path.is_file():
         raise TokenPruneError(f"row {name}: its weights {path} are gone; remove the folder {folder} and run the same command again")
+    if words := changed_code(row):
+        console.warn_once(f"{words}: what is shown is not the model that was judged; run it again")
     backbone = {**row["config"]["backbone"], "pretrained": None}  # the weights come from the row
     config = {**row["config"], "backbone": backbone, "results_dir": str(results_dir), "validate_only": False}
     run = Run.of(config)

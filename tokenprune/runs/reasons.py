@@ -1,5 +1,6 @@
 """Reasons of rows that are not ok, as people read them: short, each once, with the file that holds the rest."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,25 @@ ENDED_AS = ", which ended as "  # before the status and the reason of a row that
 _LENGTH = 240
 _REST = "the rest is in"
 _NAMES = 3
+_PLACE = re.compile(r" \(\S+:\d+\)$")  # where an error was raised, see `errors.reason_of`
 
 
 def shortened(reason: str, folder: Path | str | None = None) -> str:
-    """Return a reason in at most `_LENGTH` letters, with the file that holds the rest if it is longer and the file is there.
+    """Return a reason in about `_LENGTH` letters, with the file that holds the rest or the traceback, if there is one.
 
     Args:
         reason: The reason.
         folder: Folder of the row, which has `error.txt` if the row failed.
     """
-    if len(reason) <= _LENGTH or _REST in reason:
-        return reason
-    begun = reason[:_LENGTH].rsplit(" ", 1)[0].rstrip(" ;,:")
     rest = None if folder is None else Path(folder) / "error.txt"
-    return f"{begun} ..." + (f" ({_REST} {rest})" if rest is not None and rest.is_file() else "")
+    there = rest is not None and rest.is_file()
+    raised = _PLACE.search(reason)
+    if _REST in reason:
+        return reason
+    if len(reason) <= _LENGTH:
+        return reason + (f" (traceback: {rest})" if raised and there else "")
+    begun = reason[:_LENGTH].rsplit(" ", 1)[0].rstrip(" ;,:") + " ..." + (raised.group() if raised else "")
+    return begun + (f" ({_REST} {rest})" if there else "")
 
 
 def root_of(reason: str) -> str:

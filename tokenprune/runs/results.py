@@ -21,6 +21,7 @@ _FIELDS: dict[str, type] = {
     "task": str, "data": str, "seed": int, "metrics": dict, "cost": dict, "cls": str, "execution": str, "environment": dict,
     "timing": dict, "notes": list,
 }  # fmt: skip
+_OPTIONAL_FIELDS: dict[str, type] = {"made": str, "plugins": dict}  # younger than the first rows
 COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
     "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone", "throughput_batch",
@@ -46,8 +47,9 @@ def check(row: Mapping[str, Any]) -> None:
     Raises:
         ResultSchemaError: lists every unknown, missing, wrongly typed and non-finite field.
     """
-    problems = [f"unknown field {k!r}" for k in row if k not in _FIELDS] + [f"missing field {k!r}" for k in _FIELDS if k not in row]
-    problems += [f"{k} is {row[k]!r}, expected {t.__name__}" for k, t in _FIELDS.items() if k in row and not _is(row[k], t)]
+    known = {**_FIELDS, **_OPTIONAL_FIELDS}
+    problems = [f"unknown field {k!r}" for k in row if k not in known] + [f"missing field {k!r}" for k in _FIELDS if k not in row]
+    problems += [f"{k} is {row[k]!r}, expected {t.__name__}" for k, t in known.items() if k in row and not _is(row[k], t)]
     if not problems:
         problems = _check_values(row)
     if problems:
@@ -137,6 +139,11 @@ def _check_values(row: Mapping[str, Any]) -> list[str]:
     problems += [f"config.{k} is {v!r}, expected a mapping" for k, v in row["config"].items() if k in _SECTIONS and not isinstance(v, dict)]
     if row["status"] not in STATUSES:
         problems.append(f"status is {row['status']!r}, allowed: {', '.join(STATUSES)}")
+    problems += [
+        f"plugins.{k} is {v!r}, expected a mapping with module, package, version and code"
+        for k, v in row.get("plugins", {}).items()
+        if not isinstance(v, dict) or not {"module", "package", "version", "code"} <= v.keys()
+    ]
     problems += [f"unknown metric name {k!r}" for k in row["metrics"] if not re.fullmatch(r"[a-z][a-z0-9_]*", str(k))]
     for section, names in (("cost", COST), ("environment", ENVIRONMENT)):
         problems += [f"unknown field {section}.{k}" for k in row[section] if k not in names]

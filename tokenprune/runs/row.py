@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tokenprune.runs.heads import CLASS_NAMES, check_head, hidden_head
 from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
-from tokenprune.runs.run_key import SCHEMA, plugins_of, run_key
+from tokenprune.runs.run_key import SCHEMA, chosen_plugins, plugins_of, run_key
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
 from tokenprune.utils.files import obstacle, saving
@@ -168,6 +169,7 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
 def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:
     """Save and judge a trained model: the row. times: when the run began (by the clock of this process), seconds of its training."""
     from tokenprune.engine.model import pruned_of
+    from tokenprune.runs.validation import idle_schedule
     from tokenprune.tasks.base import parameters_of
 
     model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
@@ -187,6 +189,7 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
         cost |= task.throughput(model, config)
     if "cost" in measured:
         cost["parameters"] = parameters_of(model)
+    notes = [*notes, *filter(None, [idle_schedule(config)])] if task.prunes else notes
     row = {"status": "ok", "reason": "", "metrics": metrics, "cost": cost, "timing": timing}
     return {**_header(config), **row, "notes": [*notes, *getattr(model, "notes", ()), *task.notes(config), *_caveats(model)]}
 
@@ -207,6 +210,7 @@ def _calibrate(task: Any, model: Any, config: Run) -> dict[str, Any]:
 
 def _caveats(model: Any) -> list[str]:
     from tokenprune.engine.model import pruned_of
+    from tokenprune.engine.selector import Selector
 
     pruned = pruned_of(model)
     if pruned is None:
@@ -214,7 +218,9 @@ def _caveats(model: Any) -> list[str]:
     selectors = list(pruned.selectors.values())
     untaught = {s.taught_by for s in selectors if not s.caveat} - {"", *pruned.loss_terms}
     alone = [f"losses.{name}, which alone teaches the selector, is left out" for name in untaught]
-    return sorted({s.caveat for s in selectors} - {""}) + alone
+    free = {s.name for s in selectors if type(s).macs is Selector.macs and type(s).__module__.partition(".")[0] != "tokenprune"}
+    uncounted = [f"macs() is not overridden: the decisions of selector {name} are counted as free" for name in sorted(free)]
+    return sorted({s.caveat for s in selectors} - {""}) + alone + uncounted
 
 
 def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
@@ -294,7 +300,7 @@ def _lacks_export(config: Run) -> bool:
 
 def _files_of_others(config: Run) -> list[Path]:
     """Return the files of the plugins that a run uses and that are not of this package."""
-    modules = {plugin.__module__ for plugin in plugins_of(config)}
+    modules = {plugin.__module__ for plugin in chosen_plugins(config).values()}
     files = [getattr(sys.modules.get(name), "__file__", None) for name in modules if name.partition(".")[0] != "tokenprune"]
     return [Path(file) for file in files if file is not None]
 
@@ -305,5 +311,6 @@ def _header(config: Run) -> dict[str, Any]:
         "schema": SCHEMA, "key": run_key(config), "config": stored, "label": config.shown_label,
         "method": config.method, "treatment": treatment_of(config), "scale": config.scale, "task": config.task_name,
         "data": config.data_name, "seed": config.seed, "cls": cls_of(config), "execution": config.execution,
-        "environment": environment(_files_of_others(config)),
+        "environment": environment(_files_of_others(config)), "plugins": plugins_of(config),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip

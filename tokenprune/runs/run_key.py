@@ -8,7 +8,7 @@ from typing import Any
 from tokenprune.data.source import data_source
 from tokenprune.engine.schedule import ANSWERS, TARGET
 from tokenprune.errors import TokenPruneError
-from tokenprune.registry import get, names
+from tokenprune.registry import get, names, origin
 from tokenprune.runs.plugin_options import KINDS, without_defaults
 from tokenprune.utils.code import code_digest
 from tokenprune.utils.files import digest
@@ -49,16 +49,32 @@ def run_key(config: Mapping[str, Any]) -> str:
 
 def _sources(config: Mapping[str, Any]) -> dict[str, str]:
     """Return {module: digest of its code} of the plugins that a run uses: a method that was edited between two runs is another method."""
-    plugins = plugins_of(config)
-    return {plugin.__module__: code_digest(plugin) for plugin in sorted(plugins, key=lambda plugin: plugin.__module__)}
+    plugins = sorted(chosen_plugins(config).values(), key=lambda plugin: plugin.__module__)
+    return {plugin.__module__: code_digest(plugin) for plugin in plugins}
 
 
-def plugins_of(config: Mapping[str, Any]) -> list[type]:
-    """Return the classes of the plugins that a run uses."""
+def plugins_of(config: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
+    """Return {"selector.evit": origin} of the plugins that a run uses: `module`, `package` and its `version`, digest of the `code`."""
+    return {name: {**origin(plugin.__module__), "code": code_digest(plugin)} for name, plugin in chosen_plugins(config).items()}
+
+
+def changed_code(row: Mapping[str, Any]) -> str:
+    """Return in words which of a row's selector, treatment and schedule have other code than when the row was made; "" for none.
+
+    Rows of earlier versions do not record their code: nothing is known of them.
+    """
+    then, now = row.get("plugins", {}), plugins_of(row["config"])
+    watched = [name for name in then if name.partition(".")[0] in KINDS]
+    changed = [name.replace(".", " ") for name in watched if now.get(name, {}).get("code") != then[name]["code"]]
+    return f"the code of {', '.join(changed)} changed since row {row.get('key', '')} was made" if changed else ""
+
+
+def chosen_plugins(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"kind.name": class} of the plugins that a run uses; names that are not registered are left out."""
     groups = [(kind, config.get(kind)) for kind in (*KINDS, "data", "task")]
     chosen = [(kind, group.get("name")) for kind, group in groups if isinstance(group, Mapping)]
     chosen += [("loss", name) for name in config.get("losses", {})]
-    return [get(kind, name) for kind, name in chosen if name in names(kind)]
+    return {f"{kind}.{name}": get(kind, name) for kind, name in chosen if name in names(kind)}
 
 
 def _pruned(section: Any) -> Any:

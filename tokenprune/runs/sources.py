@@ -68,6 +68,11 @@ def given_folders() -> list[Path]:
     return [Path(folder).expanduser().resolve() for folder in _split(sys.argv)[1]]
 
 
+def folder_options() -> list[str]:
+    """Return the options `--config-dir FOLDER` on the command line of this process, as they were typed."""
+    return [word for folder in _split(sys.argv)[1] for word in ("--config-dir", folder)]
+
+
 def without_folders(arguments: Sequence[str]) -> list[str]:
     """Return a command line without `--config-dir FOLDER`, for commands that do not leave it to Hydra."""
     return _split(arguments)[0]

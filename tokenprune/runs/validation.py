@@ -20,6 +20,7 @@ from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
 from tokenprune.runs.target_gmac import asked, plan, samples
 from tokenprune.tasks.encoder import positions
 from tokenprune.training.settings import TrainingConfig
+from tokenprune.utils import console
 from tokenprune.utils.paths import weights_path
 from tokenprune.utils.settings import read_settings
 
@@ -175,9 +176,25 @@ def _pairing(config: Run) -> str:
     check_pairing(selector, config.treatment, answered(config.schedule), execution=execution, **size)
     schedule, cost = plan(config)
     budgets = check_pairing(selector, config.treatment, schedule, execution=execution, **size)
+    if idle := idle_schedule(config.replace(schedule=schedule)):
+        console.warn(f"{config.shown_label}: {idle}")
     role = get("selector", config.selector_name).count_role
     words = _in_words(budgets, _PLANS[role])
     return f"{size['positions']} positions: {words}{_cost_in_words(config, cost)}"
+
+
+def idle_schedule(run: Mapping[str, Any]) -> str:
+    """Return what to say of a run whose schedule drops nothing although its keep rate is below 1; "" for others."""
+    config = Run.of(run)
+    if config.is_dense or config.schedule_name == NONE or _bad_rate(config) or config.schedule.get("keep_rate", 1.0) == 1:
+        return ""
+    blocks, size = depth(config.backbone), positions(config)
+    budgets = check_pairing(config.selector, config.treatment, answered(config.schedule), depth=blocks, positions=size)
+    role = get("selector", config.selector_name).count_role
+    if any(budget.keep < budget.live or role == "blocks" for budget in budgets):
+        return ""
+    what = f"keeps all {size} tokens wherever it decides" if budgets else f"decides in none of the {blocks} blocks"
+    return f"schedule {config.schedule_name!r} {what}: nothing is dropped, although schedule.keep_rate is {config.keep_rate}"
 
 
 def _in_words(budgets: tuple[Budget, ...], word: str) -> str:

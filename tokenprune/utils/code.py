@@ -18,8 +18,9 @@ _PROCESS = uuid.uuid4().hex
 def code_digest(plugin: type) -> str:
     """Return 16 hexadecimal digits of the code that belongs to a plugin; comments, docstrings and layout do not count.
 
-    For a method of this project that is its module, for a task its folder, and for a plugin of others their whole package. Code that
-    cannot be read, such as a class typed into an interpreter, has another digest in every process: its rows are never read from disk.
+    For a method of this project that is its module, for a task its folder, and for a plugin of others their whole package. For a plugin
+    in a single file it is that file and the modules beside it that it imports. Code that cannot be read, such as a class typed into an
+    interpreter, has another digest in every process: its rows are never read from disk.
     """
     files = _files(plugin.__module__)
     if files:
@@ -39,8 +40,29 @@ def _files(module: str) -> list[Path]:
         own = Path(file).parent.rglob("*.py") if module.startswith(_TASKS) and module.count(".") > 2 else [Path(file)]
     else:
         roots = [Path(root) for root in getattr(sys.modules.get(top), "__path__", ())]
-        own = [path for root in roots for path in root.rglob("*.py")] or [Path(file)]
+        own = [path for root in roots for path in root.rglob("*.py")] or _with_neighbours(Path(file))
     return sorted(own)
+
+
+def _with_neighbours(file: Path) -> list[Path]:
+    """Return a file and the modules in its folder that it imports, those that these import included; packages there do not count."""
+    found, left = {file}, [file]
+    while left:
+        beside = {path for name in _imported(left.pop()) if (path := file.with_name(f"{name}.py")).is_file()}
+        left += beside - found
+        found |= beside
+    return list(found)
+
+
+def _imported(file: Path) -> set[str]:
+    """Return the top-level names of the modules that a file imports, wherever in it."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):  # compiled, or no Python
+        return set()
+    named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    named += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.partition(".")[0] for name in named}
 
 
 def _code(path: Path) -> str:

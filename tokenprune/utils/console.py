@@ -12,6 +12,16 @@ from tokenprune.utils import distributed
 T = TypeVar("T")
 
 
+def program(name: str) -> str:
+    """Return how a command was started, for its usage line: `tokenprune NAME`, or `python -m tokenprune.NAME`.
+
+    Args:
+        name: Name of the command, such as `export`.
+    """
+    words = f"tokenprune {name}"  # as `tokenprune.cli` leaves it in the arguments of the process
+    return words if sys.argv[0] == words else f"python -m tokenprune.{name.replace('-', '_')}"
+
+
 def say(text: str = "") -> None:
     """Write one line (or a block) of results to standard output."""
     _print(text, sys.stdout)

@@ -1,14 +1,20 @@
 """Fills dataclasses of settings from configuration mappings, and reports every error at once."""
 
 import difflib
+import inspect
+import sys
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tokenprune.errors import InvalidConfig
 
 T = TypeVar("T")
+_LISTS = (list, tuple, Sequence)
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null", None: "null"}
 
 
 def read_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
@@ -74,6 +80,72 @@ def check_types(settings: Any, where: str) -> None:
             problems.append(f"{where}.{name} is {value!r}, allowed is a {_spell(hints[name])}")
     if problems:
         raise InvalidConfig(problems)
+
+
+def misfits(make: Callable[..., Any], options: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """Return (name, value, allowed types) of each option that does not fit the annotation of a constructor.
+
+    Only plain annotations are checked: int, float, bool, str, None, choices of them, and lists and tuples of them. A value that equals
+    the default fits.
+
+    Args:
+        make: A class or function.
+        options: {name of a parameter: value}.
+    """
+    found = []
+    for name, parameter in inspect.signature(make).parameters.items():
+        if name not in options or options[name] is parameter.default:
+            continue
+        value = plain(options[name])
+        hint = _annotation(make, name, parameter.annotation)
+        if not _plainly_fits(value, hint):
+            found.append((name, value, _in_words(hint)))
+    return found
+
+
+def _annotation(make: Callable[..., Any], name: str, annotation: Any) -> Any:
+    """Return an annotation as a type; Any if it is a text that cannot be read."""
+    if not isinstance(annotation, str):
+        return annotation
+    for owner in getattr(make, "__mro__", (make,)):
+        try:
+            return get_type_hints(types.SimpleNamespace(__annotations__={name: annotation}), vars(sys.modules[owner.__module__]))[name]
+        except (NameError, AttributeError, SyntaxError, TypeError, KeyError):  # of another module, or a name for type checkers alone
+            continue
+    return Any
+
+
+def _plainly_fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_plainly_fits(value, option) for option in inner)
+    if origin is Literal:
+        return value in inner
+    if hint in _LISTS or origin in _LISTS:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+        if origin is tuple and Ellipsis not in inner:
+            return len(value) == len(inner) and all(map(_plainly_fits, value, inner))
+        return all(_plainly_fits(item, inner[0]) for item in value) if inner else True
+    if hint in (int, float):
+        return isinstance(value, {int: Integral, float: Real}[hint]) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, bool if hint is bool else (str, PathLike))
+    return value is None if hint in (None, types.NoneType) else True
+
+
+def _in_words(hint: Any) -> str:
+    """Return an annotation in words: "a number", "an integer or null", "a list of integers"."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_in_words, inner))
+    if origin is Literal:
+        return ", ".join(map(repr, inner))
+    if hint in _LISTS or origin in _LISTS:
+        items = [_in_words(item).split(" ", 1)[-1] + "s" if item in _WORDS else _in_words(item) for item in inner if item is not Ellipsis]
+        many = f"{len(items)} " if origin is tuple and Ellipsis not in inner else ""
+        return "a list" + (f" of {many}{' and '.join(dict.fromkeys(items))}" if items else "")
+    return _WORDS.get(hint, str(getattr(hint, "__name__", hint)))
 
 
 def leaves(values: Any, start: str = "") -> list[str]:

@@ -2,7 +2,9 @@
 
 import re
 import shlex
+import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from tokenprune.runs import nodes, plugin_options
 from tokenprune.runs.presets import files
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/api").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+BESIDE = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/api").glob("*.md"), *BESIDE])
 GUIDES = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if re.search(r"^```(python|bash|yaml)$", path.read_text(), re.M))
 FENCE = re.compile(r"^```(python|bash|yaml)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -82,6 +85,21 @@ def run(arguments, cli, monkeypatch) -> int:  # noqa: F811
         return command_line(arguments)
     except SystemExit as stop:
         return stop.code or 0
+
+
+def test_the_package_of_a_page_is_installed_and_names_its_module(tmp_path):
+    page = (ROOT / "docs" / "add_a_selector.md").read_text()
+    (project,), code = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S), FENCE.findall(page)[0][1]
+    source, target = tmp_path / "source", tmp_path / "site"
+    (source / "my_selectors").mkdir(parents=True)
+    (source / "pyproject.toml").write_text(project)
+    (source / "my_selectors" / "__init__.py").write_text(code)
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--target", str(target)]
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (installed,) = distributions(path=[str(target)])
+    assert [(point.group, point.value) for point in installed.entry_points] == [(registry.ENTRY_POINT_GROUP, "my_selectors")]
+    assert (target / "my_selectors" / "__init__.py").read_text() == code
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

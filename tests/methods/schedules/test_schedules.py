@@ -1,5 +1,6 @@
 """Exact counts: the references' printed sequences, and the laws every schedule obeys."""
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -7,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenprune.engine.schedule import Layout, exact
-from tokenprune.errors import InvalidSchedule
+from tokenprune.engine.legality import resolve
+from tokenprune.engine.schedule import Layout, Schedule, exact
+from tokenprune.errors import InvalidSchedule, TokenPruneError
 from tokenprune.methods.schedules.per_block import PerBlock
-from tokenprune.registry import build
+from tokenprune.registry import build, get
 
 
 def keeps(spec, **layout):
@@ -183,3 +185,22 @@ def test_three_stages_of_fifty_after_blocks_6_12_18():
 def test_per_block_says_what_is_wrong(wrong):
     with pytest.raises(InvalidSchedule, match="allowed: a whole number"):
         PerBlock(**wrong)
+
+
+class Broken(Schedule):
+    """Has a mistake in its rates."""
+
+    name = "broken"
+
+    def rates(self, layout):
+        return [(block, Fraction(1, 2)) for block in range(0, layout.depth, 0)]
+
+
+def test_an_error_in_the_code_of_a_schedule_is_one_line_with_its_place():
+    plan = Broken(), Layout(12, 64)
+    with pytest.raises(TokenPruneError) as caught:
+        resolve(get("selector", "evit"), build("treatment", "remove"), *plan)
+    what = r"ValueError: range\(\) arg 3 must not be zero \(schedules/test_schedules.py:\d+\)"
+    assert re.fullmatch(
+        rf"schedule 'broken' failed for 12 blocks and 64 positions: {what}; mend its `rates` or `budgets`", str(caught.value)
+    )

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m tokenprune.bench",
+        console.program("bench"),
         description="Measure the engine's speed against its goals: goals, limits and measured values, as a table.",
         epilog="Times are CPU seconds of one thread, so a busy machine does little harm; a quiet one still measures best.",
     )

@@ -21,7 +21,7 @@ def stale(root: Path) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) -> int:
     """Write the stale pages under root/docs, or only name them; return the exit status: 1 for stale pages, 2 if there is no docs/."""
-    parser = argparse.ArgumentParser(prog="python -m tokenprune.docs", description=__doc__)
+    parser = argparse.ArgumentParser(prog=console.program("docs"), description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     given = parser.parse_args(arguments)
     if not (root / "docs").is_dir():

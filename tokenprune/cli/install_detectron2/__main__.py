@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokenprune.cli.install_detectron2 import repack
 from tokenprune.errors import MissingDependency, TokenPruneError
-from tokenprune.tasks.detection.guard import INSTALL_COMMAND, find_detectron2, require_detectron2
+from tokenprune.tasks.detection.guard import find_detectron2, require_detectron2
 from tokenprune.utils import console
 
 __all__ = ["main", "require_detectron2"]
@@ -106,7 +106,7 @@ def install(sdist: Path | None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog=INSTALL_COMMAND, description="Install Detectron2 without a compiler.")
+    parser = argparse.ArgumentParser(prog=console.program("install-detectron2"), description="Install Detectron2 without a compiler.")
     parser.add_argument("--sdist", type=Path, metavar="PATH", help=f"use this {repack.SDIST_FILE} instead of fetching it")
     parser.add_argument("--wheel-dir", type=Path, metavar="DIR", help="only write the wheel there (for a machine without network)")
     parser.add_argument("--force", action="store_true", help="install even where a Detectron2 is importable (it is replaced)")

@@ -250,7 +250,8 @@ def layer_macs(module: nn.Module) -> int:
     inner = sum(layer_macs(child) for child in module.children())
     leaf = not inner and hasattr(module, "in_features")
     loose = sum(p.numel() for name, p in module.named_parameters(recurse=False) if p.dim() == 2 and not (leaf and name == "weight"))
-    return inner + loose + (int(module.in_features * module.out_features) if leaf else 0)
+    sides: Any = module
+    return inner + loose + (int(sides.in_features * sides.out_features) if leaf else 0)
 
 
 def _width(norm: nn.Module | None) -> int:

@@ -41,9 +41,12 @@ class HookCall:
 
     def leave(self, out: Tensor) -> Tensor:
         """Return the output of the module, as the hooks behind it leave it."""
-        module, result = self._module, out
+        module = self._module
+        result: Any = out
         for key, hook in module._forward_hooks.items():
             given: tuple[Any, ...] = ({},) if key in module._forward_hooks_with_kwargs else ()
             found = hook(module, self._input, *given, result)
             result = result if found is None else found
-        return result if self._backward is None else self._backward.setup_output_hook(result)
+        if self._backward is not None:
+            result = self._backward.setup_output_hook(result)
+        return result

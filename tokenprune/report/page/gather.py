@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from tokenprune.runs.results import read_result
 if TYPE_CHECKING:
     import pandas as pd
 
-SINGLE = "single runs"  # rows that belong to no experiment
+SINGLE = "single_runs"  # rows that belong to no experiment
 _MEASURED = "measured"
 _START = re.compile(r"starts from the (?:dense|classification) run (\w+)")
 
@@ -104,7 +105,9 @@ def _of_results(root: Path) -> Found:
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ResultSchemaError("no result yet: still running, or killed; the same command again goes on with it")
-    return read_result(path)
+    row = read_result(path)
+    written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
+    return {**row, "made": row.get("made") or written}  # rows of earlier versions do not say when they were made
 
 
 def _relisted(path: Path, rows: Mapping[str, Any], root: Path, unreadable: list[tuple[str, str]]) -> Iterator[Mapping[str, Any]]:

@@ -11,6 +11,7 @@ import pandas as pd
 from tokenprune.runs.run_key import run_key
 
 SAME = ["configuration", "label", "treatment"]
+ONE = [*SAME, "cls", "seed"]  # rows that agree in these are one row, run again
 
 
 def configuration(config: Mapping[str, Any], without: Sequence[str] = ()) -> str:
@@ -20,7 +21,8 @@ def configuration(config: Mapping[str, Any], without: Sequence[str] = ()) -> str
     """
     kept = {k: v for k, v in config.items() if k != "seed" and k not in without}
     if isinstance(kept.get("training"), Mapping):
-        kept["training"] = {k: v for k, v in kept["training"].items() if k != "seed"}
+        own = kept["training"].get("seed") not in (None, config.get("seed"))  # the training has another seed than the run
+        kept["training"] = {k: v for k, v in kept["training"].items() if k != "seed" or own}
     return run_key(kept)
 
 
@@ -45,6 +47,18 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     if not gaps:
         return None
     return Difference(fmean(gaps), stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan, len(gaps))
+
+
+def newest(data: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that count, and those left out: older ones of the same configuration, names and seed.
+
+    Such rows are no repetitions with another seed: the code, the input files or the machine changed between them. `made` tells which is
+    the newest. Where it is empty, the last of them in the table counts.
+    """
+    when = data["made"].fillna("").astype(str) if "made" in data else pd.Series("", index=data.index)
+    ordered = data.assign(_when=when).sort_values("_when", kind="stable")
+    older = ordered.index[ordered.duplicated(ONE, keep="last")]
+    return data.drop(index=older), data.loc[data.index.isin(older)]
 
 
 def repeated(data: pd.DataFrame) -> bool:

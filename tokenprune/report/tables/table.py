@@ -10,7 +10,7 @@ import pandas as pd
 
 from tokenprune.report.tables.expected import NUMBERS, Expected, size_of
 from tokenprune.report.tables.formats import numbers
-from tokenprune.report.tables.seeds import collapse, configuration, paired, repeated, summarise
+from tokenprune.report.tables.seeds import ONE, collapse, configuration, newest, paired, repeated, summarise
 from tokenprune.runs.reasons import root_of
 from tokenprune.runs.results import ENVIRONMENT, frame
 
@@ -31,7 +31,7 @@ _BESIDE = (  # the parts whose sum is measured; the paper's column; title; unit;
 _UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch")
 _ABOUT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
-    "reason", "size", "configuration", "rest", "notes",
+    "reason", "size", "configuration", "rest", "notes", "made",
 )  # fmt: skip
 NOTES = " | "  # separates the notes of a row
 
@@ -80,24 +80,27 @@ def of_frame(data: pd.DataFrame, expected: Path | None = None) -> Table:
     Raises:
         DatasetError: See `build`.
     """
+    data, older = newest(data)
     paper, names = None if expected is None else Expected(expected), measured(data)
     data = data if paper is None else paper.beside(data)
     several = repeated(data)
     lines = collapse(data, names) if several else data
     legend = "" if paper is None else paper.legend(data)
-    blocks = (*differences(data), _legend(data, lines, several), legend, _caution(data) if legend else "", _notes(data), _failures(data))
+    below = (legend, _caution(data) if legend else "", _notes(data), _failures(data), _left_out(older, data))
+    blocks = (*differences(data), _legend(data, lines, several), *below)
     seeds = summarise(data, names) if several else None
     return Table(data, lines, _shown(lines, several), tuple(block for block in blocks if block), seeds)
 
 
 def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows in the form of `results.frame`, with four more columns.
+    """Return rows in the form of `results.frame`, with five more columns.
 
-    These are `size`, `configuration` (without seeds), `rest` (also without treatment) and `notes`.
+    These are `size`, `configuration` (without seeds), `rest` (also without treatment), `notes`, and `made` (when; "" if not known).
     """
     digests = {"configuration": (), "rest": ("treatment",)}
     columns = {name: [configuration(row["config"], without) for row in rows] for name, without in digests.items()}
     columns["notes"] = [NOTES.join(row["notes"]) for row in rows]
+    columns["made"] = [row.get("made", "") for row in rows]
     return frame(rows).assign(size=[size_of(row["config"]) for row in rows], **columns)
 
 
@@ -243,3 +246,13 @@ def _failures(data: pd.DataFrame) -> str:
         name = f"{r['label']} {r['treatment']}, seed {r['seed']}"
         groups.setdefault((r["status"], root_of(r["reason"])), []).append((name, r["reason"]))
     return "\n\n".join(f"{'; '.join(n for n, _ in rows)}: {status}: {rows[0][1]}" for (status, _), rows in groups.items())
+
+
+def _left_out(older: pd.DataFrame, data: pd.DataFrame) -> str:
+    """Return what to say of rows that `seeds.newest` leaves out; "" if there are none."""
+    lines = []
+    for _, row in older.iterrows():
+        (key,) = data.loc[(data[ONE] == row[ONE]).all(axis=1), "key"]
+        lines.append(f"- {row['label']} {row['treatment']}, seed {row['seed']}: row {row['key']}; row {key} stands above")
+    head = "Left out: older rows of a configuration and seed that was run again with other code, other input files or on another machine:"
+    return "\n".join([head, *lines]) if lines else ""

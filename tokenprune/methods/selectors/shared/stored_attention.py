@@ -67,6 +67,10 @@ class AttentionBefore(Selector):
         return seen.trait(TRAIT, missing)
 
     def macs(self, slots: float) -> float:
+        """Return the MACs of the attention that is read, where the block before saw as many slots as are scored."""
+        return self.observed_macs(slots)
+
+    def observed_macs(self, slots: float) -> float:
         """Return the MACs of the second pass over the logits, which the column mean needs. A single row is part of the block."""
         keys = slots if self.context.max_keys is None else min(slots, self.context.max_keys)
         return slots * keys * self.context.dim if self.source == "column_mean" else 0.0
