@@ -30,8 +30,6 @@ def deep_vit() -> torch.nn.Module:
         ({"selector": {"tau": 1}}, "no `name` in {'tau': 1}"),
         ({"selector": ["evit"]}, "selector is ['evit']"),
         ({"selector": {"name": 3}}, "no `name` in {'name': 3}"),
-        ({"selector": None, "schedule": {"name": "stages"}}, "there is no selector that drops tokens"),
-        ({"selector": None, "treatment": "preserve"}, "there is no selector that drops tokens"),
         ({"losses": {"ratio": None}}, "losses['ratio'] is None; allowed: {name: options}"),
         ({"losses": ["ratio"]}, "allowed: {name: options}"),
         ({"losses": {"ratio": 2.0}}, "allowed: {name: options}"),

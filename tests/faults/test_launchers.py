@@ -66,7 +66,8 @@ def test_joblib_ends_with_the_table_of_local_and_loses_no_row_with_a_worker(dead
     code, _, err, built = deadly.sweep("launcher=joblib", "hydra.launcher.n_jobs=2", "method=attn_topk,evit,evo_vit")
     found = {row["method"]: row["status"] for row in deadly.table()}
     assert code == 3 and len(found) == 3 and found.pop("attn_topk") == "failed" and set(found.values()) <= {"ok", "failed"}
-    assert err.count("error: ") == 1 == err.count("process"), "rows of one reason are one line"
+    # Rows of one reason are one line, and a lost row was either begun or not.
+    assert err.count("error: ") == err.count("process") == 1 + ("before the row was begun" in err and "before the row was done" in err)
     assert any(line.startswith("attn_topk") for line in built)
 
 
