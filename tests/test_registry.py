@@ -38,11 +38,11 @@ def test_whatever_stands_in_a_folder_of_methods_is_loaded(kind):
 
 
 def test_a_plugin_without_a_file_is_a_choice_and_a_method(own_registry):  # noqa: F811
-    from tokenprune.methods.selectors.radial import Radial
+    from tokenprune.methods.selectors.radial import RadialPattern
     from tokenprune.runs.config import compose, resolve
     from tokenprune.runs.nodes import nodes
 
-    registry.register("selector", "value_norm")(type("ValueNorm", (Radial,), {}))
+    registry.register("selector", "value_norm")(type("ValueNorm", (RadialPattern,), {}))
     nodes.cache_clear()
     try:
         for words in (["method=value_norm"], ["selector=value_norm"]):
@@ -160,5 +160,7 @@ def test_an_option_of_another_type_is_invalid_before_anything_runs(cli):  # noqa
 
 def test_an_error_of_a_constructor_is_one_line_with_its_place(own_registry):  # noqa: F811
     registry.register("selector", "plain")(Plugin)
-    with pytest.raises(TokenPruneError, match=r"^selector 'plain' cannot be built: ValueError: range.* \(tests/test_registry.py:\d+\)$"):
+    with pytest.raises(
+        TokenPruneError, match=r"^selector 'plain' cannot be built with .*: ValueError: range.* \(.*test_registry.py:\d+\)$"
+    ):
         registry.build("selector", {"name": "plain", "count": 0})

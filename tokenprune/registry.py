@@ -114,7 +114,10 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
         _check_types(kind, plugin, options)
         if is_out_of_memory(error):
             raise
-        raise TokenPruneError(f"{kind} {plugin.name!r} cannot be built: {reason_of(error)}") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        listed = ", ".join(str(p) for name, p in inspect.signature(plugin).parameters.items() if name not in context) or "none"
+        text = f"{kind} {plugin.name!r} cannot be built with {given} (options: {listed}): {reason_of(error)}"
+        raise (InvalidConfig if isinstance(error, _FOREIGN) else TokenPruneError)(text) from error
     _check_types(kind, plugin, options)
     return built
 

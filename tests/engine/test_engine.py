@@ -332,7 +332,7 @@ def test_a_decision_that_drops_nothing_at_the_models_own_size_drops_at_others(se
 def test_a_decision_without_a_selector_is_refused():
     model = pruned("random", "remove", {"name": "explicit", "keep": {1: 63}})
     model.schedule = build("schedule", {"name": "explicit", "keep": {2: 30}})
-    with pytest.raises(IncompatiblePairing, match=r"decides at blocks \[2\] of images of 64 positions.*prune\(..., positions=64\)"):
+    with pytest.raises(IncompatiblePairing, match=r"decides at block 2 of images of 64 positions.*prune\(..., positions=64\)"):
         model(images(1))
 
 

@@ -52,3 +52,12 @@ def test_vits_cost_what_they_are_planned_to(name, size, linear, total):
     assert (cost.linear, cost.attention, cost.total) == (plan.linear, plan.attention, plan.total)
     assert (cost.linear / 1e9, cost.total / 1e9) == (pytest.approx(linear, abs=0.006), pytest.approx(total, abs=0.006))
     assert cost.parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("vit_base_patch16_siglip_224", 196)])
+def test_models_that_pool_by_attention_are_counted(name, tokens):
+    pooled, plain = (counted(lambda pool=pool: timm.create_model(name, global_pool=pool, num_classes=0), 224) for pool in ("map", ""))
+    C = 768
+    assert plain.attention == 2 * 12 * tokens**2 * C
+    assert pooled.attention - plain.attention == 2 * tokens * C  # one query
+    assert pooled.linear - plain.linear == pytest.approx(tokens * 2 * C * C + C * C * (2 + 8), rel=1e-6)  # keys, values; query, output, MLP

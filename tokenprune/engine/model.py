@@ -1,11 +1,13 @@
 """The block loop; `tokenprune.prune` builds the model that runs it."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +23,12 @@ from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
 from tokenprune.engine.hooks import DecisionListener, MethodHooks
+from tokenprune.engine.indexing import recorded_by_jit
 from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.plan import described
 from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
@@ -34,6 +38,7 @@ from tokenprune.errors import IncompatiblePairing, InvalidSchedule, UnsupportedB
 from tokenprune.registry import build, get
 
 Spec = str | Mapping[str, Any]
+_MODELS: WeakValueDictionary[int, "PrunedViT"] = WeakValueDictionary()  # by id
 _LARGER = (4, 16)  # times as many positions: images of twice and four times the side
 
 
@@ -85,6 +90,12 @@ class PrunedViT(TimmTools, nn.Module):
         self.hooks = self._kind.hooks(built) if self._kind is not None and built else MethodHooks()
         self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
         self.train(backbone.training)
+        _MODELS[id(self)] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take note of a copy, see `_resolve_untraced`."""
+        super().__setstate__(state)
+        _MODELS[id(self)] = self
 
     @property
     def family(self) -> Family:
@@ -120,16 +131,33 @@ class PrunedViT(TimmTools, nn.Module):
 
     def budgets(self, positions: int) -> dict[int, Budget]:
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
-        now = (self.schedule, self.treatment, self.progress)
-        if self._resolved.get(positions, (None, None))[0] != now:
-            found = self._budgets(positions, self.progress)
-            if unbuilt := [number for number in found if str(number) not in self.selectors]:
-                raise IncompatiblePairing(
-                    f"the schedule decides at blocks {unbuilt} of images of {positions} positions, where the model has no selector: it was"
-                    f" built for {self.family.own_positions}; give prune(..., positions={positions})"
-                )
-            self._resolved[positions] = (now, found)
-        return self._resolved[positions][1]
+        if torch.compiler.is_compiling():
+            found = _resolve_untraced(id(self), positions, self.progress, id(self.schedule), id(self.treatment))
+            return {block: Budget(block, keep, live, share) for block, keep, live, share in found}
+        return self._exact_budgets(positions)
+
+    def describe(self, positions: int | None = None) -> str:
+        """Return a table of the tokens that each block attends to, asks for and feeds, prefix tokens included, as the schedule plans it.
+
+        `Outputs.describe` prints the same of one pass.
+
+        Args:
+            positions: N; None takes the model's own grid.
+        """
+        return described(self, positions or self.family.own_positions)
+
+    def selector_at(self, number: int, positions: int) -> Selector:
+        """Return the selector of a block that decides on N positions.
+
+        Raises:
+            IncompatiblePairing: The model was built without one there.
+        """
+        if str(number) not in self.selectors:
+            raise IncompatiblePairing(
+                f"the schedule decides at block {number} of images of {positions} positions, where the model has no selector: it was built"
+                f" for {self._family.own_positions}; give prune(..., positions={positions})"
+            )
+        return self.selectors[str(number)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's logits for images (B,3,h,w). Hooks of the backbone are called as timm's own forward would call them."""
@@ -206,7 +234,7 @@ class PrunedViT(TimmTools, nn.Module):
         if budget is None:
             self._show(number, state)
             return run_block(adapter, state, policy, see=see)
-        selector = self.selectors[str(number)]
+        selector = self.selector_at(number, state.positions)
         if selector.site is not Site.BEFORE:
             self._show(number, state)
             decider = Decider(selector.site, partial(self._decide, number, selector, budget))
@@ -274,6 +302,14 @@ class PrunedViT(TimmTools, nn.Module):
             state = state.note(name, number, payload)
         return self.treatment.apply(state, decision)
 
+    def _exact_budgets(self, positions: int) -> dict[int, Budget]:
+        now = (self.schedule, self.treatment, self.progress)
+        if self._resolved.get(positions, (None, None))[0] == now:
+            return self._resolved[positions][1]
+        found = self._budgets(positions, self.progress)
+        self._resolved[positions] = (now, found)
+        return found
+
     def _budgets(self, positions: int, progress: float, all_listed: bool = False) -> dict[int, Budget]:
         if self._kind is None:
             return {}
@@ -311,9 +347,26 @@ class PrunedViT(TimmTools, nn.Module):
         mode = "masked" if gated else self.execution
         if mode == "auto":
             mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
+            if mode == "packed" and recorded_by_jit():
+                warnings.warn(
+                    "token counts of this selector depend on the image, and a traced program has fixed ones: it computes every token and"
+                    " hides the dropped ones, so it is right for any image and saves nothing; do not count its FLOPs or time it",
+                    stacklevel=2,
+                )
+                mode = "masked"
         soft = gated and selectors[0].visibility == "soft"
         fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
         return DeadSlotRule(mode, self.treatment.fills_canvas, self.treatment.key_bias, soft, fade, self.treatment.may_revive)
+
+
+@torch.compiler.assume_constant_result
+def _resolve_untraced(model: int, positions: int, *depends: float) -> tuple[tuple[int, int, int, float], ...]:
+    """Return the budgets of the model of that id for N positions as plain numbers.
+
+    torch.compile cannot trace exact fractions, so it calls this while it compiles, again where one of the numbers it `depends` on differs.
+    """
+    found = _MODELS[model]._exact_budgets(positions).values()
+    return tuple((budget.block, budget.keep, budget.live, float(budget.rate)) for budget in found)
 
 
 def pruned_of(model: nn.Module) -> PrunedViT | None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tokenprune.engine.blocks.base import ProjectionView
 from tokenprune.engine.blocks.windowed import received
+from tokenprune.engine.indexing import sized
 from tokenprune.engine.state import TokenState
 from tokenprune.errors import TokenPruneError
 
@@ -94,12 +95,13 @@ class Observation:
         images, (H, W) = self.state.pixels, self.state.grid
         if images is None:
             raise TokenPruneError(f"block {self.block}: the state holds no images; give them to TokenState.start(..., pixels=images)")
-        if images.shape[2] % H or images.shape[3] % W:
+        height, width = sized(images.shape[2]), sized(images.shape[3])
+        if height % H or width % W:
             raise TokenPruneError(
-                f"block {self.block}: images of {images.shape[2]} x {images.shape[3]} pixels do not divide into the grid of {H} x {W}; give"
+                f"block {self.block}: images of {height} x {width} pixels do not divide into the grid of {H} x {W}; give"
                 " TokenState.start the pixels that patches cover, as `Family.covered` returns them"
             )
-        size = (images.shape[2] // H, images.shape[3] // W)
+        size = (height // H, width // W)
         return F.unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1)).permute(0, 3, 1, 2)
 
     def policy(self) -> Tensor:

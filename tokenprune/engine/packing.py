@@ -44,7 +44,7 @@ class Packing:
     @cached_property
     def alive(self) -> Tensor:
         """Return which rows of the padded sequence are live, (B,S)."""
-        return torch.nn.functional.pad(self.live, (self.prefix, 0), value=True) if self.prefix else self.live
+        return torch.nn.functional.pad(self.live, (self.prefix, 0), value=1) if self.prefix else self.live
 
     @cached_property
     def rows(self) -> Tensor:

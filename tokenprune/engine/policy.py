@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
+from tokenprune.engine.indexing import recorded_by_jit
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.state import TokenState
 from tokenprune.errors import IncompatiblePairing
@@ -74,7 +75,9 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
         IncompatiblePairing: gathered execution of uneven counts.
     """
     if policy.mode == "masked":
-        return state.replace(complete=bool(state.live.all()) if state.known.slots is None else state.known.slots.shape == state.live.shape)
+        if state.known.slots is not None:
+            return state.replace(complete=state.known.slots.shape == state.live.shape)
+        return state.replace(complete=False if recorded_by_jit() else bool(state.live.all()))  # a traced program is for any image
     if state.known.slots is not None:
         return state.compact(state.known.slots, None, policy.remember)
     found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])

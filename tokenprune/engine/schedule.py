@@ -18,12 +18,15 @@ ANSWERS = ("keep_rate", "rate", "remove")
 
 @dataclass(frozen=True)
 class Budget:
-    """One decision: before (or inside) `block`, `keep` of `live` slots stay; `rate` is the target share of the N grid positions."""
+    """One decision: before (or inside) `block`, `keep` of `live` slots stay; `rate` is the target share of the N grid positions.
+
+    `rate` is an exact fraction; in a program that torch.compile made it is the nearest float.
+    """
 
     block: int
     keep: int
     live: int
-    rate: Fraction
+    rate: Fraction | float
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Schedule:
 
     def describe(self, layout: Layout) -> str:
         """Return a line a decision with kept counts, so that nobody guesses what 0.7 means."""
-        lines = [f"{layout.positions} positions, {layout.depth} blocks, {layout.prefix} prefix token(s) on top"]
+        lines = [f"{layout.positions} positions, {layout.depth} blocks, {layout.prefix} prefix token(s) not counted here"]
         for b in self.budgets(layout):
             lines.append(f"block {b.block:2d}: keep {b.keep:5d} of {b.live:5d} ({float(b.keep / layout.positions):6.1%} of all)")
         return "\n".join(lines)

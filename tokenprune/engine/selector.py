@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tokenprune.engine.context import Context
 from tokenprune.engine.hooks import MethodHooks
+from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
@@ -172,10 +173,10 @@ def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
 
 def best_slots(score: Tensor, live: Tensor, count: int) -> Tensor:
     """Return the `count` best live slots of score (B,M), (B,count), ascending; ties go to the earlier slot."""
-    ranked = score.detach().float().masked_fill(~live, float("-inf")).sort(dim=1, descending=True, stable=True).indices
+    ranked = sort_stably(score.detach().float().masked_fill(~live, float("-inf")), descending=True)[1]
     return ranked[:, :count].sort(dim=1).values
 
 
 def at(slots: Tensor, live: Tensor) -> Tensor:
     """Return the mask (B,M) of the slots (B,K) that are live."""
-    return torch.zeros_like(live).scatter_(1, slots, True) & live
+    return torch.zeros_like(live).scatter_(1, slots, 1) & live

@@ -91,7 +91,7 @@ _FACTS = frozenset(fact for facts in _ABOUT.values() for fact in facts)
 def _are_live_slots(slots: Tensor, live: Tensor) -> bool:
     """Tell whether slots (B,K) are the live ones of a mask (B,M), each once."""
     once = bool((live.sum(1) == slots.shape[1]).all())
-    return once and torch.equal(torch.zeros_like(live).scatter(1, slots, True), live)
+    return once and torch.equal(torch.zeros_like(live).scatter(1, slots, 1), live)
 
 
 @dataclass(frozen=True)

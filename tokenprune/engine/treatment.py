@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.indexing import flat, take
+from tokenprune.engine.indexing import flat, recorded_by_jit, sort_stably, take
 from tokenprune.engine.state import Decision, TokenState
 from tokenprune.errors import InvalidConfig, TokenPruneError
 
@@ -182,7 +182,10 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
     share = (moving / total.gather(1, into)).unsqueeze(-1)
     gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
-    tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
+    if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
+        tokens = state.tokens.scatter_add(1, into.unsqueeze(-1).expand_as(gain), gain)
+    else:
+        tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
     return state.replace(tokens=tokens, mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
 
 
@@ -191,7 +194,7 @@ def leaving(state: TokenState, dropped: Tensor) -> Tensor:
     B, M = dropped.shape
     if state.known.slots is None:
         return torch.arange(M, device=dropped.device).expand(B, M)
-    return dropped.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : M - state.known.slots.shape[1]]
+    return sort_stably(dropped.to(torch.uint8), descending=True)[1][:, : M - state.known.slots.shape[1]]
 
 
 def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) -> Tensor:

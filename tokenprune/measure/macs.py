@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.plan import planned_blocks
 from tokenprune.engine.policy import Site
+from tokenprune.utils.modes import evaluating
 
 _GIGA = 1e9
 
@@ -117,22 +119,11 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
         positions: Number of positions N.
         head: Whether the classification head counts, too.
     """
-    counts, live, observed, P = [], float(positions), float(positions), model.prefix_tokens
-    budgets = model.budgets(positions)
-    for number in range(model.depth):
-        if model.treatment.revive == "last" and number == model.depth - 1:
-            live = float(positions)
-        before, after, budget = live, live, budgets.get(number)
-        if budget is not None:
-            gate = model.selectors[str(number)]
-            expected = float(budget.rate) * positions if gate.count_role == "target" and gate.counts_vary else float(budget.keep)
-            after = live if gate.count_role == "blocks" else min(expected, positions) + model.treatment.extra
-        site = Site.BEFORE if budget is None else _site(model, number)
-        attended = (after if site is Site.BEFORE else before) + P
-        rows = (before if site is Site.INSIDE else after) + P
+    counts, observed, P = [], float(positions), model.prefix_tokens
+    for number, (before, attended, rows, fed, _) in enumerate(planned_blocks(model, positions)):
         scored = _scored(model, number, attended - P, before, positions)
-        counts.append(_Counts(attended, rows, after + P, attended * rows, scored, before**2, observed, attended, (attended, rows)))
-        live, observed = after, attended - P
+        counts.append(_Counts(attended, rows, fed, attended * rows, scored, before**2, observed, attended, (attended, rows)))
+        observed = attended - P
     return _sum(model, counts, positions, head)
 
 
@@ -194,12 +185,11 @@ def encoder_cost(encoder: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any
             the
         positions that enter attention.
     """
-    training, pruned, rows = encoder.training, pruned_of(encoder), []
-    encoder.eval()
-    for images in batches:
-        macs = encoder_macs(pruned, encoder.encode(images))
-        rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
-    encoder.train(training)
+    pruned, rows = pruned_of(encoder), []
+    with evaluating(encoder):
+        for images in batches:
+            macs = encoder_macs(pruned, encoder.encode(images))
+            rows.append([macs.linear, macs.attention, macs.norm, macs.selector, macs.total, *macs.kept_per_block])
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     names = ("linear", "attention", "norm", "selector", "total")
     kept = mean[len(names) :]

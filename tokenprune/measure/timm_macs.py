@@ -39,7 +39,7 @@ def counted(build: Callable[[], nn.Module], side: int) -> Counted:
     count.
     """
     with torch.device("meta"):
-        model = build().eval()
+        model = build().eval().requires_grad_(False)  # torch's counter fails on a view of what wants a gradient (attention pooling)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, side, side))
     found = {str(operation).rsplit(".", 1)[-1]: flops / 2 for operation, flops in counter.get_flop_counts().get("Global", {}).items()}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tokenprune.data.shapes.shapes import ShapesDetection
+from tokenprune.errors import Diverged
 from tokenprune.registry import get
 from tokenprune.tasks.detection import coco_ap
 from tokenprune.tasks.detection.settings import EvaluateConfig
@@ -188,3 +189,20 @@ def test_a_killed_detector_training_ends_with_the_same_bits(config, svit, tmp_pa
         run(tmp_path / "killed", stop=3)
     resumed = run(tmp_path / "killed")
     assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
+
+
+@pytest.mark.parametrize("part", ["encoder", "box head", "mask head"])
+def test_outputs_that_are_not_finite_are_not_judged(config, part):
+    """Detectron2 drops such boxes, so that the AP would be 0."""
+    cfg, task = config(), get("task", "detection")()
+    model = task.build_model(cfg).train()
+    with torch.no_grad():
+        layer, name = {
+            "encoder": (model.pruned.backbone.blocks[1].mlp.fc2, r"blocks\.1\.mlp\.fc2"),
+            "box head": (model.roi_heads.box_predictor.bbox_pred, r"box_predictor\.bbox_pred"),
+            "mask head": (model.roi_heads.mask_head.predictor, r"mask_head\.predictor"),
+        }[part]
+        layer.weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match=name):
+        task.evaluate(model, cfg)
+    assert model.training

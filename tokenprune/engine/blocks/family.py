@@ -16,6 +16,7 @@ from tokenprune.engine.blocks.base import BaseBlock, layer_macs
 from tokenprune.engine.blocks.refusals import part_obstacle
 from tokenprune.engine.blocks.windowed import tables, windowed
 from tokenprune.engine.blocks.windows import Windows
+from tokenprune.engine.indexing import sized
 from tokenprune.errors import UnsupportedBackbone
 
 
@@ -98,14 +99,14 @@ class Family(ABC):
     def positions(self, height: int, width: int) -> tuple[int, int]:
         """Return the grid (H,W) of an image of that size in pixels."""
         rows, columns = self.stem.dynamic_feat_size((height, width))
-        return rows, columns
+        return sized(rows), sized(columns)
 
     def covered(self, images: Tensor) -> Tensor:
         """Return the pixels (B,3,H*p,W*p) that the patches of images (B,3,h,w) cover, for patches p pixels apart.
 
         Zeros are added below and on the right where the stem pads so (`dynamic_img_pad`), and pixels that no patch covers are cut off.
         """
-        (height, width), (rows, columns) = images.shape[-2:], self.positions(*images.shape[-2:])
+        (height, width), (rows, columns) = (sized(side) for side in images.shape[-2:]), self.positions(*images.shape[-2:])
         step_down, step_right = self.stem.feat_ratio(as_scalar=False)
         below, right = rows * step_down - height, columns * step_right - width
         return F.pad(images, (0, right, 0, below)) if below or right else images

@@ -45,5 +45,5 @@ class Free(Schedule):
 
     def describe(self, layout: Layout) -> str:
         """Return the list of blocks that decide, as text."""
-        lines = [f"{layout.positions} positions, {layout.depth} blocks, {layout.prefix} prefix token(s) on top"]
+        lines = [f"{layout.positions} positions, {layout.depth} blocks, {layout.prefix} prefix token(s) not counted here"]
         return "\n".join([*lines, *(f"block {block:2d}: keep what the selector finds good" for block, _ in self.rates(layout))])

@@ -63,4 +63,4 @@ class Total(Schedule):
 
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return the deciding blocks, each with the share that is left."""
-        return [(budget.block, budget.rate) for budget in self.budgets(layout)]
+        return [(budget.block, Fraction(budget.rate)) for budget in self.budgets(layout)]

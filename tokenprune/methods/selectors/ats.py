@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
@@ -43,7 +44,7 @@ def inverse_transform(score: Tensor, live: Tensor, samples: int) -> Tensor:
     Bisection costs O(K log M). Each point takes the nearest CDF entry, and the lower one in a tie. The released distance matrix costs O(K
     M) memory. It is a matmul, so it misplaces points once the step 1/M is below its rounding error.
     """
-    ordered, slots = score.masked_fill(~live, -1.0).sort(dim=1, stable=True)
+    ordered, slots = sort_stably(score.masked_fill(~live, -1.0))
     last, dead = score.shape[1] - 1, (ordered < 0).sum(1, keepdim=True)
     outside = torch.arange(score.shape[1], device=score.device) < dead
     cdf = ordered.double().clamp_(min=0.0).cumsum(1)
@@ -55,4 +56,4 @@ def inverse_transform(score: Tensor, live: Tensor, samples: int) -> Tensor:
     right = torch.searchsorted(cdf, points).clamp_(max=last)
     left = (right - 1).clamp_(min=0)
     nearest = left.where(points - cdf.gather(1, left) <= cdf.gather(1, right) - points, right)
-    return torch.zeros_like(live).scatter_(1, slots.gather(1, nearest), True) & live
+    return torch.zeros_like(live).scatter_(1, slots.gather(1, nearest), 1) & live

@@ -81,7 +81,7 @@ class CroprRouter(Selector):
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
         if auxiliary is not None:
             P = state.prefix.shape[1]
-            there = None if state.known.complete else nn.functional.pad(seen.live, (P, 0), value=True)  # with the prefix
+            there = None if state.known.complete else nn.functional.pad(seen.live, (P, 0), value=1)  # with the prefix
             notes = {"auxiliary": auxiliary(query, keys, tokens, there)}
             keys = keys[:, P:]
         score = (keys @ query.T).sum(-1) * (1 if self.salient else -1)  # (B,M)

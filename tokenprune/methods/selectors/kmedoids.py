@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, at, best_slots
@@ -86,7 +87,7 @@ def cluster(tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, va
     overall = weights * apart.masked_fill(~live.unsqueeze(1), 0.0).sum(-1)
     number = torch.arange(count, device=live.device)
     dead, worst = ~live.unsqueeze(-1), torch.finfo(apart.dtype).max
-    medoids = weights.masked_fill(~live, -1.0).sort(dim=1, descending=True, stable=True).indices[:, :count]
+    medoids = sort_stably(weights.masked_fill(~live, -1.0), descending=True)[1][:, :count]
     for _ in range(iterations):
         owner = apart.gather(2, medoids.unsqueeze(1).expand(-1, apart.shape[1], -1)).argmin(-1)
         if variant == "fixed":
@@ -95,5 +96,5 @@ def cluster(tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, va
         cost = overall if variant == "released" else (pull * together).sum(-1)
         candidates = cost.unsqueeze(-1).where(owner.unsqueeze(-1) == number, worst)  # (B,M,count)
         medoids = candidates.masked_fill(dead, float("inf")).argmin(1)
-    named = torch.zeros_like(live).scatter_(1, medoids, True)
+    named = torch.zeros_like(live).scatter_(1, medoids, 1)
     return best_slots(weights.masked_fill(named, float("inf")), live, count)

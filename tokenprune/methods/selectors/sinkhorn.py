@@ -46,7 +46,7 @@ class SinkhornTokenizer(MixingSelector):
     def mixtures(self, tokens: Tensor, live: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the plan (B,K,M) and the unit tokens for `released`, or the plan over its slots' masses for `fixed`."""
         unit = F.normalize(tokens, dim=-1)
-        plan = transport(F.normalize(self.slots, dim=-1) @ unit.mT, live, self.eps, self.iterations)
+        plan = transport(F.normalize(self.slots, dim=-1) @ unit.transpose(-2, -1), live, self.eps, self.iterations)
         return (plan, unit) if self.variant == "released" else (plan / plan.sum(-1, keepdim=True), None)
 
     def macs(self, slots: float) -> float:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.indexing import take
+from tokenprune.engine.indexing import sort_stably, take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
@@ -44,11 +44,11 @@ class BipartiteMatching(Selector):
         metric = F.normalize(seen.keys().detach(), dim=-1)
         metric = metric if state.known.complete else take(metric, ranked)
         best, partner = (metric[:, P % 2 :: 2] @ metric[:, 1 - P % 2 :: 2].transpose(1, 2)).max(-1)
-        edges = best.sort(dim=1, descending=True, stable=True).indices
+        edges = sort_stably(best, descending=True)[1]
         source = a.gather(1, edges[:, :merged])
         stays = edges[:, merged:].sort(1).values if P else edges[:, merged:]
         target = place.scatter(1, source, b.gather(1, partner.gather(1, edges[:, :merged])))
-        keep = seen.live.scatter(1, source, False)
+        keep = seen.live.scatter(1, source, 0)
         after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
         # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
         remember = state.known.in_grid_order or not state.known.complete
@@ -59,7 +59,7 @@ class BipartiteMatching(Selector):
     @staticmethod
     def _ranked(seen: Observation, place: Tensor) -> Tensor:
         rank = seen.trait(TRAIT) if TRAIT in seen.state.traits else place
-        return rank.masked_fill(~seen.live, 2**31).sort(dim=1, stable=True).indices
+        return sort_stably(rank.masked_fill(~seen.live, 2**31))[1]
 
     def macs(self, slots: float) -> float:
         """Return (M/2)^2 d, for the M/2 x M/2 similarities of d channels."""

@@ -6,6 +6,7 @@ It pre-trains the encoder of a dense task, as ImageNet does.
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,8 @@ from tokenprune.tasks.classification.views import Batch, as_input, collate
 from tokenprune.tasks.pictures import Picture, cropped
 from tokenprune.tasks.preprocessing import completed_view
 from tokenprune.utils.console import progress, say
+from tokenprune.utils.finite import check_finite
+from tokenprune.utils.modes import evaluating
 
 if TYPE_CHECKING:
     from tokenprune.engine.model import PrunedViT
@@ -125,30 +128,33 @@ class ClassificationTask(Task):
 
         Returns:
             top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se.
+
+        Raises:
+            Diverged: Logits are NaN or infinite.
         """
-        images, training = self._images(cfg), model.training
+        images = self._images(cfg)
         count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
         right = dict.fromkeys(guesses, 0)
-        model.eval()
         size = images.recipe.batch_size
-        for batch, labels in progress(images.first("val", count, size, device_of(model), workers), "evaluation", -(-count // size)):
-            hit = model(batch).topk(max(guesses.values())).indices.cpu() == labels.unsqueeze(1)
-            right = {name: right[name] + int(hit[:, :k].sum()) for name, k in guesses.items()}
-        model.train(training)
+        with evaluating(model):
+            for batch, labels in progress(images.first("val", count, size, device_of(model), workers), "evaluation", -(-count // size)):
+                logits = model(batch)
+                check_finite(logits, model, partial(model, batch))
+                hit = logits.topk(max(guesses.values())).indices.cpu() == labels.unsqueeze(1)
+                right = {name: right[name] + int(hit[:, :k].sum()) for name, k in guesses.items()}
         return {key: value for name, n in right.items() for key, value in _percent(name, n / count, count).items()}
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """Return GMACs (without the head) and kept shares over validation images, and seconds an image of encoder and whole model."""
-        known, training = self._images(cfg), model.training
+        known = self._images(cfg)
         settings = known.recipe
-        model.eval()
         count = max(settings.cost_images, settings.speed_images, 1)
         images = [image for image, _ in known.first("val", count, 1, device_of(model))]
-        cost = encoder_cost(model, images[: max(1, settings.cost_images)])
-        timed = [(image, image) for image in images[: settings.speed_images]]
-        times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
-        model.train(training)
+        with evaluating(model):
+            cost = encoder_cost(model, images[: max(1, settings.cost_images)])
+            timed = [(image, image) for image in images[: settings.speed_images]]
+            times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
         return {**cost, **times}
 
     def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from tokenprune.tasks.detection.loader import Resize, test_input
 from tokenprune.tasks.detection.model import PrunedRCNN
 from tokenprune.tasks.detection.settings import EvaluateConfig
 from tokenprune.utils.console import progress
+from tokenprune.utils.finite import check_finite, outputs_of
+from tokenprune.utils.modes import evaluating
 
 _SURE = 5.0  # logits that `busy` adds for its class: p > 0.99
 
@@ -55,14 +58,26 @@ def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateC
 
 @torch.no_grad()
 def detect(detector: PrunedRCNN, data: DetectionData, batch_size: int, resize: Resize) -> list[dict[str, Any]]:
-    """Return COCO result records of all images, at their original sizes, whatever the batch size; the detector's mode is restored."""
-    training, results = detector.training, []
-    detector.eval()
-    for inputs in _batches(data, batch_size, resize):
-        for record, output in zip(inputs, detector(inputs), strict=True):
-            results += coco_records(output["instances"].to("cpu"), record["image_id"], data.category_ids)
-    detector.train(training)
+    """Return COCO result records of all images, at their original sizes, whatever the batch size; the detector's modes are restored.
+
+    Raises:
+        Diverged: Features or predictions are NaN or infinite. Detectron2 would drop such boxes without a word.
+    """
+    results = []
+    with evaluating(detector), outputs_of(_judged(detector)) as seen:
+        for inputs in _batches(data, batch_size, resize):
+            outputs = detector(inputs)
+            check_finite(seen, detector, partial(detector, inputs))
+            seen.clear()
+            for record, output in zip(inputs, outputs, strict=True):
+                results += coco_records(output["instances"].to("cpu"), record["image_id"], data.category_ids)
     return results
+
+
+def _judged(detector: PrunedRCNN) -> list[nn.Module]:
+    """Return the modules whose outputs must be finite: the backbone, and every layer of the heads."""
+    heads = [module for part in (detector.proposal_generator, detector.roi_heads) for module in part.modules()]
+    return [detector.backbone, *(head for head in heads if isinstance(head, nn.Linear | nn.Conv2d | nn.ConvTranspose2d))]
 
 
 def _batches(data: DetectionData, size: int, resize: Resize) -> Iterator[list[dict[str, Any]]]:
@@ -114,14 +129,11 @@ def measure_speed(detector: PrunedRCNN, inputs: Sequence[dict[str, Any]], cfg: E
     Returns:
         seconds_encoder, seconds_backbone, seconds_total, speedup_encoder, seconds_note.
     """
-    training = detector.training
-    detector.eval()
     pairs = [(detector.preprocess_image([record]).tensor, record) for record in inputs]
     plan = SpeedPlan(cfg.speed_warmup, cfg.speed_repeats, cfg.speed_dtype)
     maps, alone = detector.backbone, detector.backbone.dense.encoder_alone
-    with busy(detector) if cfg.speed_busy else nullcontext():
+    with evaluating(detector), busy(detector) if cfg.speed_busy else nullcontext():
         times = seconds_per_image(detector.pruned, lambda record: detector([record]), pairs, detector.device, maps, plan, alone)
-    detector.train(training)
     if cfg.speed_busy:
         times["seconds_note"] += ", the box head made to find objects everywhere"
     return times

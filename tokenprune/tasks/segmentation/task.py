@@ -1,6 +1,7 @@
 """Defines semantic segmentation: Segmenter's linear head on every patch, cross-entropy over pixels, mIoU (Cropr sections 3.2 and 4.2)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
 from tokenprune.tasks.segmentation.model import Segmenter
 from tokenprune.tasks.segmentation.settings import completed, read_segmentation
 from tokenprune.utils.console import progress, say, warn
+from tokenprune.utils.finite import check_finite
+from tokenprune.utils.modes import evaluating
 
 _GIGA = 1e9
 _MUCH = 0.25  # share of ignored pixels from which on a warning is due; void takes 3 to 10 % of CamVid, ADE20k and COCO
@@ -100,16 +103,20 @@ class SegmentationTask(Task):
         """Return miou and pixel_accuracy in points over all pixels of the validation split, and miou_se by a bootstrap over its pictures.
 
         Classes that occur neither in the truth nor in the predictions are left out of the mean. Each picture is judged at its own size.
+
+        Raises:
+            Diverged: Logits are NaN or infinite.
         """
-        pixels, training = self._pixels(cfg), model.training
-        model.eval()
+        pixels = self._pixels(cfg)
         found, workers = Confusion(len(pixels.classes)), cfg["training"].get("workers", 0)
         count, at_once = len(pixels.split("val")), pixels.settings.batch_size
         batches = pixels.first("val", count, at_once, device_of(model), workers)
-        for images, sizes, truths in progress(batches, "evaluation", -(-count // at_once)):
-            for logits, size, truth in zip(model(images), sizes, truths, strict=True):
-                found.add(truth, predicted(logits, size, truth.shape).cpu())
-        model.train(training)
+        with evaluating(model):
+            for images, sizes, truths in progress(batches, "evaluation", -(-count // at_once)):
+                outputs = model(images)
+                check_finite(outputs, model, partial(model, images))
+                for logits, size, truth in zip(outputs, sizes, truths, strict=True):
+                    found.add(truth, predicted(logits, size, truth.shape).cpu())
         counts, self._judged_by = found.counts, about_labels(found, pixels.classes)
         error = miou_error(counts, pixels.settings.bootstrap)
         return {"miou": mean_iou(counts), "miou_se": error, "pixel_accuracy": pixel_accuracy(counts)}

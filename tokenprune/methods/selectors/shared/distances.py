@@ -14,7 +14,7 @@ def distances(tokens: Tensor, live: Tensor) -> Tensor:
     weight = live.to(x.dtype).unsqueeze(-1)
     x = x - (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
     with torch.autocast(x.device.type, enabled=False):
-        products = x @ x.mT
-    twice = products + products.mT
+        products = x @ x.transpose(-2, -1)
+    twice = products + products.transpose(-2, -1)
     square = twice.diagonal(dim1=1, dim2=2) / 2
     return (square.unsqueeze(1) + square.unsqueeze(2) - twice).clamp(min=0).sqrt()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenprune.engine.indexing import traced
+
 
 class MLPGate(nn.Module):
     """Applies LN, Linear(C, C/4), GELU, Linear(C/4, 2) to every token by itself (SViT section 3.2).
@@ -78,11 +80,11 @@ GATES = {"mlp": MLPGate, "complex": PredictorGate}
 
 def at_least_one(keep: Tensor, score: Tensor, live: Tensor) -> Tensor:
     """Return keep (B,M), with the best live slot added for images that would keep nothing (the released SViT gives NaN for these)."""
-    if keep.device.type == "cpu" and not torch.compiler.is_compiling() and bool(keep.any(1).all()):  # this check is free on a CPU
+    if keep.device.type == "cpu" and not traced() and bool(keep.any(1).all()):  # this check is free on a CPU
         return keep
     best = score.detach().masked_fill(~live, float("-inf")).argmax(1, keepdim=True)
     empty = ~keep.any(1, keepdim=True)
-    return keep | (empty & torch.zeros_like(keep).scatter_(1, best, True))
+    return keep | (empty & torch.zeros_like(keep).scatter_(1, best, 1))
 
 
 def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, Tensor]:
