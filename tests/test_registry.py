@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from omegaconf import MISSING
@@ -25,6 +26,29 @@ def test_what_ships():
     assert set(registry.names("treatment")) == fixed | learned
     assert {name for name in registry.names("treatment") if registry.get("treatment", name).learns} == learned
     assert set(registry.names("task")) == {"classification", "detection", "segmentation", "timm"}
+
+
+@pytest.mark.parametrize("kind", ["selector", "treatment", "schedule", "fusion", "loss"])
+def test_whatever_stands_in_a_folder_of_methods_is_loaded(kind):
+    registry.names(kind)
+    (package,) = registry.BUILTIN[kind]
+    folder = Path(sys.modules[package].__file__).parent
+    files = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    assert files and all(f"{package}.{name}" in sys.modules for name in files)
+
+
+def test_a_plugin_without_a_file_is_a_choice_and_a_method(own_registry):  # noqa: F811
+    from tokenprune.methods.selectors.radial import RadialPattern
+    from tokenprune.runs.config import compose, resolve
+    from tokenprune.runs.nodes import nodes
+
+    registry.register("selector", "value_norm")(type("ValueNorm", (RadialPattern,), {}))
+    nodes.cache_clear()
+    try:
+        for words in (["method=value_norm"], ["selector=value_norm"]):
+            assert resolve(compose(["scale=smoke", *words])).selector_name == "value_norm"
+    finally:
+        nodes.cache_clear()
 
 
 @pytest.mark.parametrize("kind", registry.BUILTIN)

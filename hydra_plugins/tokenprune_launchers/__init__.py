@@ -91,7 +91,8 @@ with suppress(ImportError):
             given = {k: v for k, v in self.params.items() if v is not None}
             folder, timeouts = given.pop("submitit_folder"), given.pop("max_num_timeout", None)
             extra = {} if timeouts is None else {f"{self._EXECUTOR}_max_num_timeout": timeouts}
-            launchers.make_private(Path(folder))
+            launchers.refuse_marks(folder)
+            launchers.make_private(Path(folder.removesuffix("/%j")))  # the number of a job, a folder each
             executor = submitit.AutoExecutor(folder, cluster=self._EXECUTOR, **extra)
             common = BaseQueueConf.__dataclass_fields__
             executor.update_parameters(**{k if k in common else f"{self._EXECUTOR}_{k}": v for k, v in given.items()})

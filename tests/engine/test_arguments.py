@@ -22,7 +22,7 @@ def deep_vit() -> torch.nn.Module:
         ({"selectr": "evit"}, "Did you mean 'selector'?"),
         ({"selector": "svit", "eval_mode": "topk"}, "Write selector={'name': 'svit', 'eval_mode': 'topk'}."),
         ({"schedule": 0.5}, 'schedule={"keep_rate": 0.5}'),
-        ({"schedule": {"name": "stages", "blocks": 2}}, "schedule.blocks of 'stages' is 2; allowed: a list of integers"),
+        ({"schedule": {"name": "stages", "blocks": 2}}, "schedule.blocks of 'stages' is 2"),
         ({"schedule": {"name": "explicit", "keep": [1, 2]}}, "allowed: {block: count or share}"),
         ({"schedule": {"name": "explicit", "keep": {"a": 3}}}, "allowed: {block: count or share}"),
         ({"schedule": {"keep_rte": 0.5}}, "Did you mean 'keep_rate'?"),
@@ -30,8 +30,6 @@ def deep_vit() -> torch.nn.Module:
         ({"selector": {"tau": 1}}, "no `name` in {'tau': 1}"),
         ({"selector": ["evit"]}, "selector is ['evit']"),
         ({"selector": {"name": 3}}, "no `name` in {'name': 3}"),
-        ({"selector": None, "schedule": {"name": "stages"}}, "there is no selector that drops tokens"),
-        ({"selector": None, "treatment": "preserve"}, "there is no selector that drops tokens"),
         ({"losses": {"ratio": None}}, "losses['ratio'] is None; allowed: {name: options}"),
         ({"losses": ["ratio"]}, "allowed: {name: options}"),
         ({"losses": {"ratio": 2.0}}, "allowed: {name: options}"),
@@ -88,11 +86,8 @@ def test_export_of_models_of_all_kinds_ends_in_a_file_or_in_one_line(tmp_path, c
         ([*deit, "--selector", "{tau: 1}"], "no `name` in {'tau': 1}"),
         ([*deit, "--selector", "{name: evit"], "is no mapping"),
         ([*deit, "--selector", "evit", "--schedule", "{keep_rate: [}"], "is no mapping"),
-        (
-            [*deit, "--selector", "evit", "--schedule", "{name: stages, blocks: 2}"],
-            "schedule.blocks of 'stages' is 2; allowed: a list of integers",
-        ),
-        (["--row", str(tmp_path)], "is no readable result"),
+        ([*deit, "--selector", "evit", "--schedule", "{name: stages, blocks: 2}"], "schedule.blocks of 'stages' is 2"),
+        (["--row", str(tmp_path)], "there is no row at"),
     ):
         assert main([*words, *out]) == 1
         err = capsys.readouterr().err.splitlines()

@@ -81,19 +81,6 @@ def check_losses(losses: Any) -> None:
         raise InvalidConfig(wrong)
 
 
-def refuse_alone(treatment: Any, schedule: Any) -> None:
-    """Refuse a treatment or schedule without a selector, which would do nothing.
-
-    Raises:
-        InvalidConfig: There is one.
-    """
-    axes = {"treatment": treatment, "schedule": schedule}
-    empty = (None, "none", {"name": "none"})  # the last as configurations write it
-    given = [f"{axis} is {spec!r}" for axis, spec in axes.items() if spec not in empty]
-    if given:
-        raise InvalidConfig(f"{' and '.join(given)}, and there is no selector that drops tokens; give one, e.g. selector='evit'")
-
-
 def refuse_unknown(unknown: Mapping[str, Any], selector: Any) -> None:
     """Refuse keyword arguments that `prune` does not have, with where their values go.
 

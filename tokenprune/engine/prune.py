@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from tokenprune.engine.arguments import check_losses, check_model, check_numbers, check_spec, completed, refuse_alone, refuse_unknown
+from tokenprune.engine.arguments import check_losses, check_model, check_numbers, check_spec, completed, refuse_unknown
 from tokenprune.engine.blocks.class_token import SOURCES
 from tokenprune.engine.legality import EXECUTIONS, refuse
 from tokenprune.engine.legality_windows import refuse_counts, refuse_windowed
@@ -56,7 +56,6 @@ def prune(
         raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
     windows = getattr(model, "windows", None)
     if selector is None:
-        refuse_alone(treatment, schedule)
         refuse_windowed(windows, None, build("treatment", "none"), {}, execution)
         return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
     check_spec("selector", selector)

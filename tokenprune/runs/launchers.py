@@ -36,6 +36,19 @@ def alone() -> None:
         raise InvalidConfig("torchrun starts the processes of one row after another; use launcher=local with it, or no torchrun")
 
 
+def refuse_marks(folder: str) -> None:
+    """Refuse a folder of logs with a `%` of its own, which submitit would replace by the number of a job.
+
+    Raises:
+        InvalidConfig: its path has one beside the `%j` at its end.
+    """
+    if "%" in folder.removesuffix("%j"):
+        raise InvalidConfig(
+            f"{folder.removesuffix('/%j')} holds a '%', which submitit takes for a number of a job; give a results_dir without one, or"
+            " another folder for the logs: hydra.launcher.submitit_folder=DIR/%j"
+        )
+
+
 def share(slot: int, beside: int, gpus: str | None) -> None:
     """Take this process's part of the machine: its share of the cores, and one of the command's GPUs, in turn.
 
@@ -129,7 +142,7 @@ def make_private(folder: Path) -> None:
 def tell(launcher: Any, number: int) -> None:
     """Say how a row ended, whose process said so in its log alone."""
     note = read_note(note_path(_folder(launcher), number))
-    console.say(ended(number, note["name"], note["row"], launcher.config.validate_only))
+    console.say(ended(number, note["name"], note["row"], launcher.config))
 
 
 def _folder(launcher: Any) -> Path:

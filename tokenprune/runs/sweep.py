@@ -200,7 +200,7 @@ def stored_or_refused(config: Run) -> dict[str, Any] | None:
     return {**status_row(config, TokenPruneError(words)), "status": "ok"} if config.validate_only else None
 
 
-def ended(number: int, name: str, row: Mapping[str, Any], config: Run) -> str:
+def ended(number: int, name: str, row: Mapping[str, Any], config: Run | DictConfig) -> str:
     """Return the line that says how row `number` of a sweep ended.
 
     Reasons follow when all rows have ended, each once (`reasons.grouped`); that of a status which the reports expect stands here.
