@@ -26,6 +26,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
         "tokenprune.report.figures",
     ),
 }
+_FOREIGN = (TypeError, ValueError, AttributeError, KeyError, IndexError)  # of a constructor that got options of another form
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in BUILTIN}
 _loaded: set[str] = set()
 
