@@ -204,21 +204,3 @@ def test_an_error_in_the_code_of_a_schedule_is_one_line_with_its_place():
     assert re.fullmatch(
         rf"schedule 'broken' failed for 12 blocks and 64 positions: {what}; mend its `rates` or `budgets`", str(caught.value)
     )
-
-
-class Broken(Schedule):
-    """Has a mistake in its rates."""
-
-    name = "broken"
-
-    def rates(self, layout):
-        return [(block, Fraction(1, 2)) for block in range(0, layout.depth, 0)]
-
-
-def test_an_error_in_the_code_of_a_schedule_is_one_line_with_its_place():
-    with pytest.raises(TokenPruneError, match=r"^schedule 'broken' failed for 12 blocks and 64 positions: ValueError: range\(\) arg 3 .*"):
-        resolve(get("selector", "evit"), build("treatment", "remove"), Broken(), Layout(12, 64))
-    try:
-        resolve(get("selector", "evit"), build("treatment", "remove"), Broken(), Layout(12, 64))
-    except TokenPruneError as error:
-        assert re.search(r"\(schedules/test_schedules.py:\d+\); mend its `rates` or `budgets`$", str(error))
