@@ -15,6 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tokenprune.runs.presets import files
+
 ROOT = Path(__file__).parents[1]
 TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "coverage", "lint", "layers", "types", "docs", "clean")
 FAKE_PYTHON = """#!/bin/sh
@@ -203,7 +205,10 @@ def test_the_workflow_and_the_hooks_run_what_is_there():
     assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format", "layers"]
 
 
-def test_continuous_integration_checks_every_row_and_runs_the_tests():
+def test_continuous_integration_checks_rows_and_runs_the_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in script.read_text() and script.read_text().endswith("\nmake validate\nmake test\n")
+    *_, validate, last = script.read_text().splitlines()
+    assert "set -euo pipefail" in script.read_text() and last == "make test"
+    names = set(re.fullmatch(r'make validate ARGS="(.*)"', validate).group(1).split())
+    assert len(names) == 5 and names <= {path.stem for path in files("experiment")}
