@@ -11,7 +11,9 @@ def read(batch=8, data="imagefolder", **task):
 
 
 def test_nothing_is_set_by_itself_and_parts_come_with_deits_values():
-    assert read() == ClassificationConfig() and read().view is read().augment is read().mix is None
+    plain = read(data="shapes")
+    assert plain == ClassificationConfig() and plain.view is plain.augment is plain.mix is None
+    assert read() == ClassificationConfig(view=View()), "photographs have a view"
     assert read(augment={}, mix={}, view={}) == ClassificationConfig(view=View(), augment=Augmentation(), mix=Mixing())
     assert (Augmentation().policy, Augmentation().erase) == ("rand-m9-mstd0.5-inc1", 0.25)
     assert (Mixing().mixup, Mixing().cutmix, Mixing().smoothing) == (0.8, 1.0, 0.1)
