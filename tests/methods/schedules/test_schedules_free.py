@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers.pairings import pruned
 from tokenprune.engine.schedule import Layout
-from tokenprune.errors import InvalidSchedule
+from tokenprune.errors import InvalidConfig, InvalidSchedule
 from tokenprune.registry import build
 
 
@@ -37,9 +37,13 @@ def test_describe_names_the_blocks_and_no_counts():
         ({"groups": 13}, "groups is 13; allowed: null .every block., or 1 to 12"),
         ({"groups": 0}, "groups is 0; allowed"),
         ({"start": -1}, "start is -1; allowed: a block number"),
-        ({"start": "x"}, "start is 'x'; allowed: a block number"),
     ],
 )
 def test_what_cannot_be_is_refused(spec, message):
     with pytest.raises(InvalidSchedule, match=message):
         blocks(spec)
+
+
+def test_a_start_that_is_no_number_is_refused_when_it_is_built():
+    with pytest.raises(InvalidConfig, match=r"schedule\.start of 'free' is 'x'; allowed: an integer"):
+        blocks({"start": "x"})
