@@ -43,7 +43,7 @@ def test_every_file_of_the_experiments_is_seen(module, seam, monkeypatch, capsys
 @pytest.mark.parametrize("module", [validate, smoke])
 def test_help_says_how_it_is_called(module, monkeypatch, capsys):
     code, out, _ = command(module, monkeypatch, capsys, "--help")
-    assert code == 0 and f"python -m tokenprune.{module.__name__.rpartition('.')[2]} [EXPERIMENT ...]" in out and "Exit status" in out
+    assert code == 0 and f"tokenprune {module.__name__.rpartition('.')[2]} [EXPERIMENT ...]" in out and "Exit status" in out
 
 
 def test_all_rows_at_all_scales_are_counted(capsys):
