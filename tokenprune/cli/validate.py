@@ -3,7 +3,7 @@
     tokenprune validate [EXPERIMENT ...]        `make validate` runs this
 
 Exit status: 0 if all is well, 2 for an unknown experiment, 3 if rows are not valid; each of these is named. As many processes as there are
-cores share the work. They are copies of this one, so Hydra and torch are loaded once. 1400 rows take about two minutes of CPU.
+cores share the work. They are copies of this one, so Hydra and torch are loaded once. 1400 rows take some minutes of CPU.
 """
 
 import gc
