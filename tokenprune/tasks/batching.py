@@ -87,7 +87,7 @@ def batches_from(
     source = _Batches(plan, make, collate, start)
     if workers == 0:
         return (source[i] for i in range(len(source)))
-    return iter(DataLoader(source, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=4, collate_fn=_as_it_is))
+    return iter(DataLoader(source, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=4, collate_fn=as_it_is))
 
 
 def in_order(count: int, make: Callable[[int], Any], collate: Callable[[list[Any]], Any], batch: int, workers: int = 0) -> Iterator[Any]:
@@ -127,6 +127,6 @@ def seeded(*entropy: int) -> Iterator[None]:
         torch.default_generator.set_state(states[2])
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     """Return the batch unchanged. torch's own conversion would turn tuples into lists and numbers into tensors."""
     return batch

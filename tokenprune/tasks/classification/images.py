@@ -1,7 +1,10 @@
-"""Reads the labelled images of one classification run, for training and for tests."""
+"""Reads the labelled images of one classification run, for training and for tests.
+
+What makes samples are functions of this module with their first arguments bound: workers that are not forked get them pickled.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.data import build_classification, require_same_classes
-from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
+from tokenprune.tasks.batching import BatchPlan, as_it_is, batches_from, in_order
 from tokenprune.tasks.classification.settings import ClassificationConfig, View, read_recipe
 from tokenprune.tasks.classification.views import Batch, EvaluationView, Mixer, Statistics, TrainingView, as_input, collate, flipped
 from tokenprune.tasks.pixels import IMAGE_MEAN, IMAGE_STD
@@ -79,7 +82,7 @@ class LabelledImages:
         plan = BatchPlan(len(data), settings["batch_size"], seed, repeats=1 if recipe.augment is None else recipe.augment.repeats)
         make, join = self._sample(data, seed), collate
         if recipe.mix is not None:
-            make, join = WithPlace(make), Mixer(recipe.mix, len(data.classes), seed, self.statistics)
+            make, join = partial(with_place, make), Mixer(recipe.mix, len(data.classes), seed, self.statistics)
         return batches_from(plan, make, join, start, settings.get("workers", 0))
 
     def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -89,7 +92,7 @@ class LabelledImages:
             Images (batch,3,H,W), normalised and on the device; labels (batch,) on the CPU.
         """
         data = self.split(split)
-        for images, labels in in_order(min(count, len(data)), Seen(data, self._look(data)), collate, batch, workers):
+        for images, labels in in_order(min(count, len(data)), partial(seen, data, self._look(data)), collate, batch, workers):
             yield as_input(images.to(device), self.statistics), labels
 
     def drawn(self, size: int, number: int) -> Tensor:
@@ -109,8 +112,8 @@ class LabelledImages:
     def _sample(self, data: Any, seed: int) -> Callable[[int, int], tuple[Any, ...]]:
         recipe = self.recipe
         if recipe.augment is not None:
-            return Varied(data, TrainingView(recipe.augment, recipe.view or View(), self._side(), seed))
-        return Flipped(data, self._look(data), recipe, seed)
+            return partial(varied, data, TrainingView(recipe.augment, recipe.view or View(), self._side(), seed))
+        return partial(drawn_flips, data, self._look(data), recipe, seed)
 
     def _look(self, data: Any) -> Callable[[np.ndarray], np.ndarray]:
         """Return the test's transform of an image: the identity if all images have one size and no view is asked for."""
@@ -121,80 +124,27 @@ class LabelledImages:
         return self.config["data"].get("side") or self.config["backbone"].get("img_size", 224)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Makes sample i as a test sees it: image and label.
-
-    Args:
-        data: The split.
-        look: The test's view.
-    """
-
-    data: Any
-    look: Callable[[np.ndarray], np.ndarray]
-
-    def __call__(self, i: int) -> tuple[Any, ...]:
-        """Return sample i."""
-        image, label = self.data[i]
-        return self.look(image), label
+def seen(data: Any, look: Callable[[np.ndarray], np.ndarray], i: int) -> tuple[Any, ...]:
+    """Return sample i of a split as a test sees it: image and label."""
+    image, label = data[i]
+    return look(image), label
 
 
-@dataclass(frozen=True)
-class Varied:
-    """Makes a training sample by timm's transforms: image and label.
-
-    Args:
-        data: The split.
-        vary: The variation.
-    """
-
-    data: Any
-    vary: TrainingView
-
-    def __call__(self, index: int, place: int) -> tuple[Any, ...]:
-        """Return sample `index` as it is at a place in the run."""
-        image, label = self.data[index]
-        return self.vary(image, place), label
+def varied(data: Any, vary: TrainingView, index: int, place: int) -> tuple[Any, ...]:
+    """Return sample `index` as timm's transforms vary it at a place in the run: image and label."""
+    image, label = data[index]
+    return vary(image, place), label
 
 
-@dataclass(frozen=True)
-class Flipped:
-    """Makes a training sample by flips and permutations of channels: image, label and, with token labels, a class map.
-
-    Args:
-        data: The split.
-        look: The test's view.
-        recipe: The settings.
-        seed: Seed of the run.
-    """
-
-    data: Any
-    look: Callable[[np.ndarray], np.ndarray]
-    recipe: ClassificationConfig
-    seed: int
-
-    def __call__(self, index: int, place: int) -> tuple[Any, ...]:
-        """Return sample `index` as it is at a place in the run."""
-        image, label, *maps = self.data.with_map(index) if self.recipe.token_labels else self.data[index]
-        views = flipped([self.look(image), *maps], self.recipe, np.random.default_rng((self.seed, place)))
-        return views[0], label, *views[1:]
+def drawn_flips(
+    data: Any, look: Callable[[np.ndarray], np.ndarray], recipe: ClassificationConfig, seed: int, index: int, place: int
+) -> tuple[Any, ...]:
+    """Return sample `index` with the flips and permutations of channels of a place in the run: image, label and, with token labels, map."""
+    image, label, *maps = data.with_map(index) if recipe.token_labels else data[index]
+    views = flipped([look(image), *maps], recipe, np.random.default_rng((seed, place)))
+    return views[0], label, *views[1:]
 
 
-@dataclass(frozen=True)
-class WithPlace:
-    """Adds its place in the run to a sample.
-
-    Args:
-        make: Makes the sample.
-    """
-
-    make: Callable[[int, int], tuple[Any, ...]]
-
-    def __call__(self, index: int, place: int) -> tuple[Any, ...]:
-        """Return sample `index` as it is at a place in the run."""
-        return (*self.make(index, place), place)
-
-
-def as_it_is(image: np.ndarray) -> np.ndarray:
-    """Return an image unchanged."""
-    return image
+def with_place(make: Callable[[int, int], tuple[Any, ...]], index: int, place: int) -> tuple[Any, ...]:
+    """Return sample `index` with its place in the run."""
+    return (*make(index, place), place)

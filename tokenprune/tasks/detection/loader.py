@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,28 +35,12 @@ def train_batches(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield training batches (lists of Detectron2 input dicts) from iteration `start` on, without end; pictures without objects stay in."""
     plan = BatchPlan(len(data), batch, seed, data.aspect_ratios())
-    return batches_from(plan, TrainInput(data, augment, resize, seed), list, start, workers)
+    return batches_from(plan, partial(_drawn, data, augment, resize, seed), list, start, workers)
 
 
-@dataclass(frozen=True)
-class TrainInput:
-    """Makes a training sample, see `train_input`. It is no closure, because worker processes that are not forked get it pickled.
-
-    Attributes:
-        data: The split.
-        augment: The variation.
-        resize: Size of test pictures.
-        seed: Seed of the run.
-    """
-
-    data: DetectionData
-    augment: AugmentConfig
-    resize: Resize
-    seed: int
-
-    def __call__(self, index: int, place: int) -> dict[str, Any]:
-        """Return sample `index` as it is at a place in the run."""
-        return train_input(self.data[index], self.augment, self.resize, (self.seed, place))
+def _drawn(data: DetectionData, augment: AugmentConfig, resize: Resize, seed: int, index: int, place: int) -> dict[str, Any]:
+    """Return sample `index` as it is at a place in the run. Its first arguments are bound: workers that are not forked get it pickled."""
+    return train_input(data[index], augment, resize, (seed, place))
 
 
 def train_input(sample: Sample, augment: AugmentConfig, resize: Resize, seed: tuple[int, int]) -> dict[str, Any]:

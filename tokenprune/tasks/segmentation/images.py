@@ -1,7 +1,10 @@
-"""Reads the labelled pictures of one segmentation run, for training and for tests."""
+"""Reads the labelled pictures of one segmentation run, for training and for tests.
+
+What makes samples are functions of this module with their first arguments bound: workers that are not forked get them pickled.
+"""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,11 @@ from torch import Tensor
 
 from tokenprune.data import build_segmentation, require_same_classes
 from tokenprune.data.semantic import require_labels
-from tokenprune.tasks.batching import BatchPlan, batches_from, in_order
+from tokenprune.tasks.batching import BatchPlan, as_it_is, batches_from, in_order
 from tokenprune.tasks.classification.views import Statistics
 from tokenprune.tasks.preprocessing import about_view, shows_photographs
 from tokenprune.tasks.segmentation.settings import read_segmentation
-from tokenprune.tasks.segmentation.views import Padded, TrainingView, View, fitted, padded, view_of
+from tokenprune.tasks.segmentation.views import TrainingView, View, fitted, padded, view_of
 
 Batch = tuple[Tensor, Tensor]
 Seen = tuple[Tensor, list[tuple[int, int]], list[Tensor]]
@@ -83,8 +86,8 @@ class LabelledPixels:
         """
         recipe, data = self.config["training"], self.split("train")
         seed = recipe.get("seed", 0)
-        make = Varied(data, TrainingView(self.settings.augment, self.side, seed))
-        plan, join = BatchPlan(len(data), recipe["batch_size"], seed), Padded(self.side, self.statistics)
+        make = partial(varied, data, TrainingView(self.settings.augment, self.side, seed))
+        plan, join = BatchPlan(len(data), recipe["batch_size"], seed), partial(padded, side=self.side, statistics=self.statistics)
         return batches_from(plan, make, join, start, recipe.get("workers", 0))
 
     def first(self, split: str, count: int, batch: int, device: torch.device, workers: int = 0) -> Iterator[Seen]:
@@ -96,7 +99,7 @@ class LabelledPixels:
             the picture's own size, on the CPU.
         """
         data = self.split(split)
-        for views in in_order(min(count, len(data)), Whole(data), _as_they_are, batch, workers):
+        for views in in_order(min(count, len(data)), partial(whole, data), as_it_is, batch, workers):
             images, sizes = self._seen(views)
             yield images.to(device), sizes, [view.labels for view in views]
 
@@ -116,37 +119,11 @@ class LabelledPixels:
         return padded(seen, self.side, self.statistics)[0], [view.size for view in seen]
 
 
-@dataclass(frozen=True)
-class Whole:
-    """Makes picture i with its labels at its own size.
-
-    Args:
-        data: The split.
-    """
-
-    data: Any
-
-    def __call__(self, i: int) -> View:
-        """Return picture i."""
-        return view_of(*self.data[i])
+def whole(data: Any, i: int) -> View:
+    """Return picture i of a split with its labels at its own size."""
+    return view_of(*data[i])
 
 
-@dataclass(frozen=True)
-class Varied:
-    """Makes a training sample: a variation of a picture and its labels.
-
-    Args:
-        data: The split.
-        vary: The variation.
-    """
-
-    data: Any
-    vary: TrainingView
-
-    def __call__(self, index: int, place: int) -> View:
-        """Return sample `index` as it is at a place in the run."""
-        return self.vary(view_of(*self.data[index]), place)
-
-
-def _as_they_are(views: list[View]) -> list[View]:
-    return views
+def varied(data: Any, vary: TrainingView, index: int, place: int) -> View:
+    """Return picture `index` and its labels as they are varied at a place in the run."""
+    return vary(whole(data, index), place)

@@ -80,23 +80,6 @@ class TrainingView:
             return vary(view, self.augment, self.side, np.random.default_rng((self.seed, place)))
 
 
-@dataclass(frozen=True)
-class Padded:
-    """Joins views to a batch, see `padded`.
-
-    Args:
-        side: Side in pixels.
-        statistics: Mean and standard deviation of each channel.
-    """
-
-    side: int
-    statistics: Statistics
-
-    def __call__(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
-        """Return a batch."""
-        return padded(views, self.side, self.statistics)
-
-
 def padded(views: Sequence[View], side: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
     """Return images (B,3,side,side), normalised, and labels (B,side,side): zeros and -1 to the right of and below each picture."""
     images, labels = [], []
