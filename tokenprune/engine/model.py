@@ -173,11 +173,11 @@ class PrunedViT(TimmTools, nn.Module):
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
         check_images(images)
-        prefix, tokens, rope = self.family.enter(images)
+        family = self.family  # looks once a pass for exchanged parts; what follows takes what it found
+        prefix, tokens, rope = family.enter(images)
         if self.class_token is not None:
             prefix = self.class_token(prefix, tokens)
-        pixels = self.family.covered(images)
-        return TokenState.start(prefix, tokens, self.family.positions(*images.shape[-2:]), pixels).replace(rope=rope)
+        return TokenState.start(prefix, tokens, family.positions(*images.shape[-2:]), family.covered(images)).replace(rope=rope)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
@@ -194,9 +194,9 @@ class PrunedViT(TimmTools, nn.Module):
         state = self.hooks.conclude(state)
         state = state if self.fusion is None else self.fusion(state)
         map_, present = self.view(state)
-        map_ = self.family.norm(map_)
+        map_ = self._family.norm(map_)
         map_ = map_ if self.treatment.remembers else map_ * present.unsqueeze(-1)
-        return Outputs(state, usage, map_, present, self.family.norm(state.prefix))
+        return Outputs(state, usage, map_, present, self._family.norm(state.prefix))
 
     def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
         """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""
@@ -213,8 +213,8 @@ class PrunedViT(TimmTools, nn.Module):
         """
         state = outputs.state
         if self.treatment.remembers and self.treatment.fold != "merge":
-            return self.family.classify(outputs.prefix, outputs.map, None)
-        return self.family.classify(outputs.prefix, self.family.norm(state.tokens), None if state.known.complete else state.live)
+            return self._family.classify(outputs.prefix, outputs.map, None)
+        return self._family.classify(outputs.prefix, self._family.norm(state.tokens), None if state.known.complete else state.live)
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
         """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""
