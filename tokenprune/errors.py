@@ -113,7 +113,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )  # fmt: skip
 
 
-def hint(name: object, known: Iterable[str]) -> str:
-    """Return " Did you mean 'NAME'?" for the closest known name, "" where none is close."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+def hint(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return " Did you mean 'NAME'?" for the closest known name, "" where none is as close as `cutoff` (0 to 1, difflib's ratio)."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -102,7 +102,8 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
     """
     plugin = get(kind, name_in(kind, spec))
     options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
-    allowed = [p for p in inspect.signature(plugin).parameters if p not in context]
+    parameters = {name: p for name, p in inspect.signature(plugin).parameters.items() if name not in context}
+    allowed = list(parameters)
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         nearest = hint(unknown[0], allowed)
@@ -116,7 +117,7 @@ def build(kind: str, spec: str | Mapping[str, Any], **context: Any) -> Any:
         if is_out_of_memory(error):
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-        listed = ", ".join(str(p) for name, p in inspect.signature(plugin).parameters.items() if name not in context) or "none"
+        listed = ", ".join(map(str, parameters.values())) or "none"
         text = f"{kind} {plugin.name!r} cannot be built with {given} (options: {listed}): {reason_of(error)}"
         raise (InvalidConfig if isinstance(error, _FOREIGN) else TokenPruneError)(text) from error
     _check_types(kind, plugin, options)

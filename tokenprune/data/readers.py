@@ -172,11 +172,21 @@ def left_out(path: Path, leading: tuple[str, ...]) -> str:
             deeper += ["/".join((*parts, name)) for name, ending in endings if ending in known and not name.startswith(".")]
     words = []
     if others:
-        listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6)) + ", ..." * (len(others) > 6)
-        words.append(f"{sum(others.values())} files with other endings ({listed}; images are {_endings()})")
+        words.append(other_endings(others, f"images are {_endings()}"))
     if deeper:
         words.append(f"{len(deeper)} images in folders inside a class folder, the first is {min(deeper)}")
     return f"{path}: left out: {' and '.join(words)}" if words else ""
+
+
+def other_endings(counts: Counter[str], allowed: str) -> str:
+    """Return words for files that are not read because of their endings.
+
+    Args:
+        counts: {ending: number of files}.
+        allowed: Words for the endings that are read.
+    """
+    listed = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(6)) + ", ..." * (len(counts) > 6)
+    return f"{sum(counts.values())} files with other endings ({listed}; {allowed})"
 
 
 def _folders_in(path: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from tokenprune.data.base import NO_CLASS, class_map
 from tokenprune.data.class_names import read_names
 from tokenprune.data.pixels import upright
-from tokenprune.data.readers import UNREADABLE, is_hidden
+from tokenprune.data.readers import UNREADABLE, is_hidden, other_endings
 from tokenprune.data.shapes.shapes import SHAPES_CLASSES, ShapesDetection
 from tokenprune.errors import DatasetError
 from tokenprune.utils.console import warn_once
@@ -232,10 +232,7 @@ def _left_out(folder: Path, endings: Sequence[str]) -> str:
     """Return words for the files of a folder that are not read because of their endings, "" if there are none."""
     names = [entry.name for entry in os.scandir(folder) if entry.is_file() and not is_hidden([entry.name])]
     others = Counter(suffix or "no ending" for suffix in (Path(name).suffix.lower() for name in names) if suffix not in endings)
-    if not others:
-        return ""
-    listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6))
-    return f"{folder}: left out: {sum(others.values())} files with other endings ({listed}; allowed are {', '.join(endings)})"
+    return f"{folder}: left out: {other_endings(others, 'allowed are ' + ', '.join(endings))}" if others else ""
 
 
 def _one_channel(image: Image.Image) -> np.ndarray | str:

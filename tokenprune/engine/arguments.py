@@ -14,12 +14,14 @@ _AXES = ("selector", "treatment", "schedule")
 _OTHERS = ("cls", "execution", "losses", "positions", "classes")
 
 
-def completed(spec: Spec, published: Spec, kind: str) -> Spec:
-    """Return a treatment or schedule as it was given; options without a `name` change those of the selector's paper.
+def completed(spec: Spec | None, published: Spec, kind: str) -> Spec:
+    """Return a treatment or schedule as it was given; None is that of the selector's paper, and options without a `name` change that.
 
     Raises:
         InvalidConfig: It is neither a name nor a mapping.
     """
+    if spec is None:
+        return published
     check_spec(kind, spec)
     if isinstance(spec, str) or "name" in spec:
         return spec

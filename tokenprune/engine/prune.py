@@ -60,11 +60,10 @@ def prune(
         return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
     check_spec("selector", selector)
     kind = get("selector", name_in("selector", selector))
-    published = kind.published
-    after = build("treatment", published["treatment"] if treatment is None else completed(treatment, published["treatment"], "treatment"))
+    after = build("treatment", completed(treatment, kind.published["treatment"], "treatment"))
     refuse(kind, after, execution)
     refuse_windowed(windows, kind, after, {} if isinstance(selector, str) else selector, execution)
-    plan = build("schedule", published["schedule"] if schedule is None else completed(schedule, published["schedule"], "schedule"))
+    plan = build("schedule", completed(schedule, kind.published["schedule"], "schedule"))
     pruned = PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions, classes)
     refuse_counts(windows, kind, after, plan, Layout(pruned.depth, positions or pruned.family.own_positions))
     return pruned

@@ -14,7 +14,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tokenprune.errors import InvalidConfig, TokenPruneError
+from tokenprune.errors import InvalidConfig, TokenPruneError, hint
 from tokenprune.registry import names
 from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.utils.settings import leaves, nearest_setting
@@ -48,9 +48,9 @@ def prepared(words: Sequence[str]) -> list[str]:
         InvalidConfig: a flag that does not exist.
     """
     words = [f"fresh={time.time()}" if word == FRESH else word for word in words]
-    values, flags, before = [], [], ""
+    values, flags, before, taking = [], [], "", _flags_with_values()
     for word in words:
-        is_value = "=" in word.lstrip("+~") and not word.startswith("-") and before not in _flags_with_values()
+        is_value = "=" in word.lstrip("+~") and not word.startswith("-") and before not in taking
         (values if is_value else flags).append(word)
         before = word
     unknown = [word for word in _Flags().parse_known_args(flags)[1] if word.startswith("-")]
@@ -127,9 +127,7 @@ def _unknown_flag(flag: str, words: Sequence[str]) -> str:
 def _unknown_choice(path: str, options: Sequence[str]) -> str:
     group, _, name = path.rpartition("/")
     begun = [option for option in options if name and option.startswith(name)]  # table2 means table2_preserve
-    close = begun or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    told = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {group} {name!r}.{told} Available: {', '.join(options)}"
+    return f"unknown {group} {name!r}.{hint(begun[0] if begun else name, options, 0.5)} Available: {', '.join(options)}"
 
 
 def _unreadable(word: str, message: str) -> str:

@@ -17,7 +17,7 @@ from tokenprune.registry import register
 from tokenprune.tasks.base import device_of
 from tokenprune.tasks.classification.task import ClassificationTask
 from tokenprune.tasks.pictures import Picture
-from tokenprune.utils.console import say
+from tokenprune.utils.console import say_if
 from tokenprune.utils.settings import read_settings
 
 _GIGA = 1e9
@@ -150,8 +150,7 @@ class TimmTask(ClassificationTask):
             DatasetError: The data cannot be read.
         """
         images = self._images(cfg)
-        if images.about_view:
-            say(images.about_view)
+        say_if(images.about_view)
         return build_timm(cfg["backbone"], len(images.classes))
 
     def begin(self, model: nn.Module) -> None:

@@ -32,6 +32,12 @@ def warn(text: str) -> None:
     _print(f"warning: {text}", sys.stderr)
 
 
+def say_if(text: str) -> None:
+    """Write one line to standard output if there is something to say."""
+    if text:
+        say(text)
+
+
 @cache
 def say_once(text: str) -> None:
     """Write one line to standard output unless this process has written it before."""

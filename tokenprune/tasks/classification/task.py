@@ -25,7 +25,7 @@ from tokenprune.tasks.classification.settings import read_recipe
 from tokenprune.tasks.classification.views import Batch, as_input, collate
 from tokenprune.tasks.pictures import Picture, cropped
 from tokenprune.tasks.preprocessing import completed_view
-from tokenprune.utils.console import progress, say
+from tokenprune.utils.console import progress, say_if
 from tokenprune.utils.finite import check_finite
 from tokenprune.utils.modes import evaluating
 
@@ -74,8 +74,7 @@ class ClassificationTask(Task):
         from tokenprune.tasks.encoder import build_pruned
 
         images = self._images(cfg)
-        if images.about_view:
-            say(images.about_view)
+        say_if(images.about_view)
         return build_pruned(cfg, num_classes=len(images.classes) + int(images.recipe.token_labels > 0))
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ from tokenprune.tasks.data_checks import check_classes
 from tokenprune.tasks.detection.guard import require_detectron2
 from tokenprune.tasks.detection.settings import read_task
 from tokenprune.tasks.preprocessing import about_imagenet
-from tokenprune.utils.console import say
+from tokenprune.utils.console import say_if
 
 if TYPE_CHECKING:
     from tokenprune.tasks.detection.loader import Resize
@@ -53,8 +53,7 @@ class DetectionTask(Task):
         from tokenprune.tasks.detection.model import build_detector
         from tokenprune.tasks.encoder import build_pruned
 
-        if about_imagenet(cfg):
-            say(about_imagenet(cfg))
+        say_if(about_imagenet(cfg))
         settings, classes = read_task(cfg["task"]), len(self._data(cfg, "val").classes)
         return build_detector(settings, build_pruned(cfg, classes=classes), classes, cfg["backbone"])
 

@@ -20,7 +20,7 @@ from tokenprune.tasks.pictures import LabelMap, Picture, cropped
 from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
 from tokenprune.tasks.segmentation.model import Segmenter
 from tokenprune.tasks.segmentation.settings import completed, read_segmentation
-from tokenprune.utils.console import progress, say, warn
+from tokenprune.utils.console import progress, say_if, warn
 from tokenprune.utils.finite import check_finite
 from tokenprune.utils.modes import evaluating
 
@@ -65,8 +65,7 @@ class SegmentationTask(Task):
         from tokenprune.tasks.encoder import build_pruned
 
         pixels = self._pixels(cfg)
-        if pixels.about_view:
-            say(pixels.about_view)
+        say_if(pixels.about_view)
         return Segmenter(build_pruned(cfg, num_classes=len(pixels.classes)))
 
     def head(self, model: Segmenter) -> list[nn.Parameter]:
