@@ -20,6 +20,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "fusion": ("tokenprune.methods.fusions",),
     "loss": ("tokenprune.methods.losses",),
     "task": tuple(f"tokenprune.tasks.{name}" for name in ("classification.task", "detection.task", "timm_models", "segmentation.task")),
+    "layout": ("tokenprune.zoo.layouts",),
     "report": (
         *(f"tokenprune.report.tables.{name}" for name in ("standard", "taxonomy")),
         "tokenprune.report.insights.report",
@@ -32,7 +33,7 @@ _loaded: set[str] = set()
 
 
 def register(kind: str, name: str) -> Callable[[Any], Any]:
-    """Register a class under `kind` (selector, treatment, schedule, fusion, loss, data, task, report) and `name`.
+    """Register a class under `kind` (selector, treatment, schedule, fusion, loss, data, task, layout, report) and `name`.
 
     Raises:
         InvalidConfig: another class already has the name, or the kind does not exist.

@@ -48,6 +48,8 @@ class VitConfig:
         repatch: Whether a `model` is built with `patch_size` in place of its own. Files of weights are then resampled.
         windows: Windows inside which the blocks attend, for square images of img_size or less, which are padded to it. Such a model has no
             final norm unless it has a head. None: every block sees all tokens.
+        norm_eps: eps of the blocks' LayerNorms; None takes timm's for the model (1e-6 for a plain ViT).
+        final_norm_eps: The same of the norm behind the last block or the pooling.
         pretrained_grid: Rows and columns of patches that the position codes of a file of weights are for (`pretrained`, init=FILE); needed
             where they are no square and the file does not say. None finds out.
     """
@@ -71,6 +73,8 @@ class VitConfig:
     repatch: bool = False
     windows: Windows | None = None
     pretrained_grid: tuple[int, int] | None = None
+    norm_eps: float | None = None
+    final_norm_eps: float | None = None
 
 
 def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
@@ -103,6 +107,7 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
         vit.norm = nn.Identity()  # the adapter normalises its maps itself
     if cfg.windows is not None:
         _set_windows(vit, cfg.windows, num_classes)
+    _set_eps(vit, cfg)
     if cfg.pos_init == "sincos":
         _sincos_start(vit)
     if cfg.pretrained_grid is not None:
@@ -149,6 +154,9 @@ def _check(cfg: VitConfig) -> None:
         problems.append("backbone.windows and backbone.adapter are both set; allowed: one of them")
     if cfg.pretrained_grid is not None and min(cfg.pretrained_grid) < 1:
         problems.append(f"backbone.pretrained_grid is {list(cfg.pretrained_grid)}; allowed: [rows,columns], 1 and more")
+    for name in ("norm_eps", "final_norm_eps"):
+        if (eps := getattr(cfg, name)) is not None and not eps > 0:
+            problems.append(f"backbone.{name} is {eps}; allowed: above 0, and null for timm's")
     if cfg.size not in ("", *SIZES):
         problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(SIZES)} and ''")
     if cfg.adapter is not None and not cfg.model:  # a timm model's sizes are only known once it is built
@@ -202,6 +210,13 @@ def _set_windows(vit: nn.Module, windows: Windows, num_classes: int) -> None:
     vit.windows = windows
     if not num_classes:
         vit.norm, vit.fc_norm = nn.Identity(), nn.Identity()  # ViTDet's maps are not normalised
+
+
+def _set_eps(vit: nn.Module, cfg: VitConfig) -> None:
+    for eps, parts in ((cfg.norm_eps, vit.blocks), (cfg.final_norm_eps, nn.ModuleList([vit.norm, vit.fc_norm]))):
+        for layer in parts.modules() if eps is not None else ():
+            if isinstance(layer, nn.LayerNorm):
+                layer.eps = eps
 
 
 def _sincos_start(vit: nn.Module) -> None:
