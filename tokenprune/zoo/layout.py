@@ -22,7 +22,8 @@ class Imported:
         state: {key: tensor} of the model that these settings build: of `PrunedViT` (`backbone.*`, `selectors.*`) for classification, of the
             whole model of the task otherwise.
         classes: Number of classes of the head, 0 without one.
-        view: How the authors prepare images: `mean`, `std`, `crop_pct`, `interpolation`, as far as it is not usual (ImageNet's, .875, bicubic).
+        view: How the authors prepare images: `mean`, `std`, `crop_pct`, `interpolation`, as far as it is not usual (ImageNet's, .875,
+            bicubic).
         left_out: {start of keys in the file: reason}. These keys have no place in the model, for example heads of training.
         added: Starts of keys of the model that the file rightly lacks, for example thresholds of this project.
         notes: Remarks that belong on a result row.
