@@ -24,7 +24,8 @@ class Decision:
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
     notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
     where K is known without a look at the device; branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the block about to
-    run has switched on, 0/1 (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values` (B,M,C), of the tokens if None.
+    run has switched on, 0/1 (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values`; values (B,M,C): what new tokens
+    and the means of a `target` are made of, the tokens if None.
     """
 
     keep: Tensor
