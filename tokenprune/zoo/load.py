@@ -97,7 +97,8 @@ def load_into(model: nn.Module, path: Path | str, settings: Mapping[str, Any]) -
         allowed = (*allowed, "selectors.", "fusion.", "class_token")
         notes.append(f"the file's selectors are those of {theirs}, the run has {ours}: they are left out")
     copy_state(state, model, release.name, allowed)
-    return notes + (_differences(imported.settings["backbone"], settings["backbone"]) if "backbone" in settings else _eps(imported, model))
+    differing = _differences(imported.settings["backbone"], settings["backbone"]) if "backbone" in settings else _eps(imported, model)
+    return [*notes, *differing]
 
 
 def save(path: Path | str, imported: Imported, about: Mapping[str, str] | None = None) -> None:
