@@ -80,7 +80,9 @@ def fill(key: str, shape: Sequence[int], salt: str = "dev", shift: float | Seque
     return (value if shift is None else value + torch.tensor(shift, dtype=torch.float64)).float()
 
 
-def filled(shapes: Mapping[str, Sequence[int]], salt: str = "dev", shifts: Mapping[str, float | Sequence[float]] | None = None) -> dict[str, Tensor]:
+def filled(
+    shapes: Mapping[str, Sequence[int]], salt: str = "dev", shifts: Mapping[str, float | Sequence[float]] | None = None
+) -> dict[str, Tensor]:
     """Return a whole state dict.
 
     Args:
