@@ -1,6 +1,6 @@
 """Published files as data: tokenprune/zoo/FAMILY.yaml lists the files of one publication, each an entry.
 
-Values of a file outside of `entries` hold for each of its entries. `${size}` in a key or value of an entry with `each: {size: [tiny, small]}`
+Values of a file outside of `entries` hold for each of its entries. `${size}` in a key or value of an entry with `each: {size: [tiny]}`
 stands for one value after the other, so that one text describes a grid of files. Nothing is ever downloaded: `link` is for people.
 """
 
