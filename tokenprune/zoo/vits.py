@@ -11,8 +11,7 @@ from tokenprune.errors import CheckpointMismatch
 HEAD_WIDTH = 64  # channels of an attention head in every ViT, DeiT and MAE but the huge ones
 _HEADS = {1280: 16}  # by C: ViT-H
 _EMBEDDING = ("patch_embed.proj.weight", "pos_embed", "cls_token")
-_DISTILLED = {192: "deit_tiny_distilled_patch16_224", 384: "deit_small_distilled_patch16_224", 768: "deit_base_distilled_patch16_224"}
-_OF_VIT = ("patch_embed.", "blocks.", "norm.", "fc_norm.", "head.", "head_dist.", "pos_embed", "cls_token", "dist_token")
+_OF_VIT = ("patch_embed.", "blocks.", "norm.", "fc_norm.", "head.", "pos_embed", "cls_token")
 
 
 def is_vit(state: Mapping[str, Tensor]) -> bool:
@@ -37,12 +36,12 @@ def backbone_of(state: Mapping[str, Tensor], heads: int | None = None) -> dict[s
     """
     try:
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
-        hidden, prefix = state["blocks.0.mlp.fc1.weight"].shape[0], 1 + ("dist_token" in state)
-        side = math.isqrt(state["pos_embed"].shape[1] - prefix)
+        hidden, positions = state["blocks.0.mlp.fc1.weight"].shape[0], state["pos_embed"].shape[1] - 1
     except (KeyError, ValueError) as error:
         raise CheckpointMismatch(f"the file is of no plain ViT: {error} is missing or has a wrong shape; fetch the file again") from error
-    if side**2 + prefix != state["pos_embed"].shape[1]:
-        raise CheckpointMismatch(f"pos_embed has {state['pos_embed'].shape[1]} codes, {prefix} for no patch; allowed: a square grid")
+    side = math.isqrt(positions)
+    if side**2 != positions:
+        raise CheckpointMismatch(f"pos_embed has codes of {positions} patches beside the class token's; allowed: a square grid")
     blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
     sizes = {
         "img_size": side * patch,
@@ -53,21 +52,9 @@ def backbone_of(state: Mapping[str, Tensor], heads: int | None = None) -> dict[s
         "mlp_ratio": hidden / width,
     }
     pooled = {"pool": "avg"} if "fc_norm.weight" in state else {}
-    return {**sizes, **pooled} if prefix == 1 else {**_distilled(sizes), **pooled}
+    return {**sizes, **pooled}
 
 
 def classes_of(state: Mapping[str, Tensor], key: str = "head.weight") -> int:
     """Return the number of outputs of a head, 0 without one."""
     return state[key].shape[0] if key in state else 0
-
-
-def _distilled(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the group of a DeiT with a distillation token, which is a model of timm by name."""
-    name = _DISTILLED.get(sizes["embed_dim"])
-    if name is None or (sizes["depth"], sizes["patch_size"]) != (12, 16):
-        known = ", ".join(_DISTILLED.values())
-        raise CheckpointMismatch(
-            f"the file is of a distilled ViT of {sizes['embed_dim']} channels, {sizes['depth']} blocks and patches of"
-            f" {sizes['patch_size']} px; allowed: {known}"
-        )
-    return {"model": name, "img_size": sizes["img_size"], "patch_size": sizes["patch_size"]}

@@ -32,6 +32,7 @@ class Cropr(Layout):
 
     asks = {"remove": "number R of tokens that each router drops (the paper's main results have 8)"}
     offers = {"num_heads": None}
+    examples = {"remove": 8}
 
     @staticmethod
     def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -60,6 +61,7 @@ class Cropr(Layout):
         whole = {"pool_includes_prefix": True} if backbone.get("pool") == "avg" else {}
         return Imported(
             settings={
+                "task": {"name": self.task},
                 "backbone": {**backbone, **whole},
                 "selector": {"name": "cropr", **({} if queries == 1 else {"queries": queries}), **self._mlp(state)},
                 "treatment": {"name": "last_layer_fusion" if len(routers) == fused else "remove"},

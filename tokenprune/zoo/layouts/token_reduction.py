@@ -32,6 +32,7 @@ class TokenReduction(Layout):
 
     asks = {"keep_rate": "share of tokens that stays, to the power of the stage (.9, .7, .5 or .25), or a list of counts"}
     offers = {"blocks": list(PUBLISHED_BLOCKS), "noise": False, "options": {}}
+    examples = {"keep_rate": 0.7}
 
     @staticmethod
     def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -58,7 +59,11 @@ class TokenReduction(Layout):
         self._check(release, method, counts_of(given["keep_rate"], blocks, positions), blocks)
         options = {**given["options"], **({"noise": given["noise"]} if method == "dpc_knn" else {})}
         return Imported(
-            settings={"backbone": backbone, **settings_of(method, given["keep_rate"], blocks, positions, **options)},
+            settings={
+                "task": {"name": self.task},
+                "backbone": backbone,
+                **settings_of(method, given["keep_rate"], blocks, positions, **options),
+            },
             state={_renamed(key, blocks): value.reshape(()) if key.endswith(".scale") else value for key, value in state.items()},
             classes=classes_of(state),
             notes=("DPC-KNN without the noise on densities that the released code draws",)
