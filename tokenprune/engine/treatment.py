@@ -93,7 +93,8 @@ class Treatment:
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         slots = decision.slots if state.known.complete else None
-        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch)
+        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch, prefix_gate=decision.prefix_gate)
+        state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
         if weight is not None:
             return fuse(state, dropped, weight)
         if self.fold != "merge":

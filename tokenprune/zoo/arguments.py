@@ -46,6 +46,7 @@ def said(args: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"keep_rate": rates[0] if len(rates) == 1 else rates} if rates else {}
     found |= {"blocks": list(args["reduction_loc"])} if args["reduction_loc"] else {}
     options = {own: args[name] for name, own in _RENAMED.get(method, {}).items() if name in args}
+    options |= {"weighting": "equal"} if method == "dpc_knn" and args.get("equal_weight") else {}
     return {**found, **({"options": options} if options else {})}
 
 
@@ -55,18 +56,14 @@ def refuse(args: Mapping[str, Any], file: str) -> None:
     Raises:
         CheckpointMismatch: The arguments have one; says which and why.
     """
-    method = said(args).get("method")
-    reasons = {
-        "equal_weight": method == "kmedoids"
-        and args.get("equal_weight")
-        and "its first medoid is drawn at random, so that no number repeats",
-        "k_neighbors": method == "dpc_knn"
-        and args.get("k_neighbors", _NEIGHBOURS) != _NEIGHBOURS
-        and f"densities are of {_NEIGHBOURS} here",
-        "heuristic_pattern": method == "radial" and "its radii give other counts than a keep rate; method=radial is a row of its own",
-    }
-    if bad := [f"{name}={args.get(name)!r} ({reason})" for name, reason in reasons.items() if reason]:
-        raise CheckpointMismatch(f"checkpoint {file} was trained by TokenReduction with {'; '.join(bad)}: not imported")
+    method, neighbours = said(args).get("method"), args.get("k_neighbors", _NEIGHBOURS)
+    found = [
+        (method == "kmedoids" and args.get("equal_weight"), "equal_weight: its first medoid is drawn anew, so that no number repeats"),
+        (method == "dpc_knn" and neighbours != _NEIGHBOURS, f"k_neighbors={neighbours}: densities here are of {_NEIGHBOURS}"),
+        (method == "radial", "a fixed pattern: its radii give other counts than a keep rate; method=radial is this project's own"),
+    ]
+    if reasons := [reason for wrong, reason in found if wrong]:
+        raise CheckpointMismatch(f"checkpoint {file} was trained by TokenReduction with {'; '.join(reasons)}. It is not imported")
 
 
 def settings_of(method: str, keep_rate: float | Sequence[float], blocks: Sequence[int], positions: int, **options: Any) -> dict[str, Any]:

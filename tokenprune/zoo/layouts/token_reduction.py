@@ -8,9 +8,9 @@ from torch import Tensor
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
 from tokenprune.zoo.arguments import PUBLISHED_BLOCKS, counts_of, refuse, said, settings_of
+from tokenprune.zoo.deit import backbone_of, classes_of, is_vit
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, is_vit
 
 _LAYER = "cluster_layers."
 _OF_METHOD = {  # a key of the first layer, by method; its first dimension is the number of new tokens, but for DPC-KNN
@@ -20,6 +20,7 @@ _OF_METHOD = {  # a key of the first layer, by method; its first dimension is th
     "patch_merger": "queries",
 }
 _PARTS = {"score.": "weigh.", "weight.": "weigh.", "v": "slots"}  # starts of keys of a layer that have another name here
+_WITHOUT_NOISE = "DPC-KNN without the noise on densities that the released code draws anew in each pass"
 
 
 @register("layout", "token_reduction")
@@ -43,7 +44,8 @@ class TokenReduction(Layout):
         """Return what the arguments say; without any, the counts that the shapes of a mixing method tell."""
         found = {name: value for name, value in said(release.args).items() if name != "method"}
         method = _method(release.state)
-        return {**({} if method == "dpc_knn" or method is None else {"keep_rate": _counts(release.state, method)}), **found}
+        counts = {} if method == "dpc_knn" else {"keep_rate": _counts(release.state, method)}
+        return {**counts, **found}
 
     def convert(self, release: Release, given: Mapping[str, Any]) -> Imported:
         """Return the settings and weights.
@@ -53,7 +55,7 @@ class TokenReduction(Layout):
                 weights.
         """
         state, method, blocks = release.state, _method(release.state), list(given["blocks"])
-        backbone = backbone_of(state)
+        backbone = backbone_of(state, release.name)
         positions = (backbone["img_size"] // backbone["patch_size"]) ** 2
         refuse(release.args, release.name)
         self._check(release, method, counts_of(given["keep_rate"], blocks, positions), blocks)
@@ -65,10 +67,8 @@ class TokenReduction(Layout):
                 **settings_of(method, given["keep_rate"], blocks, positions, **options),
             },
             state={_renamed(key, blocks): value.reshape(()) if key.endswith(".scale") else value for key, value in state.items()},
-            classes=classes_of(state),
-            notes=("DPC-KNN without the noise on densities that the released code draws",)
-            if method == "dpc_knn" and not given["noise"]
-            else (),
+            classes=classes_of(state, release.name),
+            notes=() if method != "dpc_knn" or given["noise"] else (_WITHOUT_NOISE,),
         )
 
     @staticmethod
@@ -78,10 +78,8 @@ class TokenReduction(Layout):
         problems = [] if trained == method else [f"its arguments are of {trained}, its keys of {method}"]
         if len(blocks) != len(layers):
             problems.append(f"it has {len(layers)} cluster layers, blocks are {list(blocks)}: give blocks=[...], one a layer")
-        elif method != "dpc_knn" and list(counts) != _counts(release.state, method):
-            problems.append(
-                f"its layers make {_counts(release.state, method)} tokens, keep_rate would be {list(counts)}: leave keep_rate out"
-            )
+        elif method != "dpc_knn" and list(counts) != (made := _counts(release.state, method)):
+            problems.append(f"its layers make {made} tokens, keep_rate would be {list(counts)}: leave keep_rate out")
         if problems:
             raise CheckpointMismatch(f"checkpoint {release.name} (layout token_reduction): {'; '.join(problems)}")
 
