@@ -1,7 +1,7 @@
 """Reads from keys and shapes which plain ViT the tensors of a published file are of."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -71,3 +71,13 @@ def _distilled(sizes: Mapping[str, Any]) -> dict[str, Any]:
             f" {sizes['patch_size']} px; allowed: {known}"
         )
     return {"model": name, "img_size": sizes["img_size"], "patch_size": sizes["patch_size"]}
+
+
+def renamed(state: Mapping[str, Tensor], rule: Callable[[str], str | None]) -> dict[str, Tensor]:
+    """Return a state under the keys that `rule` gives; keys for which it gives None are left out."""
+    return {new: value for key, value in state.items() if (new := rule(key)) is not None}
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with `prefix` and a dot before each key."""
+    return {f"{prefix}.{key}": value for key, value in state.items()}
