@@ -1,6 +1,7 @@
 """Reads from keys and shapes which plain ViT the tensors of a published file are of."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ HEAD_WIDTH = 64  # channels of an attention head in every ViT, DeiT and MAE but 
 _HEADS = {1280: 16}  # by C: ViT-H
 _EMBEDDING = ("patch_embed.proj.weight", "pos_embed", "cls_token")
 _DISTILLED = {192: "deit_tiny_distilled_patch16_224", 384: "deit_small_distilled_patch16_224", 768: "deit_base_distilled_patch16_224"}
-_OF_VIT = ("patch_embed.", "blocks.", "norm.", "fc_norm.", "head.", "head_dist.", "pos_embed", "cls_token", "dist_token")
+_OF_BLOCK = re.compile(r"blocks\.\d+\.(?:norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.(?:weight|bias)")
+_OF_VIT = ("patch_embed.", "norm.", "fc_norm.", "head.", "head_dist.", "pos_embed", "cls_token", "dist_token")
 
 
 def is_vit(state: Mapping[str, Tensor]) -> bool:
@@ -22,7 +24,7 @@ def is_vit(state: Mapping[str, Tensor]) -> bool:
 
 def foreign(state: Mapping[str, Tensor]) -> list[str]:
     """Return the keys of a file that a plain ViT does not have, in their order."""
-    return [key for key in state if not key.startswith(_OF_VIT)]
+    return [key for key in state if not (_OF_BLOCK.fullmatch(key) if key.startswith("blocks.") else key.startswith(_OF_VIT))]
 
 
 def backbone_of(state: Mapping[str, Tensor], heads: int | None = None) -> dict[str, Any]:
@@ -42,7 +44,9 @@ def backbone_of(state: Mapping[str, Tensor], heads: int | None = None) -> dict[s
     except (KeyError, ValueError) as error:
         raise CheckpointMismatch(f"the file is of no plain ViT: {error} is missing or has a wrong shape; fetch the file again") from error
     if side**2 + prefix != state["pos_embed"].shape[1]:
-        raise CheckpointMismatch(f"pos_embed has {state['pos_embed'].shape[1]} codes, {prefix} of them for no patch; allowed: a square grid")
+        raise CheckpointMismatch(
+            f"pos_embed has {state['pos_embed'].shape[1]} codes, {prefix} of them for no patch; allowed: a square grid"
+        )
     blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
     sizes = {
         "img_size": side * patch,
