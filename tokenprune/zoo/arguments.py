@@ -66,6 +66,26 @@ def refuse(args: Mapping[str, Any], file: str) -> None:
         raise CheckpointMismatch(f"checkpoint {file} was trained by TokenReduction with {'; '.join(reasons)}. It is not imported")
 
 
+def of_run(args: Mapping[str, Any], file: str, backbone: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the groups selector, treatment and schedule of a run of TokenReduction; {} of a dense one.
+
+    Args:
+        args: Arguments of the run.
+        file: Name of its file, for errors.
+        backbone: Group `backbone` of its model.
+        given: `method`, `keep_rate`, `blocks` (None for the published ones) and `options`.
+
+    Raises:
+        CheckpointMismatch: See `refuse`; or the arguments lack the keep rate.
+    """
+    refuse(args, file)
+    method, rate, blocks = given["method"], given["keep_rate"], given["blocks"] or PUBLISHED_BLOCKS
+    if rate is None and method != "dense":
+        raise CheckpointMismatch(f"checkpoint {file} was trained by TokenReduction, and its arguments have no keep_rate; give keep_rate=.7")
+    positions = (backbone["img_size"] // backbone["patch_size"]) ** 2
+    return settings_of(method, rate, blocks, positions, **given["options"])
+
+
 def settings_of(method: str, keep_rate: float | Sequence[float], blocks: Sequence[int], positions: int, **options: Any) -> dict[str, Any]:
     """Return the groups selector, treatment and schedule of one of TokenReduction's methods; {} for its dense models.
 
