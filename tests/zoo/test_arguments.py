@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import tokenprune
-from tests.helpers.goldens import filled, golden, pictures
+from tests.helpers.goldens import filled, golden, imported, pictures
 from tests.helpers.pairings import tiny_vit
+from tests.zoo.layouts.test_mae import tiny
 from tokenprune.backbones.vit import build_vit
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.methods.selectors.ats import raster_transform
@@ -86,3 +87,28 @@ def test_ats_in_raster_order_equals_loops(samples):
             point = (1 + 2 * i) / (2 * K)
             wanted.add(min(sums, key=lambda slot: abs(sums[slot] - point)))  # noqa: B023
         assert set(raster_transform(score, live, samples)[0].nonzero().flatten().tolist()) == wanted
+
+
+def plain(args, folder, **given):
+    """Import a tiny plain DeiT of a run of TokenReduction."""
+    state = {**tiny(), "norm.weight": torch.ones(64)}
+    del state["fc_norm.weight"]
+    return imported(folder, state, "best_checkpoint.pth", args, **given)
+
+
+def test_a_plain_file_of_a_run_says_its_method(tmp_path):
+    """EViT's counts are int(r^k N) of the first tokens there, and ceil(r n) of the present ones in its authors' own runs."""
+    found = plain({**RUN, "model": "evit_tiny_patch16_224"}, tmp_path).settings
+    assert found["schedule"] == {"name": "stages", "keep_rate": 0.7, "blocks": [3, 6, 9], "rounding": "reference"}
+    assert found["selector"] == {"name": "evit"} and found["treatment"] == {"name": "fuse"}
+    assert plain({**RUN, "model": "ats_tiny_patch16_224"}, tmp_path).settings["selector"] == {"name": "ats", "variant": "token_reduction"}
+    assert "selector" not in plain({**RUN, "model": "deit_tiny_patch16_224_local", "keep_rate": []}, tmp_path).settings
+
+
+def test_a_run_without_a_rate_needs_one(tmp_path):
+    args = {**RUN, "keep_rate": []}
+    with pytest.raises(CheckpointMismatch, match="keep_rate; give keep_rate"):
+        plain(args, tmp_path)
+    assert plain(args, tmp_path, keep_rate=0.5).settings["schedule"]["keep_rate"] == 0.5
+    with pytest.raises(CheckpointMismatch, match="method is 'tome', and the file itself says 'topk'"):
+        plain(args, tmp_path, method="tome")
