@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -75,6 +75,11 @@ class Layout(ABC):
             CheckpointMismatch: Keys that the layout needs are missing, or the file is a variant that is refused; says which and why.
         """
 
+    def imported(self, release: Release, given: Mapping[str, Any]) -> Imported:
+        """Return `convert` with the layout's task in the settings."""
+        found = self.convert(release, given)
+        return replace(found, settings={"task": {"name": self.task}, **found.settings})
+
     def known(self, release: Release) -> dict[str, Any]:
         """Return the settings of `asks` and `offers` that the file itself says, in its `args`, `meta` or name. {} by default."""
         return {}
@@ -124,4 +129,4 @@ def converted(release: Release, given: Mapping[str, Any]) -> Imported:
     if problems:
         settings = ", ".join(allowed) or "none"
         raise CheckpointMismatch(f"checkpoint {release.name} (layout {layout.name}): {'; '.join(problems)}. Settings: {settings}")
-    return layout.convert(release, {**layout.offers, **known, **given})
+    return layout.imported(release, {**layout.offers, **known, **given})

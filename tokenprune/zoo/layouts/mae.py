@@ -22,6 +22,7 @@ class Mae(Layout):
 
     asks = {"r": "number of tokens that ToMe merges at each block (ViT-B 16, ViT-L 8, ViT-H 7 as published); 0 is the dense model"}
     offers = {"prop_attn": False}
+    plain = True
 
     @staticmethod
     def recognises(state: Mapping[str, Tensor]) -> bool:
