@@ -6,13 +6,27 @@ registers), C channels, h heads. A *position* is a place in the grid, a *slot* a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenprune.engine.indexing import put, take
 from tokenprune.engine.packing import Packing
+
+
+class Branch(NamedTuple):
+    """Says which parts of the block about to run an image has switched on, as 0/1 gates (AdaViT).
+
+    Attributes:
+        heads: (B,h) attention heads.
+        sublayers: (B,2) attention and MLP.
+        narrows: Whether the MLP sees the channels of the heads that are on only.
+    """
+
+    heads: Tensor
+    sublayers: Tensor
+    narrows: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,10 +37,9 @@ class Decision:
     tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
     notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
-    where K is known without a look at the device; branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the block about to
-    run has switched on, 0/1 (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values`; values (B,M,C): what new tokens
-    and the means of a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix tokens that stay, all if None (site
-    `before` only); prefix_gate (B,P): their gate in training.
+    where K is known without a look at the device; branch: see `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of
+    `values`; values (B,M,C): what new tokens and the means of a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix
+    tokens that stay, those of before if None (site `before` only); prefix_gate (B,P): their gate in training.
     """
 
     keep: Tensor
@@ -38,7 +51,7 @@ class Decision:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     slots: Tensor | None = None
-    branch: tuple[Tensor, Tensor] | None = None
+    branch: Branch | None = None
     mix: Tensor | None = None
     values: Tensor | None = None
     prefix_keep: Tensor | None = None
@@ -136,7 +149,7 @@ class TokenState:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
     rope: Tensor | tuple[Tensor, ...] | None = None
-    branch: tuple[Tensor, Tensor] | None = None
+    branch: Branch | None = None
     prefix_live: Tensor | None = None
     prefix_gate: Tensor | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()

@@ -11,7 +11,8 @@ from tokenprune.errors import CheckpointMismatch
 
 _HEAD_WIDTH = 64  # channels a head in DeiT of every size, DeiT-256 included
 _HEADS = {1280: 16}  # heads by channels, where they are wider: ViT-H
-_OF_VIT = ("patch_embed.", "blocks.", "norm.", "fc_norm.", "head.", "pos_embed", "cls_token")
+_OF_VIT = ("patch_embed.", "norm.", "fc_norm.", "head.", "pos_embed", "cls_token")
+_OF_BLOCK = re.compile(r"blocks\.\d+\.(?:norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.(?:weight|bias)")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
@@ -23,7 +24,7 @@ def is_vit(state: Mapping[str, Tensor]) -> bool:
 
 def foreign(state: Mapping[str, Tensor]) -> list[str]:
     """Return the keys of a file that a plain ViT does not have, in their order."""
-    return [key for key in state if not key.startswith(_OF_VIT)]
+    return [key for key in state if not (_OF_BLOCK.fullmatch(key) if key.startswith("blocks.") else key.startswith(_OF_VIT))]
 
 
 def backbone_of(state: Mapping[str, Tensor], file: str, **more: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def some_state(**more):
     """Return keys of a tiny DynamicViT; shapes are all that matters."""
     dim = 64
     state = {"patch_embed.proj.weight": torch.zeros(dim, 3, 16, 16), "pos_embed": torch.zeros(1, 5, dim)}
-    state |= {"blocks.11.attn.qkv.weight": torch.zeros(3 * dim, dim), "blocks.0.attn.qkv.weight": torch.zeros(3 * dim, dim)}
+    state |= {"cls_token": torch.zeros(1, 1, dim), "blocks.0.attn.qkv.weight": torch.zeros(3 * dim, dim)}
     state |= {"blocks.0.mlp.fc1.weight": torch.zeros(4 * dim, dim), "head.weight": torch.zeros(7, dim)}
     return state | {f"score_predictor.{k}.in_conv.0.weight": torch.zeros(dim) for k in range(3)} | more
 

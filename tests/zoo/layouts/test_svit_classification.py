@@ -49,6 +49,6 @@ def test_gates_and_logits_are_the_authors(mode, execution, tmp_path):
 
 
 def test_files_that_lack_a_gate_are_refused(tmp_path):
-    whole = {key: torch.zeros(64, 64) for key in ("cls_token", "blocks.4.TransformerEncoderLayer.linear1.weight")}
+    whole = {key: torch.zeros(64, 64) for key in ("cls_token", *(f"blocks.{i}.TransformerEncoderLayer.linear1.weight" for i in range(5)))}
     with pytest.raises(CheckpointMismatch, match=r"has gates \[0, 2\] for 5 blocks"):
         imported(tmp_path, whole | {f"selective_modules.{k}.mlp.fc1.weight": torch.zeros(2, 2) for k in (0, 2)})
