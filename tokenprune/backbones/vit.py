@@ -11,6 +11,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from tokenprune.backbones.position_codes import RESAMPLINGS, resize_plainly
 from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
 from tokenprune.backbones.weights import load_backbone
 from tokenprune.engine.blocks import adapt
@@ -50,6 +51,9 @@ class VitConfig:
             final norm unless it has a head. None: every block sees all tokens.
         norm_eps: eps of the blocks' LayerNorms; None takes timm's for the model (1e-6 for a plain ViT).
         final_norm_eps: The same of the norm behind the last block or the pooling.
+        pos_resample: How position codes are resized to the grid of an image, and to the model's from a file: `antialias` (timm's way), or
+            `bicubic`, plain bicubic interpolation, which the code of DeiT, MAE, ViT-Adapter and SViT uses. The same must be used in training
+            and at test.
         pretrained_grid: Rows and columns of patches that the position codes of a file of weights are for (`pretrained`, init=FILE); needed
             where they are no square and the file does not say. None finds out.
     """
@@ -75,6 +79,7 @@ class VitConfig:
     pretrained_grid: tuple[int, int] | None = None
     norm_eps: float | None = None
     final_norm_eps: float | None = None
+    pos_resample: str = "antialias"
 
 
 def read_backbone(cfg: VitConfig | Mapping[str, Any]) -> VitConfig:
@@ -108,6 +113,8 @@ def build_vit(cfg: VitConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Mo
     if cfg.windows is not None:
         _set_windows(vit, cfg.windows, num_classes)
     _set_eps(vit, cfg)
+    if cfg.pos_resample == "bicubic":
+        resize_plainly(vit)
     if cfg.pos_init == "sincos":
         _sincos_start(vit)
     if cfg.pretrained_grid is not None:
@@ -157,6 +164,8 @@ def _check(cfg: VitConfig) -> None:
     for name in ("norm_eps", "final_norm_eps"):
         if (eps := getattr(cfg, name)) is not None and not eps > 0:
             problems.append(f"backbone.{name} is {eps}; allowed: above 0, and null for timm's")
+    if cfg.pos_resample not in RESAMPLINGS:
+        problems.append(f"backbone.pos_resample is {cfg.pos_resample!r}, allowed are {', '.join(RESAMPLINGS)}")
     if cfg.size not in ("", *SIZES):
         problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(SIZES)} and ''")
     if cfg.adapter is not None and not cfg.model:  # a timm model's sizes are only known once it is built

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tokenprune.backbones.position_codes import PlainCodes, resize_codes
 from tokenprune.engine.model import PrunedViT
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.utils.checkpoints import GRID_NOTE, load_weights, read_metadata
@@ -163,7 +163,8 @@ def encoder_prefix(state: State) -> tuple[str, str]:
 
 def _renamed(state: State, model: nn.Module) -> State:
     """Return a file's state in the form of timm's filter for models of that kind, or unchanged if timm has no filter."""
-    change: Callable[..., State] = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    kind = next(k for k in type(model).__mro__ if not issubclass(k, PlainCodes))  # timm's own class
+    change: Callable[..., State] | None = getattr(sys.modules[kind.__module__], "checkpoint_filter_fn", None)
     if change is None:
         return state
     layer_scale = {"adapt_layer_scale": True} if isinstance(model, VisionTransformer) else {}  # for DeiT III's own files
@@ -196,7 +197,7 @@ def resampled(codes: Tensor, vit: VisionTransformer | Eva, tokens: Collection[in
     extra, size = _layout(codes.shape[1], (own, *sorted(tokens)), vit, size)
     if extra < own or (codes.shape == vit.pos_embed.shape and size == vit.patch_embed.grid_size):
         return codes
-    grid = resample_abs_pos_embed(codes[:, extra:], list(vit.patch_embed.grid_size), list(size), num_prefix_tokens=0)
+    grid = resize_codes(codes[:, extra:], size, vit.patch_embed.grid_size, plain=isinstance(vit, PlainCodes))
     return torch.cat([codes[:, :own], grid], 1)
 
 

@@ -209,12 +209,14 @@ class PrunedViT(TimmTools, nn.Module):
     def logits(self, outputs: Outputs) -> Tensor:
         """Return logits through the model's own pooling and head.
 
-        A mean runs over every position if dropped tokens are remembered and over live slots otherwise.
+        A mean runs over every position if dropped tokens are remembered, else over live slots. It weighs a merged token by its mass, so
+        that it is the mean of all tokens that went in.
         """
         state = outputs.state
         if self.treatment.remembers and self.treatment.fold != "merge":
             return self._family.classify(outputs.prefix, outputs.map, None)
-        return self._family.classify(outputs.prefix, self._family.norm(state.tokens), None if state.known.complete else state.live)
+        live = None if state.known.complete else state.live
+        return self._family.classify(outputs.prefix, self._family.norm(state.tokens), live, state.mass)
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
         """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""

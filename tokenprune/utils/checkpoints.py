@@ -127,7 +127,22 @@ def load_weights(
     """
     state = {k[len(prefix) :]: v for k, v in read_weights(path).items() if k.startswith(prefix)}
     state = {k: v for k, v in state.items() if not _matches(k, drop)}
-    state = convert(state) if convert else state
+    copy_state(convert(state) if convert else state, module, Path(path).name, allow_missing)
+    return read_metadata(path)
+
+
+def copy_state(state: Mapping[str, Tensor], module: nn.Module, name: str, allow_missing: tuple[str, ...] = ()) -> None:
+    """Copy tensors into a module, in the module's own dtype.
+
+    Args:
+        state: {key of the module: tensor}.
+        module: The module.
+        name: Name of the file that the tensors are from, for messages.
+        allow_missing: Keys of the module that may be missing; "selectors." matches at the start of a key and after any dot.
+
+    Raises:
+        CheckpointMismatch: Keys are missing, unexpected or wrongly shaped; the message names ALL of them, and the module is untouched.
+    """
     own = module.state_dict()
     problems = [f"missing {k} {tuple(own[k].shape)}" for k in own if k not in state and not _matches(k, allow_missing)]
     problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
@@ -136,12 +151,11 @@ def load_weights(
     problems += [f"kind of {k}: file {_kind(v)}, model {_kind(own[k])}" for k, v in state.items() if k in own and _kind(v) != _kind(own[k])]
     if problems:
         raise CheckpointMismatch(
-            f"checkpoint {Path(path).name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
+            f"checkpoint {name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
             + "; ".join(problems)
             + ". Use the backbone and task settings that it was written with"
         )
     module.load_state_dict(state, strict=False)
-    return read_metadata(path)
 
 
 def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:

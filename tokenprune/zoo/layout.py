@@ -47,12 +47,16 @@ class Layout(ABC):
         asks: {setting: description} of what the file does not say and the user or a zoo entry gives by name, for example
             {"keep_rate": "share of tokens that each stage keeps: .9, .8, .7, .6 or .5"}. Those with a default are `offers`.
         offers: {setting: default} of what a user may give beside that.
+        examples: {setting: value} for each of `asks`, with which the weights can be converted where the settings do not matter.
+        plain: Whether its keys are timm's own, so that the file says nothing of a method.
     """
 
     name: ClassVar[str]
     task: ClassVar[str] = "classification"
     asks: ClassVar[Mapping[str, str]] = {}
     offers: ClassVar[Mapping[str, Any]] = {}
+    examples: ClassVar[Mapping[str, Any]] = {}
+    plain: ClassVar[bool] = False
 
     @staticmethod
     @abstractmethod
@@ -76,13 +80,18 @@ class Layout(ABC):
         return {}
 
 
+def recognised(release: Release) -> list[str]:
+    """Return the names of the layouts that recognise the keys of a file."""
+    return [name for name in names("layout") if get("layout", name).recognises(release.state)]
+
+
 def layout_of(release: Release) -> Layout:
     """Return the importer of a file.
 
     Raises:
         CheckpointMismatch: No layout, or more than one, recognises the keys.
     """
-    found = [name for name in names("layout") if get("layout", name).recognises(release.state)]
+    found = recognised(release)
     if len(found) != 1:
         first = ", ".join(list(release.state)[:4])
         what = f"is of several layouts ({', '.join(found)})" if found else "is of no known layout"
