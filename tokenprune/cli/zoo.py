@@ -68,7 +68,7 @@ def _list(given: argparse.Namespace, _: Sequence[str]) -> int:
 
 def _verify(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     from tokenprune.runs import released
-    from tokenprune.runs.row import run_row
+    from tokenprune.runs.row import age_in_words, name_of, run_row, stored_row
     from tokenprune.runs.summary import summary
     from tokenprune.runs.validation import validate
 
@@ -82,6 +82,8 @@ def _verify(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     for key, reason in imported.left_out.items():
         console.say(f"left out of the file: {key}* ({reason})")
     validate(run)
+    if stored_row(run) is not None:
+        console.say(f"{name_of(run)}: {age_in_words(run)}")
     row = run_row(run)
     if (error := released.failed(row)) is not None:
         raise error

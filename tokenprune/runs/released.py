@@ -3,9 +3,12 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tokenprune.backbones.vit import read_backbone
+from tokenprune.engine.schedule import TARGET
 from tokenprune.errors import CheckpointMismatch, InvalidConfig, TokenPruneError
 from tokenprune.registry import names
 from tokenprune.runs.config import compose, resolve
@@ -17,7 +20,7 @@ from tokenprune.zoo.load import built, read
 from tokenprune.zoo.release import read_release
 
 _SCORES = ("top1", "ap_box", "ap_mask", "miou")
-_DEFAULTS = {"norm_eps": None, "final_norm_eps": None, "pool": None, "pool_includes_prefix": None, "model": None}
+_FOR_TRAINING = ("name", "size", "pretrained", "drop_path", "pos_init", "pretrained_grid")  # change nothing of a finished model
 
 
 class Verdict(NamedTuple):
@@ -71,17 +74,18 @@ def run_of(entry: Entry, path: Path, overrides: Sequence[str]) -> Run:
 
 def differences(imported: Imported, run: Run) -> list[str]:
     """Return in words where a run has other settings than its file was made with; [] if there are none."""
-    found = []
-    for group, wanted in imported.settings.items():
-        got = run[group]
-        if not isinstance(wanted, Mapping):
-            found += [] if wanted == got else [f"{group} is {got!r}, the file's is {wanted!r}"]
-            continue
-        known = _known(group, got) if isinstance(got, Mapping) else {}
+    reads_cls = run.selector_kind is not None and run.selector_kind.wants_cls(run.selector)
+    single = ("cls",) if reads_cls and "cls" in imported.settings else ()
+    found = [
+        f"{name} is {run[name]!r}, the file's is {imported.settings[name]!r}" for name in single if run[name] != imported.settings[name]
+    ]
+    for group in ("task", "backbone", *KINDS):
+        wanted, got = (_completed(group, settings.get(group, {})) for settings in (imported.settings, run))
+        wanted = wanted if group != "task" else {name: wanted[name] for name in imported.settings["task"]}
         found += [
-            f"{group}.{name} is {known.get(name)!r}, the file's is {value!r}"
+            f"{group}.{name} is {got.get(name)!r}, the file's is {value!r}"
             for name, value in wanted.items()
-            if not _same(known.get(name), value)
+            if not _same(got.get(name), value)
         ]
     return found
 
@@ -100,7 +104,7 @@ def contribution(entry: Entry, path: Path, row: Mapping[str, Any]) -> dict[str, 
     """Return the values that a measured file adds to its entry, for the project's YAML file."""
     about = row["environment"]
     measured = {v.metric: round(v.measured, 2) for v in verdicts(entry, row)}
-    made = {"device": about.get("device"), "torch": about.get("torch"), "commit": about.get("commit"), "row": row["key"]}
+    made = {"device": about.get("device"), "torch": str(about.get("torch")), "commit": about.get("commit"), "row": row["key"]}
     return {"size": round(path.stat().st_size / 2**20, 1), "sha256": sha256(path), "measured": {**measured, **made}}
 
 
@@ -137,12 +141,13 @@ def require_known(overrides: Sequence[str]) -> None:
         raise InvalidConfig(f"{wrong[0]!r} sets nothing: write KEY=VALUE, e.g. data.max_val=100")
 
 
-def _known(group: str, got: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group of a run with the defaults of its plugin for options that are not given."""
-    name = got.get("name", NONE)
-    if group in KINDS and name in names(group):
-        return {**defaults(group, name), **got}
-    return {**(_DEFAULTS if group == "backbone" else {}), **got}
+def _completed(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group of settings with the defaults of options that are not given, without names that are for people alone."""
+    if group == "backbone":
+        return {name: value for name, value in asdict(read_backbone(given)).items() if name not in _FOR_TRAINING}
+    name = given.get("name", NONE)
+    known = {**defaults(group, name), **given} if group in KINDS and name in names(group) else dict(given)
+    return {option: value for option, value in known.items() if option != TARGET}
 
 
 def _same(got: Any, wanted: Any) -> bool:

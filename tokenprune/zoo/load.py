@@ -18,7 +18,7 @@ from tokenprune.zoo.release import Release, read_release
 
 SETTINGS = "tokenprune.settings"  # key in the header of a file that this project wrote: JSON of `Imported` without its tensors
 _ROW = "result.json"  # beside the weights of a row
-_UNSEEN = ("norm_eps", "final_norm_eps", "pool", "pool_includes_prefix")  # settings of a ViT that no shape shows
+_UNSEEN = ("norm_eps", "final_norm_eps", "pool", "pool_includes_prefix", "pos_resample")  # settings of a ViT that no shape shows
 _GROUPS = ("task", "backbone", "selector", "treatment", "schedule", "cls", "execution")
 
 

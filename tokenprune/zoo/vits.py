@@ -42,7 +42,9 @@ def backbone_of(state: Mapping[str, Tensor], heads: int | None = None) -> dict[s
     except (KeyError, ValueError) as error:
         raise CheckpointMismatch(f"the file is of no plain ViT: {error} is missing or has a wrong shape; fetch the file again") from error
     if side**2 + prefix != state["pos_embed"].shape[1]:
-        raise CheckpointMismatch(f"pos_embed has {state['pos_embed'].shape[1]} codes, {prefix} of them for no patch; allowed: a square grid")
+        raise CheckpointMismatch(
+            f"pos_embed has {state['pos_embed'].shape[1]} codes, {prefix} of them for no patch; allowed: a square grid"
+        )
     blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
     sizes = {
         "img_size": side * patch,
