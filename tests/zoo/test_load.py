@@ -37,10 +37,11 @@ def test_a_setting_that_the_file_does_not_say_is_asked_by_name(file):
 
 def test_every_missing_and_left_over_key_is_named(tmp_path):
     state = mae_state()
-    state["blocks.0.attn.other"] = state.pop("blocks.0.attn.qkv.bias")
-    path = saved(tmp_path / "odd.pth", state)
-    with pytest.raises(CheckpointMismatch, match="odd.pth.*missing backbone.blocks.0.attn.qkv.bias.*unexpected backbone.blocks.0.attn.oth"):
-        tokenprune.load(path, r=3)
+    del state["blocks.0.attn.qkv.bias"], state["head.bias"]
+    with pytest.raises(CheckpointMismatch, match="odd.pth.*missing backbone.blocks.0.attn.qkv.bias.*missing backbone.head.bias"):
+        tokenprune.load(saved(tmp_path / "odd.pth", state), r=3)
+    with pytest.raises(CheckpointMismatch, match="odd.pth.*a plain ViT has no blocks.0.attn.other"):
+        tokenprune.load(saved(tmp_path / "odd.pth", {**mae_state(), "blocks.0.attn.other": torch.ones(1)}), r=3)
 
 
 def test_a_file_of_no_layout_is_refused_with_those_that_are_known(tmp_path):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get, names
+from tokenprune.zoo.deit import foreign, is_vit
 from tokenprune.zoo.release import Release
 
 
@@ -98,7 +99,8 @@ def layout_of(release: Release) -> Layout:
     """
     found = recognised(release)
     if len(found) != 1:
-        first = ", ".join(list(release.state)[:4])
+        others = foreign(release.state) if is_vit(release.state) else []
+        first = ", ".join(list(release.state)[:4]) + (f"; a plain ViT has no {', '.join(others[:8])}" if others else "")
         what = f"is of several layouts ({', '.join(found)})" if found else "is of no known layout"
         raise CheckpointMismatch(
             f"checkpoint {release.name} {what}: {len(release.state)} keys, the first are {first}. Known: {', '.join(names('layout'))}"
