@@ -11,7 +11,7 @@ from tokenprune.backbones.vit import build_vit
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.methods.selectors.ats import raster_transform
 from tokenprune.zoo.arguments import METHODS, counts_of, refuse, said, settings_of
-from tokenprune.zoo.vits import backbone_of
+from tokenprune.zoo.deit import backbone_of
 
 RUN = {"model": "topk_small_patch16_224", "keep_rate": [0.7], "reduction_loc": [3, 6, 9]}
 
@@ -59,7 +59,7 @@ def test_kmedoids_is_the_authors(execution):
     state, numbers = filled(f"methods/dev/keys_{name}.json"), golden(f"methods/dev/{name}.safetensors")
     run = said({**RUN, "model": "kmedoids_tiny_patch16_224", "cluster_iters": 3})
     settings = settings_of(run["method"], run["keep_rate"], run["blocks"], 196, **run["options"])
-    model, entering = tokenprune.prune(build_vit(backbone_of(state), 1000), **settings, execution=execution).eval(), {}
+    model, entering = tokenprune.prune(build_vit(backbone_of(state, name), 1000), **settings, execution=execution).eval(), {}
     model.backbone.load_state_dict(state)
     model.watch = lambda block, state: entering.update({block: state.index.masked_fill(~state.live, 999)})
     with torch.no_grad():

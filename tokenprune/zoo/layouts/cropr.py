@@ -7,9 +7,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, is_vit
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, is_vit
 
 _ROUTER = "cropr."
 _PARTS = {  # of a router, by the start of its keys here
@@ -50,8 +50,9 @@ class Cropr(Layout):
             CheckpointMismatch: See `backbone_of`; or a router has parts that the paper's main results do not have, or there are too few.
         """
         state = release.state
-        backbone, routers = backbone_of(state, given["num_heads"]), _routers(state)
-        whole = {"pool_includes_prefix": True} if "pool" in backbone else {}
+        heads = {} if given["num_heads"] is None else {"num_heads": given["num_heads"]}
+        whole = {"pool": "avg", "pool_includes_prefix": True} if "fc_norm.weight" in state else {}
+        backbone, routers = backbone_of(state, release.name, **heads, **whole), _routers(state)
         fused = backbone["depth"] - 2
         if routers not in ({*range(fused)}, {*range(fused + 1)}):
             raise CheckpointMismatch(
@@ -62,14 +63,14 @@ class Cropr(Layout):
         return Imported(
             settings={
                 "task": {"name": self.task},
-                "backbone": {**backbone, **whole},
+                "backbone": backbone,
                 "selector": {"name": "cropr", **({} if queries == 1 else {"queries": queries}), **self._mlp(state)},
                 "treatment": {"name": "last_layer_fusion" if len(routers) == fused else "remove"},
                 "schedule": {"name": "per_block", "remove": given["remove"], "start": 1},
                 "losses": {"auxiliary": {}},
             },
             state=dict(self._renamed(release.name, key, value) for key, value in state.items()),
-            classes=classes_of(state),
+            classes=classes_of(state, release.name),
         )
 
     @staticmethod

@@ -10,9 +10,9 @@ from torch import Tensor
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get, names, register
 from tokenprune.zoo.arguments import of_run, said
+from tokenprune.zoo.deit import backbone_of, classes_of, foreign, is_vit, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, foreign, is_vit, under
 
 DENSE = "dense"
 _A_VIT_FILE = re.compile(r"(?:tiny|small|base)-(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\.\w+")
@@ -102,10 +102,10 @@ class PlainViT(Layout):
         Raises:
             CheckpointMismatch: The method does not exist, has weights of its own, or lacks a setting; or a setting is of another method.
         """
-        backbone = backbone_of(release.state)
+        backbone = backbone_of(release.state, release.name)
         groups = of_run(release.args, release.name, backbone, given) if said(release.args) else _groups(release, given)
-        settings = {"task": {"name": self.task}, "backbone": backbone, **groups}
-        return Imported(settings, under("backbone", release.state), classes_of(release.state))
+        settings = {"backbone": backbone, **groups}
+        return Imported(settings, under("backbone", release.state), classes_of(release.state, release.name))
 
 
 def _groups(release: Release, given: Mapping[str, Any]) -> dict[str, Any]:

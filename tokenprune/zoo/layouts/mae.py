@@ -7,9 +7,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, foreign, is_vit, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, foreign, is_vit, under
 
 
 @register("layout", "mae")
@@ -47,9 +47,9 @@ class Mae(Layout):
         return Imported(
             settings={
                 "task": {"name": self.task},
-                "backbone": backbone_of(release.state),
+                "backbone": backbone_of(release.state, release.name, pool="avg"),
                 **(merging if r else {}),
             },
             state=under("backbone", release.state),
-            classes=classes_of(release.state),
+            classes=classes_of(release.state, release.name),
         )

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, is_vit, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, is_vit, under
 
 _ENCODER, _HEAD, _OURS = "encoder.", "decoder.head.", "pruned.backbone."
 _EPS = 1e-5  # of all of its LayerNorms, torch's default
@@ -51,9 +51,9 @@ class SegmenterLinear(Layout):
         state, encoder = release.state, _part(release.state, _ENCODER)
         _refuse_others(release)
         distilled = "dist_token" in encoder
-        plain = {key: value for key, value in encoder.items() if key != "dist_token"}
-        sizes = backbone_of({**plain, "pos_embed": encoder["pos_embed"][:, int(distilled) :]}, given["num_heads"])
-        classes = classes_of(state, f"{_HEAD}weight")
+        heads = {} if given["num_heads"] is None else {"num_heads": given["num_heads"]}
+        sizes = backbone_of({**encoder, "pos_embed": encoder["pos_embed"][:, int(distilled) :]}, release.name, **heads)
+        classes = classes_of(state, release.name, _HEAD.rstrip("."))
         _compare(release, {"n_cls": classes, "patch_size": sizes["patch_size"], "d_model": sizes["embed_dim"], "n_layers": sizes["depth"]})
         own = {_OURS + key.replace("dist_token", "reg_token"): value for key, value in encoder.items() if not key.startswith(_UNUSED)}
         own |= under(f"{_OURS}head", _part(state, _HEAD))

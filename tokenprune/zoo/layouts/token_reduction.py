@@ -8,9 +8,9 @@ from torch import Tensor
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
 from tokenprune.zoo.arguments import PUBLISHED_BLOCKS, counts_of, of_run, said
+from tokenprune.zoo.deit import backbone_of, classes_of, is_vit
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, is_vit
 
 _LAYER = "cluster_layers."
 _OF_METHOD = {  # a key of the first layer, by method; its first dimension is the number of new tokens, but for DPC-KNN
@@ -55,7 +55,7 @@ class TokenReduction(Layout):
                 weights.
         """
         state, method, blocks = release.state, _method(release.state), list(given["blocks"])
-        backbone = backbone_of(state)
+        backbone = backbone_of(state, release.name)
         positions = (backbone["img_size"] // backbone["patch_size"]) ** 2
         self._check(release, method, counts_of(given["keep_rate"], blocks, positions), blocks)
         options = {**given["options"], **({"noise": given["noise"]} if method == "dpc_knn" else {})}
@@ -66,7 +66,7 @@ class TokenReduction(Layout):
                 **of_run(release.args, release.name, backbone, {**given, "method": method, "options": options}),
             },
             state={_renamed(key, blocks): value.reshape(()) if key.endswith(".scale") else value for key, value in state.items()},
-            classes=classes_of(state),
+            classes=classes_of(state, release.name),
             notes=() if method != "dpc_knn" or given["noise"] else (_WITHOUT_NOISE,),
         )
 
