@@ -93,13 +93,15 @@ class Treatment:
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         slots = decision.slots if state.known.complete else None
-        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch)
+        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch, prefix_gate=decision.prefix_gate)
+        state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
         if weight is not None:
             return fuse(state, dropped, weight)
         if self.fold != "merge":
             return state
         if decision.target is None:
             return merge(state, dropped, nearest(state, decision.keep))
+        state = state if decision.values is None else state.replace(tokens=decision.values)
         return merge(state, dropped, decision.target, decision.weight)
 
     def macs(self, names_targets: bool, squared_slots: float, dim: int) -> float:
