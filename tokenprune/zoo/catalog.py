@@ -1,7 +1,7 @@
 """Published files as data: tokenprune/zoo/FAMILY.yaml lists the files of one publication, each an entry.
 
 Values of a file outside of `entries` hold for each of its entries. `${size}` in the name or a value of an entry with
-`each: {size: [tiny, small]}` stands for one value after the other, so that one text describes a grid of files. Several lists make a product.
+`each: {size: [tiny, small]}` stands for one value after the other, so one text describes a grid of files. Several lists make a product.
 A mapping in such a list gives several words at once: `each: {file: [{rate: 0.9, top1: 79.8}, {rate: 0.7, top1: 79.5}]}`. Nothing is ever
 downloaded: `link` is for people.
 """
