@@ -1,9 +1,9 @@
 """Published files as data: tokenprune/zoo/FAMILY.yaml lists the files of one publication, each an entry.
 
 Values of a file outside of `entries` hold for each of its entries. `${size}` in the name or a value of an entry with
-`each: {size: [tiny, small]}` stands for one value after the other, so that one text describes a grid of files. Several names make a
-product. A mapping in such a list gives several words at once: `each: {file: [{rate: 0.9, top1: 79.8}, {rate: 0.7, top1: 79.5}]}`. Nothing is
-ever downloaded: `link` is for people.
+`each: {size: [tiny, small]}` stands for one value after the other, so one text describes a grid of files. Several lists make a product.
+A mapping in such a list gives several words at once: `each: {file: [{rate: 0.9, top1: 79.8}, {rate: 0.7, top1: 79.5}]}`. Nothing is ever
+downloaded: `link` is for people.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -38,7 +38,8 @@ class Entry:
         model: Model, size and setting, for people.
         task: classification, detection or segmentation.
         layout: Importer of the file, see `tokenprune list layouts`.
-        file: Name under which `zoo.folder` is searched for it. Where the authors' name is not known, a name of this project; `note` says so.
+        file: Name under which `zoo.folder` is searched for it. Where the authors' name is not known, it is one of this project's, as
+            `note` says.
         link: Address that the authors give, of the file or of the page that has it; None if it is not known.
         licence: Licence of the file as far as it is known.
         needs: Data that the printed numbers are of.
@@ -135,7 +136,13 @@ def entries_of(path: Path) -> list[Entry]:
     return found
 
 
-class _Strict(yaml.SafeLoader):
+if TYPE_CHECKING:
+    _Loader = yaml.SafeLoader
+else:
+    _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, where it was built, is ten times as fast
+
+
+class _Strict(_Loader):
     """Reads YAML; two equal keys in one mapping are an error, where plain YAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
