@@ -27,7 +27,7 @@ row. Its last lines are the values that a measured file adds to its entry: send 
 and every row and `prune` start from it as well; the layout is recognised from the keys:
 
     model = tokenprune.load("evit-0.7-fuse-img224-deit-s.pth", method="evit", keep_rate=0.7, fuse_token=True)
-    model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), "dynamicvit", init="dynamic-vit_384_r0.7.pth")
+    model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), "dynamicvit", init="dynamicvit-deit-s-0.7.pth")
     tokenprune run method=dynamicvit task=classification init=FILE ...
 
 Settings that a file does not say are asked for by name. `tokenprune zoo convert FILE --out NEW.safetensors --entry NAME` writes a file that
