@@ -28,6 +28,7 @@ class AdaptiveTokenSampler(Selector):
     reads_cls = True
     module = "attention-based"
     paper = "ATS, ECCV 2022"
+    published = {"treatment": "remove", "schedule": {"name": "free", "start": 3}}
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Score by attention x ||v|| (Eq. 3), normalise, and sample."""
