@@ -21,6 +21,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "kmedoids": [{"variant": "fixed"}, {"variant": "released", "score": "cls"}],
     "dpc_knn": [{"weighting": "learned"}, {"weighting": "equal", "variant": "released"}],
     "sinkhorn": [{"variant": "fixed"}, {"variant": "released"}],
+    "ats": [{"variant": "official"}, {"variant": "token_reduction"}],
     "patch_merger": [{"scaled": False}, {"scaled": True}],
     "adavit": [{"variant": "fixed"}, {"variant": "released"}],
     # With the paper's beta nothing halts in a model this small.

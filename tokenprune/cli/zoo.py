@@ -82,6 +82,7 @@ def _verify(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     for key, reason in imported.left_out.items():
         console.say(f"left out of the file: {key}* ({reason})")
     validate(run)
+    released.check_classes(imported, run)
     if stored_row(run) is not None:
         console.say(f"{name_of(run)}: {age_in_words(run)}")
     row = run_row(run)

@@ -38,8 +38,8 @@ class Decision:
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
     notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
     where K is known without a look at the device; branch: see `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of
-    `values` (B,M,C), of the tokens if None; prefix_keep (B,P) bool: prefix tokens that stay, those of before if None (site
-    `before` only); prefix_gate (B,P): their gate in training.
+    `values`; values (B,M,C): what new tokens and the means of a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix
+    tokens that stay, those of before if None (site `before` only); prefix_gate (B,P): their gate in training.
     """
 
     keep: Tensor

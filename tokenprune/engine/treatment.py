@@ -103,6 +103,7 @@ class Treatment:
             return state
         if decision.target is None:
             return merge(state, dropped, nearest(state, decision.keep))
+        state = state if decision.values is None else state.replace(tokens=decision.values)
         return merge(state, dropped, decision.target, decision.weight)
 
     def macs(self, names_targets: bool, squared_slots: float, dim: int) -> float:

@@ -57,6 +57,8 @@ def checked(entry: Entry, path: Path, given: Mapping[str, Any]) -> Imported:
     if layout != entry.layout:
         raise CheckpointMismatch(f"{path.name} is of layout {layout}, and {entry.name} is of layout {entry.layout}: it is another file")
     imported = read(path, {**entry.given, **given})
+    if not imported.classes:
+        raise CheckpointMismatch(f"{path.name} has no head, so that nothing can be judged; take the file with the head")
     built(imported, path.name)
     return imported
 
@@ -88,6 +90,20 @@ def differences(imported: Imported, run: Run) -> list[str]:
             if not _same(got.get(name), value)
         ]
     return found
+
+
+def check_classes(imported: Imported, run: Run) -> None:
+    """Compare the outputs of a file's head with the classes of the data.
+
+    Raises:
+        CheckpointMismatch: They differ in number.
+    """
+    found = len(run.task_kind().classes(run))
+    if found != imported.classes:
+        raise CheckpointMismatch(
+            f"the file's head is for {imported.classes} classes, and data={run.data_name} has {found} classes; give the data that the"
+            " printed numbers are of (--data ROOT)"
+        )
 
 
 def verdicts(entry: Entry, row: Mapping[str, Any]) -> list[Verdict]:

@@ -71,16 +71,23 @@ def rows_in(path: Path) -> dict[str, dict[str, Any]]:
 
 def split(row: Mapping[str, Any]) -> tuple[dict[str, str], DictConfig]:
     """Return what a row chooses, as {group: option}, and the values that it sets, nested as Hydra's configurations are."""
-    groups = {key: value for key, value in row.items() if isinstance(value, str) and is_group(key)}
-    values = OmegaConf.create()
-    for key, value in row.items():
-        if key not in groups:
-            OmegaConf.update(values, key, value, force_add=True)
-    return groups, values
+    groups, values = _parted(row)
+    return groups, OmegaConf.create(values)
 
 
 def node(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row as Hydra's configurations are: choices of groups as its defaults list, values as they are nested."""
-    groups, values = split(row)
-    defaults = [{f"override /{group}": name} for group, name in groups.items()]
-    return {"defaults": [*defaults, "_self_"], **OmegaConf.to_container(values, resolve=False)}  # type: ignore[dict-item]
+    groups, values = _parted(row)
+    return {"defaults": [*({f"override /{group}": name} for group, name in groups.items()), "_self_"], **values}
+
+
+def _parted(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    groups = {key: value for key, value in row.items() if isinstance(value, str) and "." not in key and is_group(key)}
+    values: dict[str, Any] = {}
+    for key, value in ((key, value) for key, value in row.items() if key not in groups):
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = {**place.get(last, {}), **value} if isinstance(value, Mapping) else value
+    return groups, values

@@ -32,5 +32,5 @@ def zoo_file(folder: str | None, file: str) -> str:
 
 
 def entries_for(task: str) -> str:
-    """Return the names of all entries of a task that can be loaded, with commas, as an axis of a sweep is written."""
-    return ",".join(entry.name for entry in entries() if entry.task == task and not entry.refused)
+    """Return the names of a task's entries that can be loaded and have printed numbers, with commas, as an axis of a sweep is written."""
+    return ",".join(entry.name for entry in entries() if entry.task == task and entry.printed and not entry.refused)

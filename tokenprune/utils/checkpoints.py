@@ -4,6 +4,7 @@ import pickle
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,21 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _plain_values() -> AbstractContextManager[Any]:
-    """Allow torch to read the arguments that training scripts store: a Namespace only holds values, and making one runs no code."""
+    """Allow torch to read the arguments and scores that training scripts store: making a Namespace or a number of NumPy runs no code."""
     allow = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
-    return nullcontext() if allow is None else allow([Namespace])
+    return nullcontext() if allow is None else allow([Namespace, *_numpy_numbers()])
+
+
+@cache
+def _numpy_numbers() -> list[Any]:
+    """Return what a pickled scalar of NumPy is made of, under its names in NumPy 1 and 2."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]  # a function of NumPy's own that makes a scalar from its type and bytes
+    types = [type(np.dtype(kind)) for kind in (np.bool_, np.float16, np.float32, np.float64, np.int32, np.int64)]
+    named = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # torch 2.6 takes other names beside a function's own
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [np.dtype, *types, scalar, *((scalar, name) for name in names if named)]
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

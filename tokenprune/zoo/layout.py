@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get, names
+from tokenprune.zoo.deit import foreign, is_vit
 from tokenprune.zoo.release import Release
 
 
@@ -75,6 +76,11 @@ class Layout(ABC):
             CheckpointMismatch: Keys that the layout needs are missing, or the file is a variant that is refused; says which and why.
         """
 
+    def imported(self, release: Release, given: Mapping[str, Any]) -> Imported:
+        """Return `convert` with the layout's task in the settings."""
+        found = self.convert(release, given)
+        return replace(found, settings={"task": {"name": self.task}, **found.settings})
+
     def known(self, release: Release) -> dict[str, Any]:
         """Return the settings of `asks` and `offers` that the file itself says, in its `args`, `meta` or name. {} by default."""
         return {}
@@ -93,7 +99,8 @@ def layout_of(release: Release) -> Layout:
     """
     found = recognised(release)
     if len(found) != 1:
-        first = ", ".join(list(release.state)[:4])
+        others = foreign(release.state) if is_vit(release.state) else []
+        first = ", ".join(list(release.state)[:4]) + (f"; a plain ViT has no {', '.join(others[:8])}" if others else "")
         what = f"is of several layouts ({', '.join(found)})" if found else "is of no known layout"
         raise CheckpointMismatch(
             f"checkpoint {release.name} {what}: {len(release.state)} keys, the first are {first}. Known: {', '.join(names('layout'))}"
@@ -124,4 +131,4 @@ def converted(release: Release, given: Mapping[str, Any]) -> Imported:
     if problems:
         settings = ", ".join(allowed) or "none"
         raise CheckpointMismatch(f"checkpoint {release.name} (layout {layout.name}): {'; '.join(problems)}. Settings: {settings}")
-    return layout.convert(release, {**layout.offers, **known, **given})
+    return layout.imported(release, {**layout.offers, **known, **given})

@@ -125,7 +125,7 @@ def _of_task(release: Release, task: str) -> Imported | None:
     if len(fitting) != 1:
         return None
     layout = fitting[0]
-    return layout.convert(release, {**layout.offers, **layout.examples, **layout.known(release)})
+    return layout.imported(release, {**layout.offers, **layout.examples, **layout.known(release)})
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

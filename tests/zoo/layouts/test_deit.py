@@ -67,7 +67,7 @@ def test_selectors_without_weights_run_as_published_with_what_is_given(tmp_path)
     found = imported(tmp_path, plain_state(), method="topk", keep_rate=0.5, blocks=[1], options={"score": "mean_query"}).settings
     assert found["selector"] == {"name": "topk", "score": "mean_query"}
     assert found["schedule"]["keep_rate"] == 0.5 and found["schedule"]["blocks"] == [1]
-    assert set(imported(tmp_path, plain_state(), method="dense").settings) == {"backbone"}
+    assert set(imported(tmp_path, plain_state(), method="dense").settings) == {"backbone", "task"}
 
 
 @pytest.mark.parametrize("method", ["evit", "tome", "topk", "ats", "kmedoids", "random", "variance", "evo_vit"])

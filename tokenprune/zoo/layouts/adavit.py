@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, under
 
 _POLICY = re.compile(r"blocks\.(\d+)\.(attn\.token_select|head_select|layer_select)\.mlp_head\.(weight|bias)")
 _OURS = {"attn.token_select": "patches", "head_select": "heads", "layer_select": "sublayers"}
@@ -41,7 +41,7 @@ class AdaViT(Layout):
                 the same block.
         """
         state = joined(release)
-        backbone, first = backbone_of(state), _first_that_switches(release)
+        backbone, first = backbone_of(state, release.name), _first_that_switches(release)
         policies = [_policy(release.state, key) for key in release.state if _POLICY.fullmatch(key)]
         settings = {
             "backbone": backbone,
@@ -49,7 +49,7 @@ class AdaViT(Layout):
             "treatment": {"name": "reactivate"},
             "schedule": {"name": "free", "start": 0},
         }
-        return Imported(settings, {**under("backbone", state), **dict(policies)}, classes_of(state), {"crop_pct": 0.9})
+        return Imported(settings, {**under("backbone", state), **dict(policies)}, classes_of(state, release.name), {"crop_pct": 0.9})
 
 
 def joined(release: Release) -> dict[str, Tensor]:

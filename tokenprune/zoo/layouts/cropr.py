@@ -7,9 +7,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, is_vit
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, is_vit
 
 _ROUTER = "cropr."
 _PARTS = {  # of a router, by the start of its keys here
@@ -32,6 +32,7 @@ class Cropr(Layout):
 
     asks = {"remove": "number R of tokens that each router drops (the paper's main results have 8)"}
     offers = {"num_heads": None}
+    examples = {"remove": 8}
 
     @staticmethod
     def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -49,7 +50,9 @@ class Cropr(Layout):
             CheckpointMismatch: See `backbone_of`; or a router has parts that the paper's main results do not have, or there are too few.
         """
         state = release.state
-        backbone, routers = backbone_of(state, given["num_heads"]), {int(key.split(".")[1]) for key in state if key.startswith(_ROUTER)}
+        heads = {} if given["num_heads"] is None else {"num_heads": given["num_heads"]}
+        whole = {"pool": "avg", "pool_includes_prefix": True} if "fc_norm.weight" in state else {}
+        backbone, routers = backbone_of(state, release.name, **heads, **whole), _routers(state)
         fused = backbone["depth"] - 2
         if routers not in ({*range(fused)}, {*range(fused + 1)}):
             raise CheckpointMismatch(
@@ -57,17 +60,17 @@ class Cropr(Layout):
                 f" Fusion, {fused + 1} without"
             )
         queries = state[f"{_ROUTER}0.cross_attn.queries"].shape[1]
-        whole = {"pool_includes_prefix": True} if backbone.get("pool") == "avg" else {}
         return Imported(
             settings={
-                "backbone": {**backbone, **whole},
+                "task": {"name": self.task},
+                "backbone": backbone,
                 "selector": {"name": "cropr", **({} if queries == 1 else {"queries": queries}), **self._mlp(state)},
                 "treatment": {"name": "last_layer_fusion" if len(routers) == fused else "remove"},
                 "schedule": {"name": "per_block", "remove": given["remove"], "start": 1},
                 "losses": {"auxiliary": {}},
             },
             state=dict(self._renamed(release.name, key, value) for key, value in state.items()),
-            classes=classes_of(state),
+            classes=classes_of(state, release.name),
         )
 
     @staticmethod
@@ -87,3 +90,7 @@ class Cropr(Layout):
             f"checkpoint {name} has {key}: a router with a norm or projections before its attention (Cropr's Table 4a) is not imported;"
             " allowed are routers of plain products, the default"
         )
+
+
+def _routers(state: Mapping[str, Tensor]) -> set[int]:
+    return {int(key.split(".")[1]) for key in state if key.startswith(_ROUTER)}

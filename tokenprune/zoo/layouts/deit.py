@@ -9,9 +9,10 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get, names, register
+from tokenprune.zoo.arguments import of_run, said
+from tokenprune.zoo.deit import backbone_of, classes_of, foreign, is_vit, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, foreign, is_vit, under
 
 DENSE = "dense"
 _A_VIT_FILE = re.compile(r"(?:tiny|small|base)-(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\.\w+")
@@ -67,16 +68,16 @@ def _of_a_vit(release: Release) -> dict[str, Any]:
 
 
 # What a file says of its method, by those who can tell; the first that finds something counts.
-READERS: list[Callable[[Release], dict[str, Any]]] = [_of_evit, _of_a_vit]
+READERS: list[Callable[[Release], dict[str, Any]]] = [_of_evit, _of_a_vit, lambda release: said(release.args)]
 
 
 @register("layout", "deit")
 class PlainViT(Layout):
     """Reads timm's keys of a DeiT or ViT with a class token, and no others.
 
-    Keys do not tell the method. Its `args` or its name may; else it is asked for: `evit`, `a_vit`, `tome`, `dense`, or any other selector
-    without weights of its own. That runs as `tokenprune.prune(model, METHOD)` does; `options` are the selector's, `keep_rate` and `blocks`
-    the schedule's.
+    Keys do not tell the method. Its `args` (EViT, A-ViT, TokenReduction) or its name may; else it is asked for: `evit`, `a_vit`, `tome`,
+    `dense`, or any other selector without weights of its own. That runs as `tokenprune.prune(model, METHOD)` does; `options` are the
+    selector's, `keep_rate` and `blocks` the schedule's. A run of TokenReduction has its own counts, see `arguments`.
     """
 
     asks = {"method": "the method that the file was trained with or is to run under: evit, a_vit, tome, dense, topk, ats, kmedoids, ..."}
@@ -101,9 +102,10 @@ class PlainViT(Layout):
         Raises:
             CheckpointMismatch: The method does not exist, has weights of its own, or lacks a setting; or a setting is of another method.
         """
-        groups = _groups(release, given)
-        settings = {"backbone": backbone_of(release.state), **groups}
-        return Imported(settings, under("backbone", release.state), classes_of(release.state))
+        backbone = backbone_of(release.state, release.name)
+        groups = of_run(release.args, release.name, backbone, given) if said(release.args) else _groups(release, given)
+        settings = {"backbone": backbone, **groups}
+        return Imported(settings, under("backbone", release.state), classes_of(release.state, release.name))
 
 
 def _groups(release: Release, given: Mapping[str, Any]) -> dict[str, Any]:

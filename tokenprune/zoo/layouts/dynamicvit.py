@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, number_in, renamed, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, renamed, under
 
 _PREDICTOR = re.compile(r"score_predictor\.(\d+)\.(in_conv|out_conv)\.(.+)")
 _PART = {"in_conv": "into", "out_conv": "out"}
@@ -36,8 +36,10 @@ class DynamicViTLayout(Layout):
     def known(self, release: Release) -> dict[str, Any]:
         """Return the keep rate and the blocks if the training script stored them."""
         args = release.args
-        found = {name: args[theirs] for name, theirs in (("keep_rate", "base_rate"), ("blocks", "pruning_loc")) if theirs in args}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        rate = number_in(args.get("base_rate", args.get("keep_rate")))
+        found = {} if rate is None else {"keep_rate": rate}
+        places = args.get("reduction_loc", args.get("pruning_loc"))
+        return found if not isinstance(places, (list, tuple)) else {**found, "blocks": list(places)}
 
     def convert(self, release: Release, given: Mapping[str, Any]) -> Imported:
         """Return the settings and weights of a DeiT file.
@@ -56,12 +58,12 @@ class DynamicViTLayout(Layout):
         plain = {key: value for key, value in release.state.items() if not key.startswith("score_predictor.")}
         gates = renamed(release.state, lambda key: _gate_key(key, blocks))
         settings = {
-            "backbone": backbone_of(plain),
+            "backbone": backbone_of(plain, release.name),
             "selector": {"name": "dynamicvit"},
             "treatment": {"name": "remove"},
             "schedule": {"name": "stages", "keep_rate": given["keep_rate"], "blocks": blocks, "of": "original", "rounding": "reference"},
         }
-        return Imported(settings, {**under("backbone", plain), **gates}, classes_of(plain))
+        return Imported(settings, {**under("backbone", plain), **gates}, classes_of(plain, release.name))
 
 
 def _refuse_others(release: Release) -> None:

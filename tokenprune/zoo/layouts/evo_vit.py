@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, renamed, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, renamed, under
 
 _OWN = re.compile(r"(norms|projs|qks|vs)\.(\d+)\.(?:qk\.|v\.)?(weight|bias)")
 _TIMM = {"norms": "norm1", "projs": "attn.proj"}
@@ -41,14 +41,14 @@ class EvoViTLayout(Layout):
         """
         state = _timm_state(release)
         settings = {
-            "backbone": backbone_of(state),
+            "backbone": backbone_of(state, release.name, pool="avg"),
             "selector": {"name": "evo_vit"},
             "treatment": {"name": "reactivate"},
             "schedule": {"name": "constant", "rate": given["rate"], "start": 4, "stage_wise_from": 0.0 if given["stage_wise"] else None},
         }
         reason = "the class token's own head, which training alone reads; the authors judge the mean of the patches"
         left_out = {prefix: reason for prefix in _TRAINING if any(key.startswith(prefix) for key in release.state)}
-        return Imported(settings, under("backbone", state), classes_of(state), left_out=left_out)
+        return Imported(settings, under("backbone", state), classes_of(state, release.name), left_out=left_out)
 
 
 def _timm_state(release: Release) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, foreign, is_vit, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, foreign, is_vit
 
 
 @register("layout", "mae")
@@ -22,6 +22,8 @@ class Mae(Layout):
 
     asks = {"r": "number of tokens that ToMe merges at each block (ViT-B 16, ViT-L 8, ViT-H 7 as published); 0 is the dense model"}
     offers = {"prop_attn": False}
+    examples = {"r": 0}
+    plain = True
 
     @staticmethod
     def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -43,7 +45,11 @@ class Mae(Layout):
             "schedule": {"name": "per_block", "remove": r, "start": 0, "align": False},
         }
         return Imported(
-            settings={"backbone": backbone_of(release.state), **(merging if r else {})},
-            state={f"backbone.{key}": value for key, value in release.state.items()},
-            classes=classes_of(release.state),
+            settings={
+                "task": {"name": self.task},
+                "backbone": backbone_of(release.state, release.name, pool="avg"),
+                **(merging if r else {}),
+            },
+            state=under("backbone", release.state),
+            classes=classes_of(release.state, release.name),
         )

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.deit import backbone_of, classes_of, depth_of, renamed, under
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
-from tokenprune.zoo.vits import backbone_of, classes_of, renamed, under
 
 _LAYER = re.compile(r"blocks\.(\d+)\.TransformerEncoderLayer\.(.+)")
 _GATE = re.compile(r"selective_modules\.(\d+)\.(norm|mlp\.fc1|mlp\.fc2)\.(weight|bias)")
@@ -58,19 +58,18 @@ class SViTClassification(Layout):
         """
         plain = {timm_key(key): value for key, value in release.state.items() if not key.startswith("selective_modules.")}
         stages = {int(found[1]) for key in release.state if (found := _GATE.fullmatch(key))}
-        depth = len({key.split(".")[1] for key in plain if key.startswith("blocks.")})
-        first = depth - len(stages)
+        first = depth_of(plain) - len(stages)
         if stages != set(range(len(stages))) or first < 1:
             raise CheckpointMismatch(
-                f"checkpoint {release.name} has gates {sorted(stages)} for {depth} blocks; allowed: one before each block from"
+                f"checkpoint {release.name} has gates {sorted(stages)} for {depth_of(plain)} blocks; allowed: one before each block from"
                 " the second or a later one on; fetch it again"
             )
         gates = renamed(release.state, lambda key: gate_key(key, first))
         settings = {
-            "backbone": {**backbone_of(plain), "norm_eps": 1e-5, "final_norm_eps": 1e-6},
+            "backbone": backbone_of(plain, release.name, norm_eps=1e-5, final_norm_eps=1e-6),
             "selector": {"name": "svit", "drops_cls": True, "eval_mode": given["eval_mode"]},
             "treatment": {"name": "reactivate"},
             "schedule": {"name": "every_block", "start": first},
         }
         added = tuple(f"selectors.{first + stage}.threshold" for stage in sorted(stages))
-        return Imported(settings, {**under("backbone", plain), **gates}, classes_of(plain), added=added)
+        return Imported(settings, {**under("backbone", plain), **gates}, classes_of(plain, release.name), added=added)
