@@ -240,7 +240,8 @@ class TokenState:
         """Return the map (B,N,C): the latest value of every position; merged positions show their owner's value."""
         values = self.tokens
         if not self.known.in_grid_order:
-            base = self.canvas if self.canvas is not None else torch.zeros_like(self.tokens[:, :1]).expand(-1, self.positions, -1)
+            (B, _, C), N = self.tokens.shape, self.positions
+            base = self.canvas if self.canvas is not None else self.tokens.new_zeros(B, 1, C).expand(-1, N, -1)
             values = put(base, self.index, self.tokens, everywhere=self.known.all_placed)
         return values if self.owner is None else take(values, self.owner)
 

@@ -1,6 +1,6 @@
 """A treatment is a point in a small space: memory x candidates x revive x fold. The named ones are files beside this one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -88,6 +88,8 @@ class Treatment:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         if decision.mix is not None:
             return mixed(state, decision.mix, decision.values)
+        if self.fold == "merge" and decision.target is None and decision.slots is None:
+            decision = replace(decision, keep=with_heir(state, decision))
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
         for name, values in decision.traits.items():
@@ -211,6 +213,14 @@ def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) ->
         spill = torch.cat([itself, itself[:, :1]], 1)
         heirs = spill.scatter(1, place.where(moves, N), heir)[:, :N]
     return heirs if state.owner is None else heirs.gather(1, state.owner)
+
+
+def with_heir(state: TokenState, decision: Decision) -> Tensor:
+    """Return what a decision keeps, (B,M), and where that is nothing the live slot of best score, into which the others are merged."""
+    score = state.live.float() if decision.score is None else decision.score.detach()
+    best = score.masked_fill(~state.live, float("-inf")).argmax(1, keepdim=True)
+    nobody = ~decision.keep.any(1, keepdim=True) & state.live
+    return decision.keep | (nobody & torch.zeros_like(state.live).scatter_(1, best, 1))
 
 
 def nearest(state: TokenState, keep: Tensor) -> Tensor:

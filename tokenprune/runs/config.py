@@ -101,13 +101,14 @@ class RunConfig:
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, five resolvers and the sources of configurations known to Hydra.
+    """Make `schema`, the first entry of conf/config.yaml, six resolvers and the sources of configurations known to Hydra.
 
-    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${group_help:}` is the list of groups that --help shows;
-    `${at_home:PATH}` is a path with the user's home folder for `~`; `${zoo_file:FOLDER,FILE}` is the path of a published file;
-    `${zoo_entries:TASK}` lists the published files of a task.
+    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${where:VALUE,EXPECTED,THEN}` is THEN where the value is the expected
+    one, else null; `${group_help:}` is the list of groups that --help shows; `${at_home:PATH}` is a path with the user's home folder for
+    `~`; `${zoo_file:FOLDER,FILE}` is the path of a published file; `${zoo_entries:TASK}` lists the published files of a task.
     """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
+    OmegaConf.register_new_resolver("where", _where, replace=True)
     OmegaConf.register_new_resolver("group_help", group_help, replace=True)
     OmegaConf.register_new_resolver("at_home", at_home, replace=True)
     OmegaConf.register_new_resolver("zoo_file", zoo_file, replace=True)
@@ -129,6 +130,10 @@ def _at_scale(scale: str, smoke: Any, demo: Any, paper: Any) -> Any:
     if scale not in values:
         raise InvalidConfig(f"scale is {scale!r}; allowed: {', '.join(values)}")
     return values[scale]
+
+
+def _where(value: Any, expected: Any, then: Any) -> Any:
+    return then if value == expected else None
 
 
 def compose(overrides: list[str]) -> DictConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.runs.plugin_options import plugin_nodes
+from tokenprune.runs.published import published_nodes
 from tokenprune.runs.rows import row_nodes
 from tokenprune.runs.rules import rule_nodes
 from tokenprune.runs.zoo_rows import zoo_nodes
@@ -22,7 +23,7 @@ def nodes(folder: str) -> dict[str, dict[str, dict[str, Any]]]:
     Raises:
         InvalidConfig: a file of rows or rules that cannot be read.
     """
-    own = {**plugin_nodes(), **zoo_nodes()} if Path(folder) == config_dir() else {}
+    own = {**plugin_nodes(), **zoo_nodes(), **published_nodes(Path(folder))} if Path(folder) == config_dir() else {}
     return {**rule_nodes(Path(folder)), **row_nodes(Path(folder)), **own}
 
 

@@ -57,6 +57,11 @@ class AViTHalting(Selector):
         self.variant = one_of("a_vit", "variant", variant, VARIANTS)
 
     @property
+    def may_keep_none(self) -> bool:
+        """Tell whether all patch tokens of an image may halt: as released, where prefix tokens go on."""
+        return self.variant == "released" and self.context.prefix > 0
+
+    @property
     def caveat(self) -> str:
         """Return the remark that the tokens themselves set their number."""
         return "tokens halt by their own scores: no keep rate is aimed at, read the kept share"
@@ -73,7 +78,7 @@ class AViTHalting(Selector):
         halted = (traits[SPENT][:, P:] >= 1) & (seen.state.index >= 0)
         score = 1 - h[:, P:]  # the probability to go on
         keep, prefix_keep = seen.live & ~halted, None
-        if self.variant == "released" and P:
+        if self.may_keep_none:
             going = traits[SPENT][:, :P] < 1
             over = ~(going.any(1, keepdim=True) | keep.any(1, keepdim=True))
             prefix_keep = going | over  # attention needs a visible token, also where all outputs are finished

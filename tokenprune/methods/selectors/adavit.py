@@ -58,7 +58,7 @@ class AdaViTPolicies(Selector):
     ) -> None:
         super().__init__(context)
         self.tau, self.threshold, self.token_threshold = tau, threshold, token_threshold
-        self.released = one_of("adavit", "variant", variant, VARIANTS) == "released"
+        self.released = self.may_keep_none = one_of("adavit", "variant", variant, VARIANTS) == "released"
         self.switches = not self.released or context.block >= keep_layers
         if self.switches:
             self.heads = nn.Linear(context.dim, context.heads)

@@ -37,6 +37,7 @@ class AdaptiveTokenSampler(Selector):
     reads_cls = True
     module = "attention-based"
     paper = "ATS, ECCV 2022"
+    published = {"treatment": "remove", "schedule": {"name": "free", "start": 3}}
 
     def __init__(self, context: Context, variant: str = "official") -> None:
         super().__init__(context)
