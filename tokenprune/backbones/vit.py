@@ -52,8 +52,8 @@ class VitConfig:
         norm_eps: eps of the blocks' LayerNorms; None takes timm's for the model (1e-6 for a plain ViT).
         final_norm_eps: The same of the norm behind the last block or the pooling.
         pos_resample: How position codes are resized to the grid of an image, and to the model's from a file: `antialias` (timm's way), or
-            `bicubic`, plain bicubic interpolation, which the code of DeiT, MAE, ViT-Adapter and SViT uses. The same must be used in training
-            and at test.
+            `bicubic`, plain bicubic interpolation, which the code of DeiT, MAE, ViT-Adapter and SViT uses. Training and test need the
+            same.
         pretrained_grid: Rows and columns of patches that the position codes of a file of weights are for (`pretrained`, init=FILE); needed
             where they are no square and the file does not say. None finds out.
     """

@@ -36,6 +36,7 @@ class GatedSelector(Selector):
     learns = True
     count_role = "target"
     module = "gating module"
+    evaluated = {"eval_mode": "sample"}
     threshold: Tensor
 
     def __init__(self, context: Context, eval_mode: str, calibration_images: int, tau: float, seed: int) -> None:
@@ -47,7 +48,7 @@ class GatedSelector(Selector):
             problems.append(f"{self.name}: calibration_images is {calibration_images}; allowed: 0 (no calibration) and more")
         if problems:
             raise InvalidConfig(problems)
-        self.eval_mode, self.tau, self.seed = eval_mode, tau, seed
+        self.eval_mode, self.tau, self.seed, self.number = eval_mode, tau, seed, 0
         self.calibration_images = calibration_images if eval_mode == "threshold" else 0
         self.register_buffer("threshold", torch.tensor(0.5))
 
@@ -62,6 +63,15 @@ class GatedSelector(Selector):
     def counts_vary(self) -> bool:
         """Tell whether images may keep different numbers of tokens: always, except under `topk` at test time."""
         return self.training or self.eval_mode != "topk"
+
+    @property
+    def draws(self) -> bool:
+        """Tell whether gates are drawn at test time."""
+        return self.eval_mode == "sample"
+
+    def redraw(self, number: int) -> None:
+        """Take draw `number` of gates from now on; 0 is the one of the selector's own seed."""
+        self.number = number
 
     def decide(self, seen: Observation, budget: Budget, log_probs: Tensor, always: Tensor | None = None) -> Decision:
         """Return the drawn gate in training, and the choice of `eval_mode` at test time.
@@ -83,7 +93,7 @@ class GatedSelector(Selector):
             ranked = p_keep if always is None else p_keep.masked_fill(always, float("inf"))
             return replace(keep_top(ranked, live, budget.keep), score=p_keep)
         # Keep if p exceeds a uniform number. This equals the hard Gumbel draw, which has P(keep) = p for any tau.
-        bar = self.threshold if self.eval_mode == "threshold" else uniform(seen, self.seed)
+        bar = self.threshold if self.eval_mode == "threshold" else uniform(seen, self.seed + self.number)
         wanted = (p_keep > bar) & live if always is None else (p_keep > bar) & live | always
         return Decision(at_least_one(wanted, p_keep, live), score=p_keep, log_prob=log_keep)
 
