@@ -44,6 +44,7 @@ class Selector(nn.Module):
         steady: In training the same parameters get a gradient in every pass.
         cap: cap(live, prefix) returns how many slots one decision can drop at most; None for no limit.
         published: Treatment and schedule of the paper, the defaults of `tokenprune.prune`.
+        evaluated: Options with which the authors' code evaluates, where it differs from the defaults at test time.
     """
 
     name: ClassVar[str]
@@ -66,6 +67,8 @@ class Selector(nn.Module):
     paper: ClassVar[str] = ""
     cap: ClassVar[Callable[[int, int], int] | None] = None
     published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
+
+    evaluated: ClassVar[Mapping[str, Any]] = {}
 
     calibration_images: int = 0  # training images that `calibrate` wants to see, after training
     may_keep_none: bool = False  # whether an image may keep no patch token at all, beside its prefix tokens
@@ -133,6 +136,14 @@ class Selector(nn.Module):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Return the decision on the slots of `seen`."""
         raise TypeError(f"selector {type(self).__name__} must define score(seen, budget) -> Decision")
+
+    @property
+    def draws(self) -> bool:
+        """Tell whether decisions at test time are drawn, so that `redraw` gives other ones."""
+        return False
+
+    def redraw(self, number: int) -> None:
+        """Take draw `number` from now on; 0 is the one of the selector's own seed."""
 
     def calibrate(self, scores: Tensor, keep: float) -> None:
         """Fit what decides at test time to the scores (n,) of all candidates of the calibration images, of which `keep` should stay."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,11 @@ _SURE = 5.0  # logits that `busy` adds for its class: p > 0.99
 def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, resize: Resize) -> dict[str, float]:
     """Detect on every image of `data` and judge on exactly these.
 
+    Gates that are drawn are drawn as often as the detector's view says. Every number is then the mean over the draws.
+
     Returns:
-        ap_box, ap50_box, ap75_box, ap_small_box, ..., ap_box_se and the same for `mask`, in points 0..100.
+        ap_box, ap50_box, ap75_box, ap_small_box, ..., ap_box_se and the same for `mask`, in points 0..100. With several draws also
+        ap_box_spread and ap_mask_spread: the standard deviation of AP from draw to draw.
 
     Raises:
         DatasetError: There is no object to find.
@@ -40,8 +44,15 @@ def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, res
             f"the {len(data)} pictures of val have no object (crowds do not count), so that there is no AP; raise data.max_val, or give"
             " annotations with objects"
         )
-    results = detect(detector, data, cfg.batch_size, resize)
-    return judge(data, results, cfg)
+    selectors = list(detector.pruned.selectors.values())
+    draws = detector.view.draws if any(selector.draws for selector in selectors) else 1
+    found = []
+    for number in [*range(1, draws), 0]:  # the selectors' own draw last, which they keep
+        for selector in selectors:
+            selector.redraw(number)
+        found.append(judge(data, detect(detector, data, cfg.batch_size, resize), cfg))
+    spread = {f"{name}_spread": stdev(metrics[name] for metrics in found) for name in ("ap_box", "ap_mask")} if draws > 1 else {}
+    return {name: fmean(metrics[name] for metrics in found) for name in found[0]} | spread
 
 
 def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, float]:
@@ -64,7 +75,7 @@ def detect(detector: PrunedRCNN, data: DetectionData, batch_size: int, resize: R
         Diverged: Features or predictions are NaN or infinite. Detectron2 would drop such boxes without a word.
     """
     results = []
-    with evaluating(detector), outputs_of(_judged(detector)) as seen:
+    with evaluating(detector), detector.precision(), outputs_of(_judged(detector)) as seen:
         for inputs in _batches(data, batch_size, resize):
             outputs = detector(inputs)
             check_finite(seen, detector, partial(detector, inputs))

@@ -13,6 +13,8 @@ from detectron2.structures import BitMasks, Boxes
 from detectron2.structures import Instances as D2Instances
 
 from tokenprune.data.base import DetectionData, Instances, Sample
+from tokenprune.data.opencv import fitted
+from tokenprune.data.opencv import resize as resize_pixels
 from tokenprune.tasks.batching import BatchPlan, batches_from
 from tokenprune.tasks.detection.settings import AugmentConfig
 
@@ -24,10 +26,14 @@ class Resize:
     Attributes:
         short: Short side in pixels; None keeps a picture's own size.
         long: Greatest long side in pixels.
+        by: `pillow` or `opencv`, see `conventions.ViewConfig.resize`.
+        sizes: `two_steps` or `one_factor`, see `conventions.ViewConfig.sizes`.
     """
 
     short: int | None = None
     long: int = 1333
+    by: str = "pillow"
+    sizes: str = "two_steps"
 
 
 def train_batches(
@@ -79,7 +85,32 @@ def resized(sample: Sample, resize: Resize) -> Instances:
 
 
 def _to_size(resize: Resize) -> list[T.Augmentation]:
-    return [] if resize.short is None else [T.ResizeShortestEdge(resize.short, resize.long)]
+    return [] if resize.short is None else [_ToSize(resize)]
+
+
+class _ToSize(T.ResizeShortestEdge):
+    """Resizes a picture to a short side, by the conventions of a `Resize`."""
+
+    def __init__(self, resize: Resize) -> None:
+        super().__init__(resize.short, resize.long)
+        self.resize = resize
+
+    def get_transform(self, image: np.ndarray) -> Any:
+        height, width = image.shape[:2]
+        after = super().get_transform(image)
+        if self.resize.sizes == "one_factor":
+            after = T.ResizeTransform(height, width, *fitted(height, width, self.resize.short, self.resize.long), after.interp)
+        return after if self.resize.by == "pillow" else _OpenCV(height, width, after.new_h, after.new_w)
+
+
+class _OpenCV(T.ResizeTransform):
+    """Resizes pixels as OpenCV does; masks by the nearest pixel, as its base class."""
+
+    def __init__(self, h: int, w: int, new_h: int, new_w: int) -> None:
+        super().__init__(h, w, new_h, new_w)
+
+    def apply_image(self, img: np.ndarray, interp: Any = None) -> np.ndarray:
+        return resize_pixels(img, self.new_h, self.new_w) if interp is None else super().apply_image(img, interp)
 
 
 def _detr_policy(cfg: AugmentConfig) -> list[T.Augmentation]:

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from tokenprune.backbones.features import build_features
 from tokenprune.backbones.maps import EncoderMaps
 from tokenprune.backbones.pyramid import ChannelNorm
+from tokenprune.tasks.detection.conventions import OWN, ViewConfig, notes_of, resolved
+from tokenprune.tasks.detection.released import BothSides, OriginalPixels, SigmoidRPN, factors_of, finished
 from tokenprune.tasks.detection.scoring import ScoredCascade, ScoredHeads
 from tokenprune.tasks.detection.settings import DetectionConfig, HeadsConfig
 from tokenprune.tasks.detection.weights import adopted
@@ -83,10 +85,28 @@ class PrunedRCNN(GeneralizedRCNN):
             result.update({k if k.startswith("loss_") else f"loss_{k}": v for k, v in own.items()})
         return result
 
+    view = resolved(ViewConfig(), OWN)  # conventions of evaluation
+
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return the notes that a result row needs on the scoring of its results."""
-        return self.roi_heads.notes
+        """Return the notes that a result row needs on the scoring of its results and on the conventions of its evaluation."""
+        return (*self.roi_heads.notes, *notes_of(self.view))
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return a context in which the detector is evaluated in the precision of its view."""
+        device, dtype = self.device.type, self.view.dtype
+        dtype = ("float16" if device == "cuda" else "float32") if dtype == "half" else dtype
+        return nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
+
+    def inference(self, batched_inputs: list[dict[str, Any]], detected_instances: Any = None, do_postprocess: bool = True) -> Any:
+        """Return detections as Detectron2 does, or as mmdetection does if the view says so."""
+        if self.view.nms == "input" or detected_instances is not None:
+            return super().inference(batched_inputs, detected_instances, do_postprocess)
+        self.roi_heads.box_predictor.factors = factors_of(batched_inputs)
+        found = super().inference(batched_inputs, do_postprocess=False)
+        if not do_postprocess:
+            return found
+        return [{"instances": finished(one, record)} for one, record in zip(found, batched_inputs, strict=True)]
 
     def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights of a related detector in this one's form, see `weights.adopted`."""
@@ -117,17 +137,20 @@ def build_detector(cfg: DetectionConfig, pruned: nn.Module, num_classes: int, ba
     shapes = features.output_shape()
     # RoIs come from the other levels; the top level only serves the RPN, as in FPN.
     pooled = [name for name in shapes if name != features.pyramid.top]
-    return PrunedRCNN(
+    detector = PrunedRCNN(
         backbone=features,
-        proposal_generator=_rpn(cfg.heads, shapes),
+        proposal_generator=_rpn(cfg, shapes),
         roi_heads=_roi_heads(cfg, {name: shapes[name] for name in pooled}, num_classes),
         pixel_mean=list(IMAGE_MEAN),
         pixel_std=list(IMAGE_STD),
         input_format="RGB",
     )
+    detector.view = cfg.conventions
+    return detector
 
 
-def _rpn(cfg: HeadsConfig, shapes: dict[str, ShapeSpec]) -> RPN:
+def _rpn(task: DetectionConfig, shapes: dict[str, ShapeSpec]) -> RPN:
+    cfg = task.heads
     channels = next(iter(shapes.values())).channels
     anchors = DefaultAnchorGenerator(
         sizes=[list(s) for s in cfg.anchor_sizes],
@@ -135,12 +158,13 @@ def _rpn(cfg: HeadsConfig, shapes: dict[str, ShapeSpec]) -> RPN:
         strides=[s.stride for s in shapes.values()],
         offset=cfg.anchor_offset,
     )
-    return RPN(
+    kind = SigmoidRPN if task.conventions.rpn_scores == "sigmoid" else RPN
+    return kind(
         in_features=list(shapes),
         head=StandardRPNHead(in_channels=channels, num_anchors=anchors.num_anchors[0], conv_dims=[-1] * cfg.rpn_convs),
         anchor_generator=anchors,
         anchor_matcher=Matcher(list(cfg.rpn_ious), [0, -1, 1], allow_low_quality_matches=True),
-        box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
+        box2box_transform=_transform(task, (1.0, 1.0, 1.0, 1.0)),
         batch_size_per_image=cfg.rpn_samples,
         positive_fraction=cfg.rpn_positive,
         pre_nms_topk=cfg.pre_nms,
@@ -170,13 +194,13 @@ def _plain_heads(cfg: DetectionConfig, shapes: dict[str, ShapeSpec], num_classes
     }
     if cfg.detector == "mask":
         box = _box_head(heads, channels)
-        predictor = _predictor(heads, box.output_shape, num_classes, _STAGE_WEIGHTS[0], heads.agnostic_boxes)
+        predictor = _predictor(cfg, box.output_shape, num_classes, _STAGE_WEIGHTS[0], heads.agnostic_boxes)
         matcher = Matcher([heads.roi_iou], [0, 1], allow_low_quality_matches=False)
         return ScoredHeads(box_head=box, box_predictor=predictor, proposal_matcher=matcher, **common)
     boxes = [_box_head(heads, channels) for _ in _STAGE_WEIGHTS]
     return ScoredCascade(
         box_heads=boxes,
-        box_predictors=[_predictor(heads, b.output_shape, num_classes, w, True) for b, w in zip(boxes, _STAGE_WEIGHTS, strict=True)],
+        box_predictors=[_predictor(cfg, b.output_shape, num_classes, w, True) for b, w in zip(boxes, _STAGE_WEIGHTS, strict=True)],
         proposal_matchers=[Matcher([iou], [0, 1], allow_low_quality_matches=False) for iou in heads.cascade_ious],
         **common,
     )
@@ -191,11 +215,19 @@ def _box_head(cfg: HeadsConfig, channels: int) -> FastRCNNConvFCHead:
     return FastRCNNConvFCHead(shape, conv_dims=[channels] * cfg.box_convs, fc_dims=list(cfg.box_fc), conv_norm=_norm(cfg))
 
 
-def _predictor(cfg: HeadsConfig, shape: ShapeSpec, num_classes: int, weights: tuple[float, ...], agnostic: bool) -> FastRCNNOutputLayers:
+def _transform(cfg: DetectionConfig, weights: tuple[float, ...]) -> Box2BoxTransform:
+    return (BothSides if cfg.conventions.clamp == "both" else Box2BoxTransform)(weights=weights)
+
+
+def _predictor(
+    task: DetectionConfig, shape: ShapeSpec, num_classes: int, weights: tuple[float, ...], agnostic: bool
+) -> FastRCNNOutputLayers:
+    cfg = task.heads
     soft = cfg.soft_nms is not None  # soft-NMS needs all boxes
-    return FastRCNNOutputLayers(
+    kind = OriginalPixels if task.conventions.nms == "original" else FastRCNNOutputLayers
+    return kind(
         shape,
-        box2box_transform=Box2BoxTransform(weights=weights),
+        box2box_transform=_transform(task, weights),
         num_classes=num_classes,
         test_score_thresh=cfg.score,
         test_nms_thresh=1.0 if soft else cfg.nms,

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.speed import DTYPES
+from tokenprune.tasks.detection.conventions import ViewConfig, resolved, view_problems
 from tokenprune.utils.settings import read_settings
 
 POLICIES = ("light", "detr", "lsj")
@@ -172,6 +173,9 @@ class DetectionConfig:
         heads: The RPN and the heads.
         augment: Variation of training pictures.
         evaluate: The evaluation.
+        evaluation: `own`, or `released` for the conventions by which the authors of SViT and ViT-Adapter judged their detectors
+            (mmdetection's, gates drawn by Gumbel noise, half precision on a GPU).
+        view: Single conventions, where they differ from what `evaluation` says.
     """
 
     name: str = "detection"
@@ -180,6 +184,13 @@ class DetectionConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    evaluation: str = "own"
+    view: ViewConfig = field(default_factory=ViewConfig)
+
+    @property
+    def conventions(self) -> ViewConfig:
+        """Return the conventions of the evaluation, each with its value."""
+        return resolved(self.view, self.evaluation)
 
 
 def read_task(values: Mapping[str, Any]) -> DetectionConfig:
@@ -229,5 +240,6 @@ def _check(cfg: DetectionConfig) -> None:
         (cfg.evaluate.batch_size < 1, f"task.evaluate.batch_size is {cfg.evaluate.batch_size}, allowed are 1 and more"),
     ]
     problems = [text for wrong, text in bad if wrong]
+    problems += view_problems(cfg.view, cfg.evaluation, cfg.detector, cfg.heads.soft_nms)
     if problems:
         raise InvalidConfig(problems)

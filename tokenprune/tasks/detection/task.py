@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -61,10 +62,13 @@ class DetectionTask(Task):
         """
         require_detectron2()
         _quieten()
+        from tokenprune.tasks.detection.conventions import drawing
         from tokenprune.tasks.detection.model import build_detector
         from tokenprune.tasks.encoder import build_pruned
 
-        return build_detector(read_task(cfg["task"]), build_pruned(cfg, classes=classes), classes, cfg["backbone"])
+        settings = read_task(cfg["task"])
+        run = drawing(cfg, settings.conventions)
+        return build_detector(settings, build_pruned(run, classes=classes), classes, cfg["backbone"])
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the parameters that find and name objects."""
@@ -87,7 +91,8 @@ class DetectionTask(Task):
 
         training, augment = cfg["training"], read_task(cfg["task"]).augment
         seed, workers = training.get("seed", 0), training.get("workers", 0)
-        return loader.train_batches(self._data(cfg, "train"), training["batch_size"], seed, start, augment, _resize(cfg), workers)
+        resize = replace(_resize(cfg), by="pillow", sizes="two_steps")  # conventions of evaluation are none of training
+        return loader.train_batches(self._data(cfg, "train"), training["batch_size"], seed, start, augment, resize, workers)
 
     def losses(self, model: nn.Module, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Return the RPN, box and mask losses of Detectron2 and the encoder's own."""
@@ -104,7 +109,7 @@ class DetectionTask(Task):
         """Return AP in points on the validation split, with bootstrap standard errors.
 
         Returns:
-            ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ...
+            ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ...; ap_box_spread and ap_mask_spread over several draws of gates.
         """
         from tokenprune.tasks.detection.evaluate import evaluate
 
@@ -163,5 +168,5 @@ def _quieten() -> None:
 def _resize(cfg: Mapping[str, Any]) -> "Resize":
     from tokenprune.tasks.detection.loader import Resize
 
-    data = cfg["data"]
-    return Resize(data.get("short_side"), data.get("long_side") or 1333)
+    data, view = cfg["data"], read_task(cfg["task"]).conventions
+    return Resize(data.get("short_side"), data.get("long_side") or 1333, view.resize, view.sizes)

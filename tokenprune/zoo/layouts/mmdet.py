@@ -193,9 +193,9 @@ def _refuse(release: Release) -> None:
     state, trained = release.state, f"{release.name} {release.meta.get('config', '')}"
     if any(re.fullmatch(r"backbone\.blocks\.\d+\.gamma[12]", key) for key in state):
         reason = (
-            "it is of the ViT-Adapter of its first authors (blocks have gamma1 and gamma2), whose blocks attend inside windows of 14 x 14"
-            " tokens but for blocks 2, 5, 8 and 11. Windows together with an adapter are not built here; allowed: SViT's files, whose"
-            " blocks are all global"
+            "it is of the ViT-Adapter of its first authors (blocks have gamma1 and gamma2), whose blocks attend inside windows of"
+            " 14 x 14 tokens but for blocks 2, 5, 8 and 11. Windows together with an adapter are not built here; allowed: SViT's files,"
+            " whose blocks are all global"
         )
     elif found := re.search(r"(?i)(?<![a-z])(atc|tome)(?![a-z])", trained):
         reason = (

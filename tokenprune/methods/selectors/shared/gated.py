@@ -37,6 +37,7 @@ class GatedSelector(Selector):
     learns = True
     count_role = "target"
     module = "gating module"
+    evaluated = {"eval_mode": "sample"}
     threshold: Tensor
 
     def __init__(self, context: Context, eval_mode: str, calibration_images: int, tau: float, seed: int) -> None:
@@ -48,7 +49,7 @@ class GatedSelector(Selector):
             problems.append(f"{self.name}: calibration_images is {calibration_images}; allowed: 0 (no calibration) and more")
         if problems:
             raise InvalidConfig(problems)
-        self.eval_mode, self.tau, self.seed = eval_mode, tau, seed
+        self.eval_mode, self.tau, self.seed, self.number = eval_mode, tau, seed, 0
         self.calibration_images = calibration_images if eval_mode == "threshold" else 0
         self.register_buffer("threshold", torch.tensor(0.5))
 
@@ -65,6 +66,15 @@ class GatedSelector(Selector):
     def counts_vary(self) -> bool:
         """Tell whether images may keep different numbers of tokens: always, except under `topk` at test time."""
         return self.training or self.eval_mode != "topk"
+
+    @property
+    def draws(self) -> bool:
+        """Tell whether gates are drawn at test time."""
+        return self.eval_mode == "sample"
+
+    def redraw(self, number: int) -> None:
+        """Take draw `number` of gates from now on; 0 is the one of the selector's own seed."""
+        self.number = number
 
     def decide(
         self, seen: Observation, budget: Budget, log_probs: Tensor, always: Tensor | None = None, of_cls: Tensor | None = None
@@ -87,12 +97,14 @@ class GatedSelector(Selector):
             return replace(keep_top(ranked, live, budget.keep), score=p_keep)
         # Keep if p exceeds a uniform number. This equals the hard Gumbel draw, which has P(keep) = p for any tau.
         threshold = self.eval_mode == "threshold"
-        bar = self.threshold if threshold else uniform(seen, self.seed)
+        bar = self.threshold if threshold else uniform(seen, self.seed + self.number)
         wanted = (p_keep > bar) & live if always is None else (p_keep > bar) & live | always
         decision = Decision(at_least_one(wanted, p_keep, live), score=p_keep, log_prob=log_keep)
         if of_cls is None:
             return decision
-        return replace(decision, prefix_keep=_beside(of_cls[..., 0].exp() > (bar if threshold else of_prefix(seen, self.seed)), seen))
+        return replace(
+            decision, prefix_keep=_beside(of_cls[..., 0].exp() > (bar if threshold else of_prefix(seen, self.seed + self.number)), seen)
+        )
 
     def _drawn(self, seen: Observation, log_probs: Tensor, always: Tensor | None, of_cls: Tensor | None) -> Decision:
         """Return the decision drawn by Gumbel-softmax; the class token's number is drawn before those of the slots, as released."""
