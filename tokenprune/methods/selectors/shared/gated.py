@@ -70,10 +70,10 @@ class GatedSelector(Selector):
     @property
     def draws(self) -> bool:
         """Tell whether gates are drawn at test time."""
-        return self.eval_mode == "sample"
+        return self.eval_mode in ("sample", "gumbel")
 
     def redraw(self, number: int) -> None:
-        """Take draw `number` of gates from now on; 0 is the one of the selector's own seed."""
+        """Take draw `number` of `sample` from now on; 0 is the one of the selector's own seed, and `gumbel` draws anew in any case."""
         self.number = number
 
     def decide(
@@ -102,9 +102,8 @@ class GatedSelector(Selector):
         decision = Decision(at_least_one(wanted, p_keep, live), score=p_keep, log_prob=log_keep)
         if of_cls is None:
             return decision
-        return replace(
-            decision, prefix_keep=_beside(of_cls[..., 0].exp() > (bar if threshold else of_prefix(seen, self.seed + self.number)), seen)
-        )
+        bar = bar if threshold else of_prefix(seen, self.seed + self.number)
+        return replace(decision, prefix_keep=_beside(of_cls[..., 0].exp() > bar, seen))
 
     def _drawn(self, seen: Observation, log_probs: Tensor, always: Tensor | None, of_cls: Tensor | None) -> Decision:
         """Return the decision drawn by Gumbel-softmax; the class token's number is drawn before those of the slots, as released."""
