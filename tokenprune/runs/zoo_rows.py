@@ -8,6 +8,9 @@ from tokenprune.zoo.catalog import Entry, entries
 
 GROUP = "zoo"
 _NONE = "none"
+# The pictures that a published file is judged on have the size of its model, whatever `scale` says.
+_PHOTOGRAPHS = {"data": "imagefolder", "data.side": "${backbone.img_size}", "task.token_labels": 0.0}
+_DATA = {"classification": _PHOTOGRAPHS, "detection": {"data": "coco"}}
 
 
 def zoo_nodes() -> dict[str, dict[str, dict[str, Any]]]:
@@ -23,7 +26,7 @@ def zoo_rows() -> dict[str, dict[str, Any]]:
 def row_of(entry: Entry) -> dict[str, Any]:
     """Return the choices and values of the run that judges a published file: nothing is trained."""
     start = {"init": f"${{zoo_file:${{zoo.folder}},{entry.file}}}", "training.iterations": 0, "label": entry.name}
-    return {"scale": "paper", "task": entry.task, **entry.run, **start}
+    return {"scale": "paper", "task": entry.task, **_DATA.get(entry.task, {}), **entry.run, **start}
 
 
 def zoo_file(folder: str | None, file: str) -> str:
