@@ -47,7 +47,7 @@ def sampled(result: Tensor) -> Tensor:
 
 
 def folded(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """Return shapes with one key in the place of those that differ in their first number only, if that is 0, 1, ... and the shape is one."""
+    """Return shapes with one key in the place of those that differ in one number only, if it is 0, 1, ... and they have one shape."""
     groups: dict[str, dict[str, list[int]]] = {}
     for key, shape in shapes.items():
         groups.setdefault(_NUMBER.sub(".*.", key, count=1), {})[key] = shape
