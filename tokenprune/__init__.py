@@ -6,13 +6,14 @@ model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="
 
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.outputs import Outputs
-from tokenprune.engine.prune import prune
 from tokenprune.engine.schedule import Layout
 from tokenprune.registry import names as list_plugins
 from tokenprune.registry import register
+from tokenprune.zoo.load import load
+from tokenprune.zoo.prune import prune
 
 __version__ = "0.1.0"
-__all__ = ["Layout", "Outputs", "PrunedViT", "__version__", "list_plugins", "prune", "register"]
+__all__ = ["Layout", "Outputs", "PrunedViT", "__version__", "list_plugins", "load", "prune", "register"]
 
 # `python -m tokenprune.list` and its like find the commands, which live in cli/.
 __path__.append(f"{__path__[0]}/cli")

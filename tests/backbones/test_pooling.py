@@ -53,6 +53,37 @@ def test_the_mean_of_a_pruned_eva(treatment, included, execution):
     torch.testing.assert_close(ours(x), head(model, means))
 
 
+@pytest.mark.parametrize("execution", ["gathered", "masked", "packed"])
+@pytest.mark.parametrize("included", [True, False])
+@pytest.mark.parametrize("label", ["vit_base_patch16_siglip_gap_224", "eva02_base_patch14_224"])
+@torch.no_grad()
+def test_the_mean_weighs_a_merged_token_by_its_mass(label, included, execution):
+    """It is the mean over all positions, each with the value of the token that it went into (ToMe on MAE), and not over live slots."""
+    included = included and label.startswith("eva")  # the other has no prefix
+    model = small(label, global_pool="avg")
+    model.pool_include_prefix = included
+    plan = {"name": "per_block", "remove": 5, "start": 0, "align": False}
+    ours, x = prune(model, "tome", "merge", plan, execution=execution, positions=16).eval(), images(model, 3)
+    outputs = ours.encode(x)
+    masses = outputs.state.mass.where(outputs.state.live, 0)
+    assert masses.max() > 1 and torch.equal(masses.sum(1), torch.full((3,), 16.0))
+    everyone = torch.cat([outputs.prefix, outputs.map], 1) if included else outputs.map
+    torch.testing.assert_close(ours(x), model.head(model.fc_norm(everyone.mean(1))), atol=1e-5, rtol=1e-5)
+    live = model.norm(outputs.state.tokens) * outputs.state.live.unsqueeze(-1)
+    unweighted = model.head(
+        model.fc_norm((live.sum(1) + outputs.prefix.sum(1) * included) / (outputs.state.live.sum(1, keepdim=True) + included))
+    )
+    assert (ours(x) - unweighted).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_other_poolings_count_a_merged_token_once():
+    model = small("vit_base_patch16_siglip_224")  # attention pooling
+    ours, x = prune(model, "tome", "merge", {"name": "explicit", "keep": {1: 10}}, positions=16).eval(), images(model)
+    state = ours.encode(x).state
+    torch.testing.assert_close(ours(x), model.forward_head(model.norm(state.tokens)))
+
+
 @torch.no_grad()
 def test_an_uneven_mean_counts_the_prefix_once():
     model = small("eva02_base_patch14_224", global_pool="avg")

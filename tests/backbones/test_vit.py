@@ -317,3 +317,16 @@ def test_the_backbone_group_gives_the_grid_of_a_file(tmp_path):
     assert torch.equal(target.pos_embed, vit.pos_embed)
     with pytest.raises(InvalidConfig, match="pretrained_grid"):
         build_vit({**SMALL, "pretrained_grid": [0, 8]})
+
+
+def test_a_register_is_a_token_that_no_head_reads():
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "registers": 1}
+    vit = build_vit(sizes, 5)
+    assert vit.num_prefix_tokens == 2 and vit.pos_embed.shape == (1, 18, 24) and vit.reg_token.shape == (1, 1, 24)
+    for wrong in (
+        {"registers": -1},
+        {"registers": 1, "class_token": False},
+        {"registers": 1, "model": "vit_tiny_patch16_224", "patch_size": 16},
+    ):
+        with pytest.raises(InvalidConfig, match="backbone.registers is"):
+            build_vit({**sizes, **wrong}, 5)

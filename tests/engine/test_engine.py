@@ -174,7 +174,7 @@ def test_a_model_without_class_token_needs_none_for_gates_and_mean_queries():
         ({"selector": "evit", "treatment": "perserve"}, UnknownPlugin, "Did you mean 'preserve'"),
         ({"selector": "evit", "schedule": {"name": "stagess"}}, UnknownPlugin, "Did you mean 'stages'"),
         ({"selector": {"name": "svit", "eval_mod": "topk"}}, InvalidConfig, "Did you mean 'eval_mode'"),
-        ({"selector": {"name": "svit", "eval_mode": "best"}}, InvalidConfig, "threshold, sample, topk"),
+        ({"selector": {"name": "svit", "eval_mode": "best"}}, InvalidConfig, "threshold, sample, gumbel, topk"),
         ({"selector": {"name": "topk", "score": "max"}}, InvalidConfig, "cls, mean_query, column_mean"),
         ({"selector": {"name": "cropr", "queries": 0}}, InvalidConfig, ">= 1"),
         ({"selector": {"name": "evo_vit", "tradeoff": 0.0}}, InvalidConfig, "0 < tradeoff <= 1"),

@@ -21,8 +21,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "kmedoids": [{"variant": "fixed"}, {"variant": "released", "score": "cls"}],
     "dpc_knn": [{"weighting": "learned"}, {"weighting": "equal", "variant": "released"}],
     "sinkhorn": [{"variant": "fixed"}, {"variant": "released"}],
+    "ats": [{"variant": "official"}, {"variant": "token_reduction"}],
     "patch_merger": [{"scaled": False}, {"scaled": True}],
-    "a_vit": [{"gamma": 5.0, "beta": 1.0}],  # with the paper's beta nothing halts in a model this small
+    "adavit": [{"variant": "fixed"}, {"variant": "released"}],
+    # With the paper's beta nothing halts in a model this small.
+    "a_vit": [{"gamma": 5.0, "beta": 1.0}, {"gamma": 5.0, "beta": 1.0, "variant": "released"}],
 }
 SCHEDULES = {
     "stages": {"name": "stages", "blocks": [1, 2, 4], "keep_rate": 0.7},

@@ -1,6 +1,7 @@
 """Dense rows against the public tools that users compare them with: equal weights and images give the same accuracy."""
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -114,3 +115,55 @@ def test_a_detector_is_judged_as_detectron2_judges_it(on_disk, tmp_path):
         for metric, field in (("AP", "ap"), ("AP50", "ap50"), ("AP75", "ap75")):
             assert ours[f"{field}_{suffix}"] == pytest.approx(theirs[kind][metric], abs=1e-6), (kind, metric)
     assert ours["ap_box"] > 5
+
+
+@pytest.fixture
+def streets(tmp_path):
+    """Six validation pictures of CamVid, which are train as well."""
+    camvid = real("camvid")
+    if not camvid.is_dir():
+        pytest.skip("camvid is neither in TOKENPRUNE_DATA nor in shared/data beside this checkout")
+    names = sorted(path.stem for path in (camvid / "images/val").iterdir())[::17]
+    for split in ("train", "val"):
+        for kind, ending in (("images", "jpg"), ("labels", "png")):
+            (tmp_path / kind / split).mkdir(parents=True)
+            for name in names:
+                shutil.copy(camvid / kind / "val" / f"{name}.{ending}", tmp_path / kind / split)
+    shutil.copy(camvid / "classes.json", tmp_path)
+    return tmp_path
+
+
+def test_a_segmenter_is_judged_as_torchvision_and_scikit_learn_judge_it(streets):
+    import numpy as np
+    from sklearn.metrics import accuracy_score, jaccard_score
+    from torch.nn import functional as F
+    from torchvision.transforms import functional as TF
+
+    config = resolve(compose(["task=segmentation", "data=camvid", f"data.root={streets}", "data.max_val=null", "scale=smoke"]))
+    task = get("task", "segmentation")()
+    torch.manual_seed(0)
+    model = task.build_model(config)
+    plain = model.pruned.backbone.eval()
+    torch.nn.init.normal_(plain.head.weight)  # so that several classes are predicted
+    ours = task.evaluate(model, config)
+
+    side, patch = config["backbone"]["img_size"], config["backbone"]["patch_size"]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+    truths, found = [], []
+    for path in sorted((streets / "images/val").iterdir()):
+        image, truth = Image.open(path).convert("RGB"), np.array(Image.open(streets / "labels/val" / f"{path.stem}.png"))
+        small = [round(n * side / max(image.size)) for n in image.size[::-1]]
+        pixels = TF.normalize(TF.resize(TF.pil_to_tensor(image), small, antialias=True) / 255, mean, std)
+        with torch.no_grad():
+            tokens = plain.forward_features(F.pad(pixels, (0, side - small[1], 0, side - small[0])).unsqueeze(0))
+            grid = plain.head(tokens[:, plain.num_prefix_tokens :]).transpose(1, 2).unflatten(2, (side // patch, side // patch))
+            shares = F.interpolate(grid, size=(side, side), mode="bilinear").softmax(1)[:, :, : small[0], : small[1]]
+            shares = F.interpolate(shares, size=truth.shape, mode="bilinear")
+        counted = truth != 11  # void
+        truths.append(truth[counted])
+        found.append(shares[0].argmax(0).numpy()[counted])
+    truths, found = np.concatenate(truths), np.concatenate(found)
+    present = sorted({*truths.tolist(), *found.tolist()})
+    assert len(set(found.tolist())) > 3
+    assert ours["miou"] == pytest.approx(100 * jaccard_score(truths, found, labels=present, average="macro"), abs=1e-9)
+    assert ours["pixel_accuracy"] == pytest.approx(100 * accuracy_score(truths, found), abs=1e-9)

@@ -38,6 +38,8 @@ class VitConfig:
         num_heads: Number of attention heads.
         mlp_ratio: Hidden width of the MLPs over C.
         class_token: Whether there is a class token. For a `model`, False builds an Eva without one.
+        registers: Number of tokens behind the class token that no head reads, in a model built from sizes. DeiT's distillation token is
+            one where its head is not used (Segmenter).
         drop_path: Stochastic depth of the last block; it rises linearly from 0.
         pos_init: `normal` (timm's), or `sincos` for 2-D sin-cos codes as a start, which are trained on.
         pretrained: A local file of weights, see `weights`.
@@ -52,8 +54,8 @@ class VitConfig:
         norm_eps: eps of the blocks' LayerNorms; None takes timm's for the model (1e-6 for a plain ViT).
         final_norm_eps: The same of the norm behind the last block or the pooling.
         pos_resample: How position codes are resized to the grid of an image, and to the model's from a file: `antialias` (timm's way), or
-            `bicubic`, plain bicubic interpolation, which the code of DeiT, MAE, ViT-Adapter and SViT uses. Training and test need the
-            same.
+            `bicubic`, plain bicubic interpolation, as the code of DeiT, MAE, ViT-Adapter and SViT has it. The same must be used in training
+            and at test.
         pretrained_grid: Rows and columns of patches that the position codes of a file of weights are for (`pretrained`, init=FILE); needed
             where they are no square and the file does not say. None finds out.
     """
@@ -68,6 +70,7 @@ class VitConfig:
     num_heads: int = 3
     mlp_ratio: float = 4.0
     class_token: bool = True
+    registers: int = 0
     drop_path: float = 0.0
     pos_init: str = "normal"
     pretrained: str | None = None
@@ -166,6 +169,8 @@ def _check(cfg: VitConfig) -> None:
             problems.append(f"backbone.{name} is {eps}; allowed: above 0, and null for timm's")
     if cfg.pos_resample not in RESAMPLINGS:
         problems.append(f"backbone.pos_resample is {cfg.pos_resample!r}, allowed are {', '.join(RESAMPLINGS)}")
+    if cfg.registers < 0 or (cfg.registers and (cfg.model or not cfg.class_token)):
+        problems.append(f"backbone.registers is {cfg.registers}; allowed: 0, and above with sizes (backbone.model=null) and a class token")
     if cfg.size not in ("", *SIZES):
         problems.append(f"backbone.size is {cfg.size!r}, allowed are {', '.join(SIZES)} and ''")
     if cfg.adapter is not None and not cfg.model:  # a timm model's sizes are only known once it is built
@@ -201,7 +206,8 @@ def _sized(cfg: VitConfig, num_classes: int) -> VisionTransformer:
     pooling = {"global_pool": "token"} if cfg.class_token else {"global_pool": "avg", "fc_norm": False}
     if cfg.pool is not None and num_classes:  # without a head nothing is pooled
         pooling = {"global_pool": cfg.pool}
-    return VisionTransformer(**sizes, **pooling, num_classes=num_classes, dynamic_img_size=True, drop_path_rate=cfg.drop_path)
+    tokens = {"reg_tokens": cfg.registers, "num_classes": num_classes}
+    return VisionTransformer(**sizes, **pooling, **tokens, dynamic_img_size=True, drop_path_rate=cfg.drop_path)
 
 
 def _pool_prefix(vit: nn.Module, included: bool) -> None:

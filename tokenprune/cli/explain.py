@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.run import ERROR
+from tokenprune.runs import zoo_rows
 from tokenprune.runs.command_line import explain as reason
 from tokenprune.runs.command_line import quoted
 from tokenprune.runs.composer import Composer, composer
@@ -27,6 +28,7 @@ from tokenprune.runs.nodes import nodes
 from tokenprune.runs.sources import folder_options, folders, read_data, shown, without_folders
 from tokenprune.utils import console
 from tokenprune.utils.paths import config_dir
+from tokenprune.zoo.catalog import entry
 
 
 def main() -> None:
@@ -93,6 +95,8 @@ def _source(group: str, option: str) -> str:
 
 
 def _data_file(folder: Path, group: str, option: str) -> str:
+    if group == zoo_rows.GROUP:
+        return f"tokenprune/zoo/{entry(option).family}.yaml" if option != "none" else ""
     path = folder / (f"rows/{option}.yaml" if group == "experiment" else f"{group}.yaml")  # a file of rows or rules
     return shown(path) if path.is_file() else "its class (tokenprune list)"
 

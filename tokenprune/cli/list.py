@@ -10,7 +10,7 @@ from tokenprune.registry import facts, names
 from tokenprune.runs.presets import choices, files, read
 from tokenprune.utils import console
 
-_KINDS = ("selector", "treatment", "schedule", "fusion", "loss", "data", "task", "report")
+_KINDS = ("selector", "treatment", "schedule", "fusion", "loss", "data", "task", "layout", "report")
 _PLURAL = {"loss": "losses", "data": "data sets"}
 _LATER = ("summary", "paper", "module")
 _HIDDEN = ("name", "module")

@@ -1,13 +1,15 @@
 """Checks of what people give to `prune` and to a pruned model, before anything else sees it."""
 
+import inspect
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tokenprune.errors import InvalidConfig, UnsupportedBackbone, hint
-from tokenprune.registry import get, names, options_of
+from tokenprune.registry import get, name_in, names, options_of
 
 Spec = str | Mapping[str, Any]
 _AXES = ("selector", "treatment", "schedule")
@@ -15,17 +17,36 @@ _OTHERS = ("cls", "execution", "losses", "positions", "classes")
 
 
 def completed(spec: Spec | None, published: Spec, kind: str) -> Spec:
-    """Return a treatment or schedule as it was given; None is that of the selector's paper, and options without a `name` change that.
+    """Return a treatment or schedule with the options that the selector's paper gives it.
+
+    Args:
+        spec: None for that of the paper. Options without a `name`, and those under the name of the paper's, change the paper's. Another
+            name stands for itself.
+        published: That of the paper.
+        kind: `treatment` or `schedule`.
 
     Raises:
         InvalidConfig: It is neither a name nor a mapping.
     """
+    usual = {"name": published} if isinstance(published, str) else published
     if spec is None:
-        return published
+        return usual
     check_spec(kind, spec)
-    if isinstance(spec, str) or "name" in spec:
-        return spec
-    return {**({"name": published} if isinstance(published, str) else published), **spec}
+    given = {"name": spec} if isinstance(spec, str) else spec
+    return {**usual, **given} if given.get("name", usual["name"]) == usual["name"] else spec
+
+
+def explicit(kind: str, spec: Spec) -> dict[str, Any]:
+    """Return a treatment or schedule with each of its options, so that `completed` adds none: one that is not given has its own default.
+
+    Raises:
+        UnknownPlugin: There is none of that name.
+        InvalidConfig: It is neither a name nor a mapping with `name`.
+    """
+    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    parameters = inspect.signature(get(kind, name_in(kind, given))).parameters
+    usual = {name: p.default for name, p in parameters.items() if isinstance(p.default, (str, int, float, tuple, NoneType))}
+    return {**usual, **given}
 
 
 def check_spec(kind: str, spec: Any) -> None:

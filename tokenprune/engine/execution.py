@@ -13,7 +13,7 @@ from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.packed import feed, run_packed
 from tokenprune.engine.packing import Packing
-from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle, visibility, write
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, held_prefix, settle, visibility, write
 from tokenprune.engine.state import TokenState
 
 
@@ -48,7 +48,7 @@ def run_block(
     call = HookCall.of(adapter.block)
     if call is not None:
         state = state.with_sequence(call.enter(state.sequence()))
-    after = (run_packed if packed else run_padded)(adapter, state, policy, decider, see)
+    after = held_prefix(state, (run_packed if packed else run_padded)(adapter, state, policy, decider, see), policy)
     if call is not None:
         after = after.with_sequence(call.leave(after.sequence()))
     fed = entering if decider is None else after.counts() + P

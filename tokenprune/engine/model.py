@@ -29,7 +29,7 @@ from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.plan import described
-from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, blended, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
 from tokenprune.engine.state import TokenState
@@ -209,12 +209,14 @@ class PrunedViT(TimmTools, nn.Module):
     def logits(self, outputs: Outputs) -> Tensor:
         """Return logits through the model's own pooling and head.
 
-        A mean runs over every position if dropped tokens are remembered and over live slots otherwise.
+        A mean runs over every position if dropped tokens are remembered, else over live slots. It weighs a merged token by its mass, so
+        that it is the mean of all tokens that went in.
         """
         state = outputs.state
         if self.treatment.remembers and self.treatment.fold != "merge":
             return self._family.classify(outputs.prefix, outputs.map, None)
-        return self._family.classify(outputs.prefix, self._family.norm(state.tokens), None if state.known.complete else state.live)
+        live = None if state.known.complete else state.live
+        return self._family.classify(outputs.prefix, self._family.norm(state.tokens), live, state.mass)
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
         """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""
@@ -245,8 +247,7 @@ class PrunedViT(TimmTools, nn.Module):
         if state.gate is None or policy.soft:
             return run_block(adapter, state, policy, see=see)
         after, used = run_block(adapter, state, replace(policy, free=True), see=see)
-        gate = state.gate.unsqueeze(-1)  # blended once a block: SViT's forward, and its gradient
-        return after.replace(tokens=gate * after.tokens + (1 - gate) * state.tokens), used
+        return blended(state, after), used  # once a block: SViT's forward, and its gradient
 
     def _checkpointed(self, *given: Any) -> tuple[TokenState, BlockUsage]:
         """Return what `_step` does, and keep none of its activations: the backward pass runs it again."""

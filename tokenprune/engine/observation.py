@@ -83,8 +83,11 @@ class Observation:
 
     def value_norms(self) -> Tensor:
         """Return the L2 norm of each slot's value over all heads jointly, (B,M): ATS Eq. 3."""
-        v = self.projection.v[:, :, self.state.prefix.shape[1] :]
-        return v.transpose(1, 2).flatten(2).norm(dim=-1)
+        return self._values().transpose(1, 2).flatten(2).norm(dim=-1)
+
+    def head_value_norms(self) -> Tensor:
+        """Return the L2 norm of each slot's value in each head, (B,h,M)."""
+        return self._values().norm(dim=-1)
 
     def pixels(self) -> Tensor:
         """Return the input pixels of each grid position, (B,N,3,p*p).
@@ -111,6 +114,9 @@ class Observation:
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a stored trait per slot (B,M,...)."""
         return self.state.trait(name, missing)
+
+    def _values(self) -> Tensor:
+        return self.projection.v[:, :, self.state.prefix.shape[1] :]
 
     def _rows(self, q: Tensor) -> Tensor:
         logits = (q * self.projection.scale) @ self.projection.k.transpose(-2, -1)

@@ -1,11 +1,10 @@
 """A block on packed rows (see `packing`): nothing dead is computed, whatever the counts."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packing import Packing, Spread
-from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle, visibility, write
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, settle, visibility, with_prefix_bias, write
 from tokenprune.engine.state import TokenState
 
 
@@ -71,5 +70,5 @@ def _ask(
 
 
 def _key_bias(state: TokenState, policy: DeadSlotRule, kept: Packing) -> Tensor | None:
-    mass = policy.key_bias(state)
-    return None if mass is None else kept.take(F.pad(mass, (kept.prefix, 0)))
+    bias = with_prefix_bias(state, policy.key_bias(state))
+    return None if bias is None else kept.take(bias)

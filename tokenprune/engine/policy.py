@@ -99,7 +99,32 @@ def visibility(state: TokenState, policy: DeadSlotRule) -> tuple[Tensor | None, 
     if not state.known.complete:
         hidden = torch.zeros_like(state.tokens[..., 0]).masked_fill(~state.live, float("-inf"))
         bias = hidden if bias is None else bias + hidden
-    return None if bias is None else F.pad(bias, (P, 0)), None
+    return with_prefix_bias(state, bias), None
+
+
+def with_prefix_bias(state: TokenState, bias: Tensor | None) -> Tensor | None:
+    """Return the key bias (B,P+M) of prefix and slots, given that of the slots (B,M); -inf hides a dropped prefix token."""
+    if state.prefix_live is None:
+        return None if bias is None else F.pad(bias, (state.prefix.shape[1], 0))
+    hidden = torch.zeros_like(state.prefix[..., 0]).masked_fill(~state.prefix_live, float("-inf"))
+    return torch.cat([hidden, torch.zeros_like(state.tokens[..., 0]) if bias is None else bias], 1)
+
+
+def held_prefix(before: TokenState, after: TokenState, policy: DeadSlotRule) -> TokenState:
+    """Return the state after a block, with the value of dropped prefix tokens from before it unless the policy sets them free."""
+    if before.prefix_live is None or policy.free:
+        return after
+    return after.replace(prefix=after.prefix.where(before.prefix_live.unsqueeze(-1), before.prefix))
+
+
+def blended(before: TokenState, after: TokenState) -> TokenState:
+    """Return the state after a block, each token g * new + (1 - g) * old by the gate g of the decision before the block, `before.gate`."""
+    gate = before.gate.unsqueeze(-1)
+    after = after.replace(tokens=gate * after.tokens + (1 - gate) * before.tokens)
+    if before.prefix_gate is None:
+        return after
+    gate = before.prefix_gate.unsqueeze(-1)
+    return after.replace(prefix=gate * after.prefix + (1 - gate) * before.prefix)
 
 
 def write(state: TokenState, x: Tensor, policy: DeadSlotRule) -> TokenState:

@@ -33,8 +33,8 @@ def prune(
     Args:
         model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm.
         selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
-        treatment, schedule: the same; None takes what the selector's paper uses, and options without a name, such as
-            `{"keep_rate": 0.5}`, change that.
+        treatment, schedule: the same; None takes what the selector's paper uses. Options without a name, such as
+            `{"keep_rate": 0.5}`, or with the name of the paper's, change that.
         cls: the class token that attention-based selectors read: `learned` the model's own, `random` a new one (SViT on dense
             tasks), `mean` the mean of the patch tokens.
         execution: auto, masked, gathered or packed.

@@ -71,6 +71,7 @@ class Selector(nn.Module):
     evaluated: ClassVar[Mapping[str, Any]] = {}
 
     calibration_images: int = 0  # training images that `calibrate` wants to see, after training
+    may_keep_none: bool = False  # whether an image may keep no patch token at all, beside its prefix tokens
     normed: int = 0  # elements of each slot that norms of a decision take
 
     def __init__(self, context: Context) -> None:

@@ -6,13 +6,27 @@ registers), C channels, h heads. A *position* is a place in the grid, a *slot* a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenprune.engine.indexing import put, take
 from tokenprune.engine.packing import Packing
+
+
+class Branch(NamedTuple):
+    """Says which parts of the block about to run an image has switched on, as 0/1 gates (AdaViT).
+
+    Attributes:
+        heads: (B,h) attention heads.
+        sublayers: (B,2) attention and MLP.
+        narrows: Whether the MLP sees the channels of the heads that are on only.
+    """
+
+    heads: Tensor
+    sublayers: Tensor
+    narrows: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,8 +37,9 @@ class Decision:
     tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
     notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
-    where K is known without a look at the device; branch: heads (B,h) and sub-layers (B,2), attention and MLP, that the block about to
-    run has switched on, 0/1 (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values` (B,M,C), of the tokens if None.
+    where K is known without a look at the device; branch: see `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of
+    `values`; values (B,M,C): what new tokens and the means of a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix
+    tokens that stay, those of before if None (site `before` only); prefix_gate (B,P): their gate in training.
     """
 
     keep: Tensor
@@ -36,9 +51,11 @@ class Decision:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     slots: Tensor | None = None
-    branch: tuple[Tensor, Tensor] | None = None
+    branch: Branch | None = None
     mix: Tensor | None = None
     values: Tensor | None = None
+    prefix_keep: Tensor | None = None
+    prefix_gate: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +131,8 @@ class TokenState:
         pixels: (B,3,h,w) the input images, padded or cut to whole patches; h and w are multiples of H and W.
         rope: Rotary codes (N,2d), (depth,h,N,2d), or one (1 or h,N,2d) a block.
         branch: See `Decision`.
+        prefix_live: (B,P) bool, False for prefix tokens that were dropped; they stay in the sequence, unseen and unchanged. None: all live.
+        prefix_gate: See `Decision`.
         aux: ((name, block, payload), ...) notes for losses and measurements.
         known: Facts about these tensors that need not be read from them.
     """
@@ -130,7 +149,9 @@ class TokenState:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
     rope: Tensor | tuple[Tensor, ...] | None = None
-    branch: tuple[Tensor, Tensor] | None = None
+    branch: Branch | None = None
+    prefix_live: Tensor | None = None
+    prefix_gate: Tensor | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
     known: Known = field(default_factory=Known)
 
@@ -219,7 +240,8 @@ class TokenState:
         """Return the map (B,N,C): the latest value of every position; merged positions show their owner's value."""
         values = self.tokens
         if not self.known.in_grid_order:
-            base = self.canvas if self.canvas is not None else torch.zeros_like(self.tokens[:, :1]).expand(-1, self.positions, -1)
+            (B, _, C), N = self.tokens.shape, self.positions
+            base = self.canvas if self.canvas is not None else self.tokens.new_zeros(B, 1, C).expand(-1, N, -1)
             values = put(base, self.index, self.tokens, everywhere=self.known.all_placed)
         return values if self.owner is None else take(values, self.owner)
 
@@ -256,10 +278,10 @@ class TokenState:
         return self.replace(traits={**self.traits, name: put(old, slots, values, everywhere)})
 
     def expand(self) -> "TokenState":
-        """Bring every position back into the sequence, in raster order; fused tokens, which have no place, leave."""
+        """Bring every position and prefix token back, in raster order; fused tokens, which have no place, leave."""
         if self.known.in_grid_order and self.owner is None:
             everywhere = self.live if self.known.complete else torch.ones_like(self.live)
-            return self.replace(live=everywhere, complete=True, mass=None, gate=None, canvas=None)
+            return self.replace(live=everywhere, complete=True, mass=None, gate=None, canvas=None, prefix_live=None, prefix_gate=None)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
         return fresh.replace(traits=self.traits, aux=self.aux, rope=self.rope)
 

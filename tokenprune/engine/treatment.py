@@ -1,6 +1,6 @@
 """A treatment is a point in a small space: memory x candidates x revive x fold. The named ones are files beside this one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -88,18 +88,22 @@ class Treatment:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         if decision.mix is not None:
             return mixed(state, decision.mix, decision.values)
+        if self.fold == "merge" and decision.target is None and decision.slots is None:
+            decision = replace(decision, keep=with_heir(state, decision))
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         slots = decision.slots if state.known.complete else None
-        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch)
+        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch, prefix_gate=decision.prefix_gate)
+        state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
         if weight is not None:
             return fuse(state, dropped, weight)
         if self.fold != "merge":
             return state
         if decision.target is None:
             return merge(state, dropped, nearest(state, decision.keep))
+        state = state if decision.values is None else state.replace(tokens=decision.values)
         return merge(state, dropped, decision.target, decision.weight)
 
     def macs(self, names_targets: bool, squared_slots: float, dim: int) -> float:
@@ -209,6 +213,14 @@ def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) ->
         spill = torch.cat([itself, itself[:, :1]], 1)
         heirs = spill.scatter(1, place.where(moves, N), heir)[:, :N]
     return heirs if state.owner is None else heirs.gather(1, state.owner)
+
+
+def with_heir(state: TokenState, decision: Decision) -> Tensor:
+    """Return what a decision keeps, (B,M), and where that is nothing the live slot of best score, into which the others are merged."""
+    score = state.live.float() if decision.score is None else decision.score.detach()
+    best = score.masked_fill(~state.live, float("-inf")).argmax(1, keepdim=True)
+    nobody = ~decision.keep.any(1, keepdim=True) & state.live
+    return decision.keep | (nobody & torch.zeros_like(state.live).scatter_(1, best, 1))
 
 
 def nearest(state: TokenState, keep: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.plan import planned_blocks
 from tokenprune.engine.policy import Site
+from tokenprune.engine.state import Branch
 from tokenprune.utils.modes import evaluating
 
 _GIGA = 1e9
@@ -139,12 +140,16 @@ def _scored(model: PrunedViT, number: int, entering: float, before: float, posit
     return before if selector is None or selector.site is Site.BEFORE else entering
 
 
-def _shares(branch: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the shares of each image's heads, attention and MLP that run, (B,) each; ones for an ordinary block."""
+def _shares(branch: Branch | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the shares of each image's heads, attention and MLP that run, (B,) each; ones for an ordinary block.
+
+    Half of a narrowed MLP, its first layer, runs for the channels of the heads that are on.
+    """
     if branch is None:
         return (torch.ones((), dtype=torch.float64),) * 3
-    heads, sublayers = (gates.detach().double().cpu() for gates in branch)
-    return heads.mean(1) * sublayers[:, 0], sublayers[:, 0], sublayers[:, 1]
+    heads, sublayers = (gates.detach().double().cpu() for gates in branch[:2])
+    share = heads.mean(1)
+    return share * sublayers[:, 0], sublayers[:, 0], sublayers[:, 1] * ((1 + share) / 2 if branch.narrows else 1)
 
 
 def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool) -> Macs:

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from tokenprune.runs.config import composed, register_schema
 from tokenprune.runs.rows import rows_of, split
 from tokenprune.runs.sources import is_group
+from tokenprune.runs.zoo_rows import zoo_rows
 from tokenprune.utils.paths import config_dir
 
-_ROW = "+rows/"
+_ROW, _ZOO = "+rows/", "zoo="
 
 
 class Composer:
@@ -86,9 +87,9 @@ class Composer:
         words = [text for text in overrides if text not in values]
         chosen = {text.partition("=")[0] for text in words}
         in_table = OmegaConf.create()
-        for word in [word for word in words if word.startswith(_ROW)]:
+        for word in [word for word in words if word.startswith((_ROW, _ZOO))]:
             table, _, name = word.removeprefix(_ROW).partition("=")
-            row = self._rows(table).get(name)
+            row = (zoo_rows() if word.startswith(_ZOO) else self._rows(table)).get(name)
             if row is None:
                 continue  # Hydra says that there is no such row
             groups, its_values = split(row)

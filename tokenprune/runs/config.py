@@ -19,6 +19,7 @@ from tokenprune.runs.hydra_sources import register_sources
 from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES
+from tokenprune.runs.zoo_rows import entries_for, zoo_file
 from tokenprune.utils.paths import at_home, config_dir
 from tokenprune.utils.settings import nearest_setting
 
@@ -44,6 +45,13 @@ class PretrainedConfig:
     training: dict[Any, Any] = field(default_factory=dict)
 
 
+@dataclass
+class ZooConfig:
+    """The place of published files, see `zoo=NAME`."""
+
+    folder: str | None = None
+
+
 _PARTS = {"dense": DenseConfig, "pretrained": PretrainedConfig}
 
 
@@ -59,7 +67,7 @@ class RunConfig:
     for a report less. with_rows: False for an experiment that has reports only.
     measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
     seconds) and throughput (images/s over batch sizes), any of them. fresh: rows made before this time (seconds since 1970) are made again;
-    `--fresh` sets it to now.
+    `--fresh` sets it to now. zoo: the folder of published files, which only names `init`.
     """
 
     method: str = "dense"
@@ -89,17 +97,22 @@ class RunConfig:
     results_dir: str = "results"
     validate_only: bool = False
     fresh: float | None = None
+    zoo: ZooConfig = field(default_factory=ZooConfig)
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, three resolvers and the sources of configurations known to Hydra.
+    """Make `schema`, the first entry of conf/config.yaml, six resolvers and the sources of configurations known to Hydra.
 
-    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${group_help:}` is the list of groups that --help shows;
-    `${at_home:PATH}` is a path with the user's home folder for `~`.
+    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${where:VALUE,EXPECTED,THEN}` is THEN where the value is the expected
+    one, else null; `${group_help:}` is the list of groups that --help shows; `${at_home:PATH}` is a path with the user's home folder for
+    `~`; `${zoo_file:FOLDER,FILE}` is the path of a published file; `${zoo_entries:TASK}` lists the published files of a task.
     """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
+    OmegaConf.register_new_resolver("where", _where, replace=True)
     OmegaConf.register_new_resolver("group_help", group_help, replace=True)
     OmegaConf.register_new_resolver("at_home", at_home, replace=True)
+    OmegaConf.register_new_resolver("zoo_file", zoo_file, replace=True)
+    OmegaConf.register_new_resolver("zoo_entries", entries_for, replace=True)
     ConfigStore.instance().store(name="schema", node=_schema())
     register_sources()
 
@@ -117,6 +130,10 @@ def _at_scale(scale: str, smoke: Any, demo: Any, paper: Any) -> Any:
     if scale not in values:
         raise InvalidConfig(f"scale is {scale!r}; allowed: {', '.join(values)}")
     return values[scale]
+
+
+def _where(value: Any, expected: Any, then: Any) -> Any:
+    return then if value == expected else None
 
 
 def compose(overrides: list[str]) -> DictConfig:
@@ -157,6 +174,7 @@ def resolve(cfg: DictConfig) -> Run:
         InvalidConfig: settings that do not exist, which a plus on the command line or a file may have added.
     """
     values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    values.pop("zoo", None)  # type: ignore[union-attr,call-arg,arg-type]  # `init` has taken it in
     only_known(values)  # type: ignore[arg-type]
     run = _at_home(Run.of(values))  # type: ignore[arg-type]
     backbone = {name: value for name, value in run.backbone.items() if name != "by_scale"}  # what its other values were chosen from

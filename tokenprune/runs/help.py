@@ -14,6 +14,7 @@ GROUPS = {
     "data": "the data set",
     "backbone": "the Vision Transformer",
     "scale": "how large everything is",
+    "zoo": "a published file, judged as its authors do: zoo=NAME zoo.folder=FOLDER (tokenprune zoo list)",
     "recipe": "(+recipe=NAME) how a paper trains from scratch",
     "experiment": "(+experiment=NAME) a table or figure",
     "launcher": "how the rows of a sweep are started",
@@ -24,7 +25,8 @@ def group_help() -> str:
     """Return each group with its meaning and its options, wrapped to 100 columns."""
     lines = []
     for group, meaning in GROUPS.items():
-        options = textwrap.fill(", ".join(options_of(group)), 100, initial_indent="    ", subsequent_indent="    ")
+        options = "`tokenprune zoo list` prints them" if group == "zoo" else ", ".join(options_of(group))
+        options = textwrap.fill(options, 100, initial_indent="    ", subsequent_indent="    ")
         lines.append(f"{group}: {meaning}\n{options}")
     return "\n".join(lines)
 

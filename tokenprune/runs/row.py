@@ -246,7 +246,7 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
         return lambda model: load_dense(model, dense), [f"starts from the dense run {dense.parent.name}"]
     path = weights_path(str(init))
     notes = [f"starts from {path.name}"]
-    return lambda model: notes.extend(_load_any(model, path)), notes
+    return lambda model: notes.extend(_load_any(model, path, config)), notes
 
 
 def dependency(needed: Run, wanted: Run) -> Path:
@@ -263,11 +263,12 @@ def dependency(needed: Run, wanted: Run) -> Path:
     return path
 
 
-def _load_any(model: Any, path: Path) -> list[str]:
-    """Load a file that holds either the whole model or a ViT (see `importing`); return what is worth a note."""
+def _load_any(model: Any, path: Path, config: Run) -> list[str]:
+    """Load a file that holds the whole model, is a published one of the method (see `zoo`), or holds a ViT; return what is worth a note."""
     from tokenprune.backbones.weights import load_timm, load_vit
     from tokenprune.engine.model import pruned_of
     from tokenprune.utils.checkpoints import load_dense, read_weights
+    from tokenprune.zoo.load import load_into
 
     pruned = pruned_of(model)
     if pruned is None:
@@ -277,7 +278,8 @@ def _load_any(model: Any, path: Path) -> list[str]:
     if len(whole) > len(pruned.state_dict()) // 2:
         load_dense(model, path)
         return []
-    return load_vit(pruned, path)
+    published = load_into(model, path, config)
+    return load_vit(pruned, path) if published is None else published
 
 
 def _save(model: Any, config: Run, folder: Path, classes: tuple[str, ...]) -> None:

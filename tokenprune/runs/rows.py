@@ -5,6 +5,7 @@ an option of the group `rows/NAME`, numbered in the order of the file, so that `
 A file of rows without a file conf/experiment/NAME.yaml is an experiment by itself, which runs all of its rows.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def row_nodes(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """
     found: dict[str, dict[str, dict[str, Any]]] = {"experiment": {}}
     for path in sorted((folder / GROUP).glob("*.yaml")):
-        found[f"{GROUP}/{path.stem}"] = {name: _node(row) for name, row in rows_in(path).items()}
+        found[f"{GROUP}/{path.stem}"] = {name: node(row) for name, row in rows_in(path).items()}
         sweep = {"mode": "MULTIRUN", "sweeper": {"params": {f"+{GROUP}/{path.stem}": "glob(*)"}}}
         found["experiment"][path.stem] = {"experiment": path.stem, "hydra": sweep}
     return found
@@ -68,18 +69,25 @@ def rows_in(path: Path) -> dict[str, dict[str, Any]]:
     return {f"{number:0{width}d}_{name}": row for number, (name, row) in enumerate(rows.items())}
 
 
-def split(row: dict[str, Any]) -> tuple[dict[str, str], DictConfig]:
+def split(row: Mapping[str, Any]) -> tuple[dict[str, str], DictConfig]:
     """Return what a row chooses, as {group: option}, and the values that it sets, nested as Hydra's configurations are."""
-    groups = {key: value for key, value in row.items() if isinstance(value, str) and is_group(key)}
-    values = OmegaConf.create()
-    for key, value in row.items():
-        if key not in groups:
-            OmegaConf.update(values, key, value, force_add=True)
-    return groups, values
+    groups, values = _parted(row)
+    return groups, OmegaConf.create(values)
 
 
-def _node(row: dict[str, Any]) -> dict[str, Any]:
+def node(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row as Hydra's configurations are: choices of groups as its defaults list, values as they are nested."""
-    groups, values = split(row)
-    defaults = [{f"override /{group}": name} for group, name in groups.items()]
-    return {"defaults": [*defaults, "_self_"], **OmegaConf.to_container(values, resolve=False)}  # type: ignore[dict-item]
+    groups, values = _parted(row)
+    return {"defaults": [*({f"override /{group}": name} for group, name in groups.items()), "_self_"], **values}
+
+
+def _parted(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    groups = {key: value for key, value in row.items() if isinstance(value, str) and "." not in key and is_group(key)}
+    values: dict[str, Any] = {}
+    for key, value in ((key, value) for key, value in row.items() if key not in groups):
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = {**place.get(last, {}), **value} if isinstance(value, Mapping) else value
+    return groups, values

@@ -43,7 +43,7 @@ def plugin_folders() -> list[tuple[str, Path]]:
 
 def is_group(key: str) -> bool:
     """Tell whether a key of the command line is a group, which is a folder of configurations or made of registered classes."""
-    return key in ("selector", "treatment") or any((folder / key).is_dir() for folder in folders())
+    return key in ("selector", "treatment", "zoo") or any((folder / key).is_dir() for folder in folders())
 
 
 def read_data(path: Path) -> Any:

@@ -52,7 +52,7 @@ class SweepTable(Callback):
 
         try:
             values = OmegaConf.to_container(config, resolve=False)
-            only_known({key: value for key, value in values.items() if key != "hydra"})  # type: ignore[union-attr]
+            only_known({key: value for key, value in values.items() if key not in ("hydra", "zoo")})  # type: ignore[union-attr]
             build_reports(plain(config.reports))
             _room_for_processes(config)
         except TokenPruneError as error:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tokenprune.backbones.vit import build_vit
+from tokenprune.engine.arguments import explicit
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
 from tokenprune.engine.schedule import TARGET, answered
@@ -129,7 +130,7 @@ def _planner(config: Run) -> Callable[[Mapping[str, Any]], Macs]:
 
     def macs(schedule: Mapping[str, Any]) -> Macs:
         with torch.device("meta"):
-            model = prune(vit, schedule=schedule, positions=positions(config), losses=config.losses, **_axes(config))
+            model = prune(vit, schedule=explicit("schedule", schedule), positions=positions(config), losses=config.losses, **_axes(config))
         for number, selector in model.selectors.items():
             model.selectors[number] = selector.deploy()  # Cropr's queries are one then
         return planned_macs(model, positions(config))
@@ -144,7 +145,9 @@ def _without_memory(backbone: str) -> nn.Module:
 
 
 def _axes(config: Run) -> dict[str, Any]:
-    return {} if config.is_dense else {axis: config[axis] for axis in ("selector", "treatment", "cls", "execution")}
+    if config.is_dense:
+        return {}
+    return {**{axis: config[axis] for axis in ("selector", "cls", "execution")}, "treatment": explicit("treatment", config.treatment)}
 
 
 def _measured(config: Run, task: Any, load: Callable[[Any], Any]) -> Cost:
@@ -162,7 +165,7 @@ def _measured(config: Run, task: Any, load: Callable[[Any], Any]) -> Cost:
 
     @torch.no_grad()
     def cost(schedule: Mapping[str, Any]) -> float:
-        trial = prune(model.backbone, schedule=schedule, positions=positions(config), **_axes(config))
+        trial = prune(model.backbone, schedule=explicit("schedule", schedule), positions=positions(config), **_axes(config))
         trial.load_state_dict(model.state_dict(), strict=False)  # a class token of its own, if it has one
         total = [encoder_macs(trial, trial.eval().encode(images)).total * len(images) for images in batches]
         return sum(total) / sum(map(len, batches)) / _GIGA

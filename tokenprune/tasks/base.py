@@ -72,6 +72,18 @@ class Task(ABC):
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """Build the whole model, encoder and head, on the CPU with random weights."""
 
+    def build(self, cfg: Mapping[str, Any], classes: int) -> nn.Module:
+        """Build the whole model from its settings alone, without data: `build_model` for a known number of classes.
+
+        Args:
+            cfg: The groups `task`, `backbone`, `selector`, `treatment` and `schedule`, as far as they are needed.
+            classes: Number of classes.
+
+        Raises:
+            TokenPruneError: The task cannot.
+        """
+        raise TokenPruneError(f"task {self.name!r} builds no model without its data; give it `build` (see tokenprune/tasks/base.py)")
+
     def begin(self, model: nn.Module) -> None:
         """Take note of a model that starts training, with its first weights loaded (a teacher is a copy of it)."""
         return

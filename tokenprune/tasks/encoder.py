@@ -5,6 +5,7 @@ from typing import Any
 
 from tokenprune.backbones.pyramid import SCALES
 from tokenprune.backbones.vit import build_vit
+from tokenprune.engine.arguments import explicit
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
 from tokenprune.engine.schedule import answered
@@ -27,7 +28,8 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0, classes: int | No
     """
     axes = ("selector", "treatment", "schedule", "cls", "execution", "losses")
     given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
-    given.update({"schedule": answered(given["schedule"])} if given.get("schedule") else {})
+    given.update({"schedule": explicit("schedule", answered(given["schedule"]))} if given.get("schedule") else {})
+    given.update({"treatment": explicit("treatment", given["treatment"])} if given.get("treatment") else {})
     return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, classes=classes, **given)
 
 

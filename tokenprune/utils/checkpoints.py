@@ -4,6 +4,7 @@ import pickle
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,22 @@ def load_weights(
     """
     state = {k[len(prefix) :]: v for k, v in read_weights(path).items() if k.startswith(prefix)}
     state = {k: v for k, v in state.items() if not _matches(k, drop)}
-    state = convert(state) if convert else state
+    copy_state(convert(state) if convert else state, module, Path(path).name, allow_missing)
+    return read_metadata(path)
+
+
+def copy_state(state: Mapping[str, Tensor], module: nn.Module, name: str, allow_missing: tuple[str, ...] = ()) -> None:
+    """Copy tensors into a module, in the module's own dtype.
+
+    Args:
+        state: {key of the module: tensor}.
+        module: The module.
+        name: Name of the file that the tensors are from, for messages.
+        allow_missing: Keys of the module that may be missing; "selectors." matches at the start of a key and after any dot.
+
+    Raises:
+        CheckpointMismatch: Keys are missing, unexpected or wrongly shaped; the message names ALL of them, and the module is untouched.
+    """
     own = module.state_dict()
     problems = [f"missing {k} {tuple(own[k].shape)}" for k in own if k not in state and not _matches(k, allow_missing)]
     problems += [f"unexpected {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
@@ -136,12 +152,11 @@ def load_weights(
     problems += [f"kind of {k}: file {_kind(v)}, model {_kind(own[k])}" for k, v in state.items() if k in own and _kind(v) != _kind(own[k])]
     if problems:
         raise CheckpointMismatch(
-            f"checkpoint {Path(path).name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
+            f"checkpoint {name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
             + "; ".join(problems)
             + ". Use the backbone and task settings that it was written with"
         )
     module.load_state_dict(state, strict=False)
-    return read_metadata(path)
 
 
 def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
@@ -176,9 +191,21 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _plain_values() -> AbstractContextManager[Any]:
-    """Allow torch to read the arguments that training scripts store: a Namespace only holds values, and making one runs no code."""
+    """Allow torch to read the arguments and scores that training scripts store: making a Namespace or a number of NumPy runs no code."""
     allow = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
-    return nullcontext() if allow is None else allow([Namespace])
+    return nullcontext() if allow is None else allow([Namespace, *_numpy_numbers()])
+
+
+@cache
+def _numpy_numbers() -> list[Any]:
+    """Return what a pickled scalar of NumPy is made of, under its names in NumPy 1 and 2."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]  # a function of NumPy's own that makes a scalar from its type and bytes
+    types = [type(np.dtype(kind)) for kind in (np.bool_, np.float16, np.float32, np.float64, np.int32, np.int64)]
+    named = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # torch 2.6 takes other names beside a function's own
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [np.dtype, *types, scalar, *((scalar, name) for name in names if named)]
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

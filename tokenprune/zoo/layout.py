@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get, names
+from tokenprune.zoo.deit import foreign, is_vit
 from tokenprune.zoo.release import Release
 
 
@@ -47,12 +48,16 @@ class Layout(ABC):
         asks: {setting: description} of what the file does not say and the user or a zoo entry gives by name, for example
             {"keep_rate": "share of tokens that each stage keeps: .9, .8, .7, .6 or .5"}. Those with a default are `offers`.
         offers: {setting: default} of what a user may give beside that.
+        examples: {setting: value} for each of `asks`, with which the weights can be converted where the settings do not matter.
+        plain: Whether its keys are timm's own, so that the file says nothing of a method.
     """
 
     name: ClassVar[str]
     task: ClassVar[str] = "classification"
     asks: ClassVar[Mapping[str, str]] = {}
     offers: ClassVar[Mapping[str, Any]] = {}
+    examples: ClassVar[Mapping[str, Any]] = {}
+    plain: ClassVar[bool] = False
 
     @staticmethod
     @abstractmethod
@@ -71,9 +76,19 @@ class Layout(ABC):
             CheckpointMismatch: Keys that the layout needs are missing, or the file is a variant that is refused; says which and why.
         """
 
+    def imported(self, release: Release, given: Mapping[str, Any]) -> Imported:
+        """Return `convert` with the layout's task in the settings."""
+        found = self.convert(release, given)
+        return replace(found, settings={"task": {"name": self.task}, **found.settings})
+
     def known(self, release: Release) -> dict[str, Any]:
         """Return the settings of `asks` and `offers` that the file itself says, in its `args`, `meta` or name. {} by default."""
         return {}
+
+
+def recognised(release: Release) -> list[str]:
+    """Return the names of the layouts that recognise the keys of a file."""
+    return [name for name in names("layout") if get("layout", name).recognises(release.state)]
 
 
 def layout_of(release: Release) -> Layout:
@@ -82,9 +97,10 @@ def layout_of(release: Release) -> Layout:
     Raises:
         CheckpointMismatch: No layout, or more than one, recognises the keys.
     """
-    found = [name for name in names("layout") if get("layout", name).recognises(release.state)]
+    found = recognised(release)
     if len(found) != 1:
-        first = ", ".join(list(release.state)[:4])
+        others = foreign(release.state) if is_vit(release.state) else []
+        first = ", ".join(list(release.state)[:4]) + (f"; a plain ViT has no {', '.join(others[:8])}" if others else "")
         what = f"is of several layouts ({', '.join(found)})" if found else "is of no known layout"
         raise CheckpointMismatch(
             f"checkpoint {release.name} {what}: {len(release.state)} keys, the first are {first}. Known: {', '.join(names('layout'))}"
@@ -115,4 +131,4 @@ def converted(release: Release, given: Mapping[str, Any]) -> Imported:
     if problems:
         settings = ", ".join(allowed) or "none"
         raise CheckpointMismatch(f"checkpoint {release.name} (layout {layout.name}): {'; '.join(problems)}. Settings: {settings}")
-    return layout.convert(release, {**layout.offers, **known, **given})
+    return layout.imported(release, {**layout.offers, **known, **given})

@@ -27,6 +27,7 @@ class Release:
         args: Settings that the training script stored, {} if there are none.
         meta: Other plain values beside the weights (mmcv's `meta`), and the strings of a safetensors header.
         part: Name of the mapping that the weights stood in; "" for a plain mapping of tensors.
+        folder: Where the file lies, for layouts that publish a second file beside it; None if it was not read from one.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Release:
     args: Mapping[str, Any] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     part: str = ""
+    folder: Path | None = None
 
 
 def read_release(path: Path | str) -> Release:
@@ -54,7 +56,7 @@ def read_release(path: Path | str) -> Release:
     if all(key.startswith(_MODULE) for key in state):
         state = {key.removeprefix(_MODULE): value for key, value in state.items()}
     meta = content.get("meta")
-    return Release(path.name, state, _plain(content.get("args")), {**_plain(meta), **read_metadata(path)}, part)
+    return Release(path.name, state, _plain(content.get("args")), {**_plain(meta), **read_metadata(path)}, part, path.parent)
 
 
 def _weights(content: Mapping[Any, Any]) -> tuple[str, Mapping[Any, Any]]:

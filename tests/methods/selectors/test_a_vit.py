@@ -183,3 +183,47 @@ def test_the_default_prior_peaks_at_two_thirds_of_the_depth():
 def test_impossible_options_are_refused(build, message):
     with pytest.raises(InvalidConfig, match=message):
         build()
+
+
+def loop_released(vit, x, gamma, beta, eps=0.01):
+    """Return all outputs (B,T,C) where halted tokens, the class token too, are hidden, image by image; and how often it was left alone."""
+    tokens, found, alone = vit._pos_embed(vit.patch_embed(x)), [], 0
+    for one in tokens.split(1):
+        total, going, output = torch.zeros(65), torch.ones(65, dtype=torch.bool), torch.zeros_like(one[0])
+        for number, block in enumerate(vit.blocks):
+            at = going.nonzero().flatten()
+            if not len(at):
+                break
+            alone += len(at) == 1 and bool(going[0])
+            some = one[:, at]
+            attention, v, _ = attention_of(vit, number, some)
+            some = some + block.attn.proj((attention @ v).transpose(1, 2).flatten(2))
+            one = one.clone()
+            one[:, at] = some + block.mlp(block.norm2(some))
+            h = torch.sigmoid(gamma * one[0, :, 0] - beta) if number < DEPTH - 1 else torch.ones(65)
+            closing = total + h > 1 - eps
+            output = output + (torch.where(closing, 1 - total, h) * going).unsqueeze(-1) * one[0]
+            total, going = total + h, going & ~closing
+        found.append(output)
+    return torch.stack(found), alone
+
+
+@pytest.mark.parametrize(("beta", "shift"), [(0.0, 0.0), (-4.0, -2.0)], ids=["class token first", "patches first"])
+def test_the_released_variant_hides_halted_class_tokens_and_lets_all_patches_halt(beta, shift):
+    vit, x = tiny_vit(), images(6)
+    with torch.no_grad():
+        vit.cls_token[..., 0] += shift
+        expected, alone = loop_released(vit, x, 5.0, beta)
+        halting = {"name": "a_vit", "gamma": 5.0, "beta": beta}
+        fixed = model_of(halting, vit=vit)
+        for execution in ("masked", "packed"):
+            model = model_of({**halting, "variant": "released"}, execution=execution, vit=vit)
+            outputs, logits = model.encode(x), model(x)
+            torch.testing.assert_close(logits, vit.head(vit.norm(expected[:, 0])), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(outputs.map, vit.norm(expected[:, 1:]), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(torch.cat([model(image[None]) for image in x]), logits, atol=1e-5, rtol=1e-5)
+    assert (alone > 0) == (shift < 0)
+    if alone:  # a patch that stays for the engine's sake would be seen by the class token
+        assert (fixed(x) - logits).abs().max() > 1e-3
+    else:  # the class token's output is finished; later patches no longer see it
+        assert (fixed.encode(x).map - outputs.map).abs().max() > 1e-2

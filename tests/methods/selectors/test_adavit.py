@@ -1,5 +1,7 @@
 """AdaViT against full matrices with heads, sub-layers and tokens masked by hand, and its loss and MACs by formula."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -33,27 +35,29 @@ def forced(model, heads=None, sublayers=None, patches=None):
     return model
 
 
-def by_hand(model, vit, x):
+def by_hand(model, vit, x, released=False):
     """Return the class token's and the patches' values after the last block, by the definition, image by image."""
     tokens = vit._pos_embed(vit.patch_embed(x))
     for number, block in enumerate(vit.blocks):
-        if number == 0:
+        if number == 0 and not released:
             tokens = block(tokens)
             continue
         s = model.selectors[str(number)]
         for b in range(len(x)):
             one = tokens[b : b + 1]
-            heads = torch.sigmoid(s.heads(one[:, 0])) > 0.5
-            attends, feeds = (torch.sigmoid(s.sublayers(one[0, 0])) > 0.5).tolist()
+            heads, attends, feeds = torch.ones(1, 3, dtype=torch.bool), True, True
+            if number > 0:
+                heads = torch.sigmoid(s.heads(one[:, 0])) > 0.5
+                attends, feeds = (torch.sigmoid(s.sublayers(one[0, 0])) > 0.5).tolist()
             normed = (one[0, 1:] - one[0, 1:].mean(-1, keepdim=True)) / (one[0, 1:].var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
             chosen = torch.sigmoid(normed @ s.patches.weight[0] + s.patches.bias) > 0.6
-            assert chosen.any()
+            assert chosen.any() or released
             at = torch.cat([torch.tensor([0]), chosen.nonzero().flatten() + 1])
             some = one[:, at]
             attention, v, _ = attention_of(vit, number, some)
             out = (attention @ v) * heads.view(1, -1, 1, 1)
             some = some + attends * block.attn.proj(out.transpose(1, 2).flatten(2))
-            some = some + feeds * block.mlp(block.norm2(some))
+            some = some + feeds * block.mlp(block.norm2(some) * (heads.repeat_interleave(8, 1) if released else 1.0))
             tokens = tokens.clone()
             tokens[b, at] = some[0]
     return tokens
@@ -69,8 +73,45 @@ def test_values_are_those_of_the_definition():
         torch.testing.assert_close(outputs.prefix, expected[:, :1], atol=1e-5, rtol=1e-5)
     branches = [payload for name, _, payload in outputs.aux if name == "branch"]
     assert [b for name, b, _ in outputs.aux if name == "branch"] == list(range(1, DEPTH))
-    gates = torch.cat([torch.cat(b, 1) for b in branches])
+    gates = torch.cat([torch.cat(b[:2], 1) for b in branches])
     assert 0.2 < gates.mean() < 0.8 and len(gates.unique(dim=0)) > 4  # the example switches parts of all kinds on and off
+
+
+@pytest.mark.parametrize("patches", [None, 0])
+def test_the_released_variant_narrows_the_mlp_and_lets_the_class_token_alone_stay(patches):
+    vit, x = tiny_vit(), images(4)
+    for execution in ("masked", "packed"):
+        model = pruned({"name": "adavit", "variant": "released"}, "reactivate", {"name": "free", "start": 0}, execution, vit)
+        with torch.no_grad():
+            if patches is not None:
+                for selector in model.selectors.values():
+                    selector.patches.weight.zero_()
+                    selector.patches.bias.fill_(-20.0)
+            expected, outputs = vit.norm(by_hand(model, vit, x, released=True)), model.encode(x)
+        torch.testing.assert_close(outputs.map, expected[:, 1:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(outputs.prefix, expected[:, :1], atol=1e-5, rtol=1e-5)
+    assert not hasattr(model.selectors["0"], "heads") and [b for name, b, _ in outputs.aux if name == "branch"] == list(range(1, DEPTH))
+    assert patches is None or all((used.attended == 1).all() for used in outputs.usage)
+
+
+def test_a_narrowed_mlp_costs_less():
+    model = pruned({"name": "adavit", "variant": "released"}, "reactivate", {"name": "free", "start": 0})
+    with torch.no_grad():
+        outputs = model.encode(images(3))
+        narrowed = encoder_macs(model, outputs)
+        wide = encoder_macs(model, replace(outputs, state=outputs.state.replace(aux=tuple(widened(outputs.aux)))))
+    C, spared = 24, 0.0
+    branches = {block: branch for name, block, branch in outputs.aux if name == "branch"}
+    for number, branch in branches.items():
+        fed = outputs.usage[number].fed
+        off = 1 - branch.heads.mean(1)
+        spared += float((fed * branch.sublayers[:, 1] * off * 4 * C * C).mean())
+    assert spared > 0 and wide.linear - narrowed.linear == pytest.approx(spared)
+
+
+def widened(aux):
+    """Return the notes of a pass whose MLPs see all channels."""
+    return [(name, block, payload._replace(narrows=False) if name == "branch" else payload) for name, block, payload in aux]
 
 
 def test_with_everything_on_it_is_the_dense_model():
@@ -186,7 +227,7 @@ def test_macs_are_those_of_what_was_switched_on():
     C, hidden, linear, products = 24, 96, 0.0, 0.0
     branches = {block: payload for name, block, payload in outputs.aux if name == "branch"}
     for number, used in enumerate(outputs.usage):
-        heads, sublayers = branches.get(number, (torch.ones(3, 3), torch.ones(3, 2)))
+        heads, sublayers = branches.get(number, (torch.ones(3, 3), torch.ones(3, 2)))[:2]
         for b in range(3):
             T, share = int(used.attended[b]), float(heads[b].sum()) / 3 * float(sublayers[b, 0])
             linear += T * share * 4 * C * C + T * float(sublayers[b, 1]) * 2 * C * hidden

@@ -208,3 +208,37 @@ def test_facts_and_macs():
 def test_what_cannot_be_is_refused(option, allowed):
     with pytest.raises(InvalidConfig, match=f"{option} is 'x'; allowed: {allowed}"):
         pruned({"name": "dpc_knn", option: "x"}, "merge")
+
+
+@pytest.mark.parametrize("execution", ["masked", "gathered", "packed"])
+@torch.no_grad()
+def test_released_means_shrink_where_weights_are_small(execution):
+    """The released code divides by the sum of weights plus 1e-6, so that a cluster of weights near 1e-6 loses half of its length."""
+    options = {"name": "dpc_knn", "variant": "released", "noise": False}
+    model = pruned(options, "merge", {"name": "explicit", "keep": {2: 20}}, execution)
+    model.selectors["2"].weigh.bias.fill_(-14.0)
+    model.selectors["2"].weigh.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    state, entered = model.run(model.start(images(2)), 0, 2)[0], {}
+    model.watch = lambda block, seen: entered.update({block: seen})
+    model.run(state, 2, 3)
+    after = entered[2]
+    for b in range(2):
+        found, tokens = by_hand(state.tokens[b].tolist(), 20), state.tokens[b].double()
+        slot_of = {int(place): slot for slot, place in enumerate(after.index[b]) if after.live[b, slot]}
+        for centre in set(found.values()):
+            members = [i for i, c in found.items() if c == centre]
+            weight = model.selectors["2"].weigh.double()(tokens[members]).squeeze(-1).exp()
+            expected = (weight[:, None] * tokens[members]).sum(0) / (weight.sum() + 1e-6)
+            torch.testing.assert_close(after.tokens[b, slot_of[centre]], expected.float(), atol=1e-5, rtol=1e-4)
+            assert expected.norm() < 0.99 * (weight[:, None] * tokens[members]).sum(0).div(weight.sum()).norm()
+
+
+def test_noise_is_of_the_released_variant_and_can_be_left_out():
+    x = images(2)
+    noisy, quiet, fixed = (
+        pruned({"name": "dpc_knn", **options}, "merge").eval()
+        for options in ({"variant": "released"}, {"variant": "released", "noise": False}, {})
+    )
+    assert noisy.selectors["1"].noisy and not quiet.selectors["1"].noisy and not fixed.selectors["1"].noisy
+    with torch.no_grad():
+        assert torch.equal(quiet.encode(x).state.index, fixed.encode(x).state.index)

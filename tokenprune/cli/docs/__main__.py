@@ -1,22 +1,27 @@
-"""Write the generated pages of docs/, or say which of them are stale: `python -m tokenprune.docs [--check]`."""
+"""Write the generated pages of docs/ and the zoo's printed numbers, or say which are stale: `python -m tokenprune.docs [--check]`."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tokenprune.cli.docs import experiments, methods
+from tokenprune.cli.docs import experiments, methods, zoo
 from tokenprune.utils import console
 from tokenprune.utils.paths import PACKAGE
 
-PAGES: dict[str, Callable[[Path], str]] = {"methods.md": methods.page, "experiments.md": experiments.page}
+PAGES: dict[str, Callable[[Path], str]] = {
+    "experiments/released_svit/expected.csv": lambda root: zoo.expected("released_svit", "detection"),
+    "experiments/released_classification/expected.csv": lambda root: zoo.expected("released_classification", "classification"),
+    "docs/methods.md": methods.page,
+    "docs/experiments.md": experiments.page,
+    "docs/zoo.md": zoo.page,
+}
 
 
 def stale(root: Path) -> dict[str, str]:
-    """Return the pages of root/docs that differ from their fresh text, with that text."""
+    """Return the made files of a checkout that differ from their fresh text, with that text."""
     fresh = {name: make(root) for name, make in PAGES.items()}
-    paths = {name: root / "docs" / name for name in fresh}
-    return {name: text for name, text in fresh.items() if not paths[name].is_file() or paths[name].read_text(encoding="utf-8") != text}
+    return {name: text for name, text in fresh.items() if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != text}
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) -> int:
@@ -30,10 +35,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) ->
     pages = stale(root)
     for name, text in pages.items():
         if given.check:
-            console.fail(f"docs/{name} is stale; run: make docs")
+            console.fail(f"{name} is stale; run: make docs")
         else:
-            (root / "docs" / name).write_text(text, encoding="utf-8")
-            console.say(f"wrote docs/{name}")
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_text(text, encoding="utf-8")
+            console.say(f"wrote {name}")
     return int(given.check and bool(pages))
 
 

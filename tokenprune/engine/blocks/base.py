@@ -196,9 +196,16 @@ class BaseBlock(ABC):
         x = attn.proj_drop(attn.proj(x))
         return self._branch(self.block.drop_path1, self.scaled(x if call is None else call.leave(x), 1))
 
-    def feed(self, x: Tensor) -> Tensor:
-        """Return the MLP branch of x (B,T,C), ready to be added."""
-        return self._branch(self.block.drop_path2, self.scaled(self.block.mlp(self.block.norm2(x)), 2))
+    def feed(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
+        """Return the MLP branch of x (B,T,C), ready to be added.
+
+        Args:
+            x: the sequence before the branch's norm.
+            channels: factors of the normed x, broadcastable to it; None for 1.
+        """
+        normed = self.block.norm2(x)
+        normed = normed if channels is None else normed * channels
+        return self._branch(self.block.drop_path2, self.scaled(self.block.mlp(normed), 2))
 
     def macs(self, attended: float, rows: float, fed: float, products: float) -> BlockMacs:
         """Return MACs for `attended` tokens in, `rows` queries, `fed` tokens through the MLP; `products` = mean of attended * rows.

@@ -124,15 +124,17 @@ class Family(ABC):
         """Return the final norm of x (..., C)."""
         return self.model.norm(x)
 
-    def classify(self, prefix: Tensor, tokens: Tensor, live: Tensor | None) -> Tensor:
+    def classify(self, prefix: Tensor, tokens: Tensor, live: Tensor | None, mass: Tensor | None = None) -> Tensor:
         """Return logits of normed prefix (B,P,C) and tokens (B,K,C) through the model's own pooling and head.
 
         A distilled DeiT answers as timm's: the mean of both heads, both apart if its `distilled_training` is set in training. A mean counts
         the prefix where the model has a `pool_include_prefix` that is true (Cropr's pooling), also where timm's own does not know of it.
+        A mean counts a merged token as often as tokens went into it (ToMe on MAE); other poolings count it once.
 
         Args:
             prefix, tokens: after the final norm; a class token that was added to a model without one is not pooled.
             live: (B,K) which tokens count, None for all.
+            mass: (B,K) number of tokens merged into each, None for one each.
 
         Raises:
             UnsupportedBackbone: uneven counts under a pooling other than `token` and `avg`.
@@ -141,11 +143,13 @@ class Family(ABC):
         included = pooling == "avg" and getattr(self.model, "pool_include_prefix", False)
         if pooling == "token":
             return self.model.forward_head(prefix)
-        if live is None and (self.heeds_prefix or not included):
+        weighs = mass is not None and pooling == "avg"
+        if live is None and not weighs and (self.heeds_prefix or not included):
             return self.model.forward_head(torch.cat([prefix, tokens], 1) if self.prefix else tokens)
         if pooling != "avg":
             raise UnsupportedBackbone(f"uneven token counts cannot be pooled by {pooling!r}; models with `token` and `avg` pooling can")
-        weight = torch.ones_like(tokens[..., :1]) if live is None else live.unsqueeze(-1).to(tokens.dtype)
+        weight = torch.ones_like(tokens[..., :1]) if mass is None else mass.unsqueeze(-1).to(tokens.dtype)
+        weight = weight if live is None else weight * live.unsqueeze(-1)
         total, count = (tokens * weight).sum(1), weight.sum(1)
         if included:
             total, count = total + prefix.sum(1), count + self.prefix

@@ -1,7 +1,7 @@
 """A block of which each image uses some attention heads and sub-layers only (AdaViT)."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,9 +9,12 @@ from torch import Tensor
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packing import Packing
 
+if TYPE_CHECKING:
+    from tokenprune.engine.state import Branch
 
-def switched(block: BaseBlock, branch: tuple[Tensor, Tensor] | None) -> Any:
-    """Return the adapter of a block that runs the given heads (B,h) and sub-layers (B,2) of each image; the block itself for None."""
+
+def switched(block: BaseBlock, branch: "Branch | None") -> Any:
+    """Return the adapter of a block that runs the given heads and sub-layers of each image; the block itself for None."""
     return block if branch is None else SwitchedBlock(block, *branch)
 
 
@@ -24,11 +27,13 @@ class SwitchedBlock:
 
     Args:
         block: the adapter that is wrapped; everything that is not said here is its own.
-        heads: (B,h) gates in [0,1]. sublayers: (B,2), attention and MLP.
+        heads: (B,h) gates in [0,1].
+        sublayers: (B,2), attention and MLP.
+        narrows: Whether the MLP's input is multiplied by the gates, too, each head's share of the channels by its own.
     """
 
-    def __init__(self, block: BaseBlock, heads: Tensor, sublayers: Tensor) -> None:
-        self._block, self._heads, self._sublayers = block, heads, sublayers
+    def __init__(self, block: BaseBlock, heads: Tensor, sublayers: Tensor, narrows: bool = False) -> None:
+        self._block, self._heads, self._sublayers, self._narrows = block, heads, sublayers, narrows
         self._packing: Packing | None = None  # of the rows, once they are known to be packed in one
 
     def __getattr__(self, name: str) -> Any:
@@ -47,7 +52,11 @@ class SwitchedBlock:
 
     def feed(self, x: Tensor) -> Tensor:
         """Return the MLP branch, in the form that the attention had: padded (B,T,C) or packed (1,T,C)."""
-        out = self._block.feed(x)
+        channels = None
+        if self._narrows:
+            wide = self._heads.repeat_interleave(x.shape[-1] // self._heads.shape[1], 1)
+            channels = _rows(wide, self._packing).to(x.dtype)
+        out = self._block.feed(x, channels)
         return out * _rows(self._sublayers, self._packing)[..., 1:].to(out.dtype)
 
     def _headed(self, p: Projection, packing: Packing | None) -> Projection:

@@ -57,7 +57,7 @@ class AdaptiveUsageLoss(Loss):
         if not branches:
             return None
         used = torch.stack([usage for usage, _ in usages], 1)  # (B,L) share of tokens
-        heads, sublayers = (torch.stack(gates, 1) for gates in zip(*branches, strict=True))
+        heads, sublayers = (torch.stack(gates, 1) for gates in zip(*(branch[:2] for branch in branches), strict=True))
         means = self.usages(heads, sublayers, used)
         distance = (means["heads"] - self.heads).abs() + (means["layers"] - self.layers).abs() + (means["tokens"] - self.tokens) ** 2
         missing = (self.token_minimum - used).clamp(min=0).sum()

@@ -12,6 +12,9 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.shared.gates import at_least_one
 from tokenprune.methods.selectors.shared.halting import SPENT, Halting, LastHalting, mean_score
 from tokenprune.registry import register
+from tokenprune.utils.settings import one_of
+
+VARIANTS = ("fixed", "released")
 
 
 @register("selector", "a_vit")
@@ -24,16 +27,18 @@ class AViTHalting(Selector):
     tokens that halted before the end.
 
     Prefix tokens have halting scores and outputs, too. Once they halt they add nothing to their output, but stay visible to the other
-    tokens; the released code hides them. If all patch tokens of an image would halt, one of them stays visible as well.
+    tokens. If all patch tokens of an image would halt, one of them stays visible as well. The released code hides halted prefix tokens, and
+    lets all patch tokens halt: `variant: released`. The output of a class token that halts early then no longer sees later patches.
 
     Args:
         context: see `Context`.
         gamma: 5 in the paper; 10 in the released commands.
         beta: 10 in the paper, which adds a beta of -10. The released commands have 30 for DeiT-T and 75 for DeiT-S.
         eps: How far below 1 the sum of scores may be when a token halts.
+        variant: `fixed`, or `released`, which hides halted prefix tokens.
 
     Raises:
-        InvalidConfig: eps is outside (0, 1).
+        InvalidConfig: eps is outside (0, 1), or the variant is unknown.
     """
 
     budget = "dynamic"
@@ -44,11 +49,17 @@ class AViTHalting(Selector):
     paper = "A-ViT, CVPR 2022"
     published = {"treatment": "preserve", "schedule": {"name": "free"}}
 
-    def __init__(self, context: Context, gamma: float = 5.0, beta: float = 10.0, eps: float = 0.01) -> None:
+    def __init__(self, context: Context, gamma: float = 5.0, beta: float = 10.0, eps: float = 0.01, variant: str = "fixed") -> None:
         super().__init__(context)
         if not 0 < eps < 1:
             raise InvalidConfig(f"a_vit: eps is {eps}; allowed: 0 < eps < 1")
         self.halting = Halting(gamma, beta, eps)
+        self.variant = one_of("a_vit", "variant", variant, VARIANTS)
+
+    @property
+    def may_keep_none(self) -> bool:
+        """Tell whether all patch tokens of an image may halt: as released, where prefix tokens go on."""
+        return self.variant == "released" and self.context.prefix > 0
 
     @property
     def caveat(self) -> str:
@@ -66,5 +77,12 @@ class AViTHalting(Selector):
         traits = self.halting.take_in(seen.state, h, seen.block)
         halted = (traits[SPENT][:, P:] >= 1) & (seen.state.index >= 0)
         score = 1 - h[:, P:]  # the probability to go on
-        keep = at_least_one(seen.live & ~halted, score, seen.live)
-        return Decision(keep, score=score, traits=traits, notes={"halting": (seen.block, mean_score(seen.state, h))})
+        keep, prefix_keep = seen.live & ~halted, None
+        if self.may_keep_none:
+            going = traits[SPENT][:, :P] < 1
+            over = ~(going.any(1, keepdim=True) | keep.any(1, keepdim=True))
+            prefix_keep = going | over  # attention needs a visible token, also where all outputs are finished
+        else:
+            keep = at_least_one(keep, score, seen.live)
+        notes = {"halting": (seen.block, mean_score(seen.state, h))}
+        return Decision(keep, score=score, traits=traits, notes=notes, prefix_keep=prefix_keep)

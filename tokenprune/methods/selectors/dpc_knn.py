@@ -14,6 +14,7 @@ from tokenprune.utils.settings import one_of
 
 NEIGHBOURS = 5  # k, of which the first is the token itself
 NOISE = 1e-6
+_LEAST = 1e-6  # what the released code adds to the sum of a cluster's weights
 WEIGHTINGS, VARIANTS = ("learned", "equal"), ("fixed", "released")
 
 
@@ -28,8 +29,10 @@ class DensityPeaks(Selector):
         context: see `Context`.
         weighting: `learned` weighs a token by exp(w x + b), where w and b start at zero. `equal` takes the mean of the tokens, merged or
             not.
-        variant: How equal densities are told apart, also at test time. `fixed` goes by the order of slots. `released` adds noise U(0,1) *
-            1e-6 to the density; an image always gets the same noise (`image_noise`), which the released code draws anew.
+        variant: `fixed` or `released`. The released code adds noise U(0,1) * 1e-6 to the density, also at test time, to tell equal ones
+            apart; `fixed` goes by the order of slots. It also adds 1e-6 to the sum of weights that a mean is divided by, so that a cluster
+            of small weights shrinks.
+        noise: Whether `released` adds the noise. An image always gets the same noise here (`image_noise`); the released code draws it anew.
 
     Raises:
         InvalidConfig: The weighting or variant is unknown.
@@ -40,9 +43,10 @@ class DensityPeaks(Selector):
     paper = "TCFormer, CVPR 2022"
     published = {"treatment": {"name": "merge", "proportional": False}, "schedule": {"name": "stages"}}
 
-    def __init__(self, context: Context, weighting: str = "learned", variant: str = "fixed") -> None:
+    def __init__(self, context: Context, weighting: str = "learned", variant: str = "fixed", noise: bool = True) -> None:
         super().__init__(context)
-        self.variant = one_of(self.name, "variant", variant, VARIANTS)
+        self.released = one_of(self.name, "variant", variant, VARIANTS) == "released"
+        self.noisy = self.released and noise
         self.weigh = nn.Linear(context.dim, 1) if one_of(self.name, "weighting", weighting, WEIGHTINGS) == "learned" else None
         if self.weigh is not None:
             nn.init.zeros_(self.weigh.weight)
@@ -50,20 +54,24 @@ class DensityPeaks(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep `budget.keep` centres, and name the nearest one as the target of each other token."""
-        noise = None if self.variant == "fixed" else NOISE * uniform(seen, None if self.training else 0)
+        noise = NOISE * uniform(seen, None if self.training else 0) if self.noisy else None
         apart = distances(seen.tokens, seen.live) / self.context.dim**0.5
         score = peaks(apart, seen.live, noise)
         slots = best_slots(score, seen.live, budget.keep)
         target = nearest_centre(apart, slots)
-        weight = torch.ones_like(score) if self.weigh is None else self._weights(self.weigh, seen, target)
-        return Decision(at(slots, seen.live), target=target, score=score, weight=weight, slots=slots)
+        logits = torch.zeros_like(score) if self.weigh is None else self.weigh(seen.tokens).squeeze(-1).float()
+        logits = logits.masked_fill(~seen.live, 0.0)
+        greatest = torch.full_like(logits, float("-inf")).scatter_reduce(1, target, logits.detach(), "amax").gather(1, target)
+        weight = (logits - greatest).exp()  # less the greatest of its cluster: the means stay the same and nothing overflows
+        values = self._shrunk(seen, target, weight, greatest) if self.released else None
+        return Decision(at(slots, seen.live), target=target, score=score, weight=weight, slots=slots, values=values)
 
     @staticmethod
-    def _weights(weigh: nn.Linear, seen: Observation, target: Tensor) -> Tensor:
-        """Return exp of the logits (B,M), each less the greatest of its cluster: the means stay the same and nothing overflows."""
-        logits = weigh(seen.tokens).squeeze(-1).float().masked_fill(~seen.live, 0.0)
-        greatest = torch.full_like(logits, float("-inf")).scatter_reduce(1, target, logits.detach(), "amax")
-        return (logits - greatest.gather(1, target)).exp()
+    def _shrunk(seen: Observation, target: Tensor, weight: Tensor, greatest: Tensor) -> Tensor:
+        """Return the tokens (B,M,C) times W / (W + 1e-6), where W is the sum of weights of each one's cluster."""
+        total = torch.zeros_like(weight).scatter_add(1, target, weight * seen.live).gather(1, target)
+        share = total / (total + _LEAST * (-greatest).exp())
+        return seen.tokens * share.where(seen.live, 1.0).unsqueeze(-1).to(seen.tokens.dtype)
 
     def macs(self, slots: float) -> float:
         """Return M^2 C of the distances, plus M C of learned weights."""

@@ -24,6 +24,9 @@ class EvoViTRunningAttention(Selector):
     Before the first decision t is 1, as in the released models: g is the attention of the block just before. The representative token of
     the paper is missing in the released DeiT code and here.
 
+    The schedule says which blocks decide. The published class chooses at blocks 4 and 8 only at test time, and at every block for the first
+    two thirds of its training (`stage_wise_from` of the schedule `constant`). SViT's detection tables choose at every block.
+
     Args:
         context: see `Context`.
         tradeoff: t of the blocks from the first decision on, in (0, 1].
@@ -35,7 +38,7 @@ class EvoViTRunningAttention(Selector):
     reads_cls = True
     module = "attention-based"
     paper = "Evo-ViT, AAAI 2022"
-    published = {"treatment": "reactivate", "schedule": {"name": "constant", "rate": 0.5}}
+    published = {"treatment": "reactivate", "schedule": {"name": "constant", "rate": 0.5, "stage_wise_from": 2 / 3}}
 
     def __init__(self, context: Context, tradeoff: float = 0.5) -> None:
         super().__init__(context)

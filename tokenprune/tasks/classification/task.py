@@ -71,11 +71,15 @@ class ClassificationTask(Task):
             InvalidConfig: Settings do not fit.
             DatasetError: The data cannot be read.
         """
-        from tokenprune.tasks.encoder import build_pruned
-
         images = self._images(cfg)
         say_if(images.about_view)
-        return build_pruned(cfg, num_classes=len(images.classes) + int(images.recipe.token_labels > 0))
+        return self.build(cfg, len(images.classes) + int(images.recipe.token_labels > 0))
+
+    def build(self, cfg: Mapping[str, Any], classes: int) -> nn.Module:
+        """Build the PrunedViT with so many outputs."""
+        from tokenprune.tasks.encoder import build_pruned
+
+        return build_pruned(cfg, num_classes=classes)
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the parameters of timm's classifier; a distilled model has two."""

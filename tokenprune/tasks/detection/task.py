@@ -50,13 +50,23 @@ class DetectionTask(Task):
             InvalidConfig: Settings do not fit; also its subclasses.
         """
         require_detectron2()
+        say_if(about_imagenet(cfg))
+        return self.build(cfg, len(self._data(cfg, "val").classes))
+
+    def build(self, cfg: Mapping[str, Any], classes: int) -> nn.Module:
+        """Build the detector for so many classes.
+
+        Raises:
+            MissingDependency: Detectron2 is not installed.
+            InvalidConfig: Settings do not fit; also its subclasses.
+        """
+        require_detectron2()
         _quieten()
         from tokenprune.tasks.detection.conventions import drawing
         from tokenprune.tasks.detection.model import build_detector
         from tokenprune.tasks.encoder import build_pruned
 
-        say_if(about_imagenet(cfg))
-        settings, classes = read_task(cfg["task"]), len(self._data(cfg, "val").classes)
+        settings = read_task(cfg["task"])
         run = drawing(cfg, settings.conventions)
         return build_detector(settings, build_pruned(run, classes=classes), classes, cfg["backbone"])
 

@@ -62,11 +62,15 @@ class SegmentationTask(Task):
             InvalidConfig: Settings do not fit.
             DatasetError: The data cannot be read.
         """
-        from tokenprune.tasks.encoder import build_pruned
-
         pixels = self._pixels(cfg)
         say_if(pixels.about_view)
-        return Segmenter(build_pruned(cfg, num_classes=len(pixels.classes)))
+        return self.build(cfg, len(pixels.classes))
+
+    def build(self, cfg: Mapping[str, Any], classes: int) -> Segmenter:
+        """Build the segmenter with so many classes."""
+        from tokenprune.tasks.encoder import build_pruned
+
+        return Segmenter(build_pruned(cfg, num_classes=classes))
 
     def head(self, model: Segmenter) -> list[nn.Parameter]:
         """Return the parameters of the layer that labels patches."""

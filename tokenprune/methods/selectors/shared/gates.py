@@ -94,8 +94,17 @@ def sampled(log_probs: Tensor, live: Tensor, tau: float = 1.0) -> tuple[Tensor, 
         keep: Kept slots, (B,M) bool, among live slots, at least one an image.
         gate: The same as 0/1, (B,M), with a straight-through gradient.
     """
-    gate = F.gumbel_softmax(log_probs, tau=tau, hard=True)[..., 0]
-    keep = at_least_one((gate > 0) & live, log_probs[..., 0], live)
+    return settled(drawn(log_probs, tau), log_probs[..., 0], live)
+
+
+def drawn(log_probs: Tensor, tau: float = 1.0) -> Tensor:
+    """Return 0/1 gates (B,M) drawn from log_probs (B,M,2), index 0 = keep, by torch's Gumbel-softmax, with a straight-through gradient."""
+    return F.gumbel_softmax(log_probs, tau=tau, hard=True)[..., 0]
+
+
+def settled(gate: Tensor, log_keep: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `sampled` does of drawn gates (B,M); log_keep (B,M) says which slot stays where none would."""
+    keep = at_least_one((gate > 0) & live, log_keep, live)
     return keep, gate + (keep.to(gate.dtype) - gate).detach()
 
 

@@ -21,6 +21,12 @@ def uniform(seen: Observation, seed: int | None) -> Tensor:
     return at_slots(image_noise(pixels, N, seed, seen.block), seen.state)
 
 
+def of_prefix(seen: Observation, seed: int) -> Tensor:
+    """Return a uniform number in [0,1) for the first prefix token, (B,1)."""
+    B, N, pixels = seen.live.shape[0], seen.state.positions, seen.state.pixels
+    return torch.rand(B, 1, device=seen.live.device) if pixels is None else image_noise(pixels, N + 1, seed, seen.block)[:, N:]
+
+
 def at_slots(values: Tensor, state: TokenState) -> Tensor:
     """Return per-position values (B,N) at the slots, (B,M). Slots without a position get infinity."""
     return take(values, state.index.clamp(min=0)).masked_fill(state.index < 0, float("inf"))

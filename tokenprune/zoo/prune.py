@@ -1,0 +1,43 @@
+"""`tokenprune.prune`: the engine's `prune`, which takes a file of weights as well."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tokenprune.backbones.weights import load_vit
+from tokenprune.engine.model import PrunedViT, Spec
+from tokenprune.engine.prune import prune as pruned_without_file
+from tokenprune.utils import console
+from tokenprune.zoo.load import load_into
+
+
+def prune(
+    model: nn.Module,
+    selector: Spec | None = None,
+    treatment: Spec | None = None,
+    schedule: Spec | None = None,
+    *,
+    init: Path | str | None = None,
+    **options: Any,
+) -> PrunedViT:
+    """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
+
+    Args:
+        model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm.
+        selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
+        treatment: the same; None takes what the selector's paper uses, and options without a name change that.
+        schedule: the same, for example `{"keep_rate": 0.5}`.
+        init: file of weights: one that the authors of the method published, or of the plain model; None leaves the model's own.
+        options: cls, execution, losses, positions and classes, see `tokenprune.engine.prune.prune`.
+
+    Raises:
+        CheckpointMismatch: `init` does not fit; the message names each key.
+        UnsupportedBackbone, UnknownPlugin, InvalidConfig, InvalidSchedule, IncompatiblePairing: see `tokenprune.engine.prune.prune`.
+    """
+    pruned = pruned_without_file(model, selector, treatment, schedule, **options)
+    if init is not None:
+        published = load_into(pruned, init, {"task": {"name": "classification"}, "selector": selector})
+        for note in load_vit(pruned, init) if published is None else published:
+            console.warn(f"{Path(init).name}: {note}")
+    return pruned
