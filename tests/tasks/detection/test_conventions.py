@@ -82,21 +82,23 @@ def test_the_note_names_every_difference_and_only_these():
 
 
 def test_test_pictures_are_resized_by_opencv_and_from_one_factor():
-    sample = picture(100, 259)
-    own = loader.test_input(sample, loader.Resize(80, 160))["image"]
-    factor = loader.test_input(sample, loader.Resize(80, 160, sizes="one_factor"))["image"]
-    assert own.shape == (3, 61, 160) and factor.shape == (3, 62, 160)  # 100 * 80 / 100 -> 80 x 207 -> 61.8: rounded down, then not
-    theirs = loader.test_input(sample, loader.Resize(80, 160, "opencv", "one_factor"))["image"]
-    assert np.array_equal(theirs.permute(1, 2, 0).numpy(), opencv(sample.image, 62, 160)) and not torch.equal(theirs, factor)
-    known = loader.resized(sample, loader.Resize(80, 160, "opencv", "one_factor"))
-    assert known.masks.shape == (1, 62, 160) and np.allclose(known.boxes, [[8 * 160 / 259, 3.1, 30 * 160 / 259, 17 * 0.62]], atol=1e-3)
+    sample = picture(34, 76)
+    own = loader.test_input(sample, loader.Resize(80, 133))["image"]
+    factor = loader.test_input(sample, loader.Resize(80, 133, sizes="one_factor"))["image"]
+    assert own.shape == (3, 59, 133) and factor.shape == (3, 60, 133)  # 34 * 1.75 = 59.5, which two steps round down
+    theirs = loader.test_input(sample, loader.Resize(80, 133, "opencv", "one_factor"))["image"]
+    assert np.array_equal(theirs.permute(1, 2, 0).numpy(), opencv(sample.image, 60, 133)) and not torch.equal(theirs, factor)
+    known = loader.resized(sample, loader.Resize(80, 133, "opencv", "one_factor"))
+    across, down = 133 / 76, 60 / 34
+    assert known.masks.shape == (1, 60, 133) and np.allclose(known.boxes, [[8 * across, 5 * down, 30 * across, 17 * down]], atol=1e-3)
 
 
-def test_training_pictures_do_not_depend_on_the_conventions(config):
-    cfg = config(data={"short_side": 48, "long_side": 64})
-    task = get("task", "detection")()
-    first = [next(task.train_batches({**cfg, "task": {**cfg["task"], "evaluation": way}}, 0)) for way in ("own", "released")]
-    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(*first, strict=True))
+def test_training_pictures_do_not_depend_on_the_conventions(config, monkeypatch):
+    cfg, given = config(), []
+    monkeypatch.setattr(loader, "train_batches", lambda *arguments: given.append(arguments[5]))
+    monkeypatch.setattr("tokenprune.tasks.detection.task._resize", lambda cfg: loader.Resize(48, 64, "opencv", "one_factor"))
+    get("task", "detection")().train_batches({**cfg, "task": {**cfg["task"], "evaluation": "released"}}, 0)
+    assert given == [loader.Resize(48, 64)]
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
@@ -152,8 +154,8 @@ def test_gates_are_drawn_several_times_and_the_row_says_so(config):
         for number in (0, 1, 0):
             for selector in selectors:
                 selector.redraw(number)
-            kept.append([u.kept for u in model.backbone.dense.encode(torch.ones(1, 3, 64, 64).cumsum(-1)).usage])
-    assert str(kept[0]) == str(kept[2])
+            kept.append([u.attended for u in model.backbone.dense.encode(torch.ones(1, 3, 64, 64).cumsum(-1)).usage])
+    assert str(kept[0]) == str(kept[2]) != str(kept[1])
     metrics = task.evaluate(model, config(**changes))
     assert {"ap_box_spread", "ap_mask_spread"} <= set(metrics) and all(s.number == 0 for s in selectors)
     assert any("gates drawn 2 times" in note for note in model.notes)
@@ -183,7 +185,7 @@ def test_an_option_of_the_run_and_selectors_without_gates_stay():
 
 def test_half_precision_is_an_option_that_reads_the_pyramid_in_single_precision(config):
     adapter = {"backbone": {"adapter": {"conv_dim": 8, "heads": 2}}}
-    task = {"pyramid": {"scales": [4, 2, 1, 0.5], "channels": 16, "top_level": True}, "view": {"dtype": "bfloat16"}}
+    task = {"pyramid": {"scales": [4, 2, 1, 0.5], "channels": 16, "top_level": True}, "view": {"dtype": "bfloat16", "nms": "original"}}
     _, model = built(config(task={**config()["task"], **task}, **adapter))
     record = {"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)}
     seen = {}

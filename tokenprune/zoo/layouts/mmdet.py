@@ -137,7 +137,8 @@ class Mmdet(Layout):
                 f"backbone.dense.pruned.selectors.{block}.threshold": state[_ENCODER + "pos_embed"].new_tensor(0.5) for block in gates
             }
         notes = ("gates keep a token where its first logit is the greater one",) if gates else ()
-        return Imported(settings, state, classes=len(release.state["roi_head.bbox_head.fc_cls.weight"]) - 1, notes=notes)
+        classes = len(release.state["roi_head.bbox_head.fc_cls.weight"]) - 1
+        return Imported(settings, state, classes, view={"short_side": 800, "long_side": 1333}, notes=notes)
 
 
 def renamed_key(key: str) -> str | None:
