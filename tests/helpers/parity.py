@@ -19,7 +19,10 @@ _MANY = re.compile(r"\*(\d+)")  # in a key: it stands for so many keys, with 0, 
 
 @cache
 def goldens() -> dict[str, dict[str, Any]]:
-    """Return {name: entry} with `args` and `given` of the import, `shapes` of the file, and `logits`."""
+    """Return {name: entry} with `args` and `given` of the import, `shapes` of the file, and `logits`.
+
+    An entry may have `file`, a name that says settings, and `shifts`, calibration constants by key.
+    """
     return json.loads((TRIMMED / "classifiers.json").read_text())
 
 
@@ -29,14 +32,14 @@ def picture(count: int = 2) -> Tensor:
     return (0.8 * coarse + 0.4 * noise("picture.fine", (count, 3, 224, 224), "dev")).float()
 
 
-def filled_state(shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
+def filled_state(shapes: Mapping[str, list[int]], shifts: Mapping[str, list[float]] | None = None) -> dict[str, Tensor]:
     """Return the state of a file whose keys may stand for several, filled by name."""
     state = {}
     for key, shape in shapes.items():
         many = _MANY.search(key)
         for number in range(int(many[1]) if many else 1):
             own = _MANY.sub(str(number), key)
-            state[own] = fill(own, shape)
+            state[own] = fill(own, shape, shift=(shifts or {}).get(own))
     return state
 
 

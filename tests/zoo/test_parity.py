@@ -15,9 +15,10 @@ from tokenprune.zoo.release import read_release
 @pytest.mark.parametrize("name", sorted(goldens()))
 def test_logits_are_the_authors(name, tmp_path):
     entry = goldens()[name]
-    content = {"model": filled_state(entry["shapes"]), "optimizer": {"state": {}}, "epoch": 1}
-    torch.save({**content, "args": Namespace(**entry["args"])} if entry["args"] else content, tmp_path / "best_checkpoint.pth")
-    model = built(converted(read_release(tmp_path / "best_checkpoint.pth"), entry["given"]), name)
+    content = {"model": filled_state(entry["shapes"], entry.get("shifts")), "optimizer": {"state": {}}, "epoch": 1}
+    file = tmp_path / entry.get("file", "best_checkpoint.pth")
+    torch.save({**content, "args": Namespace(**entry["args"])} if entry["args"] else content, file)
+    model = built(converted(read_release(file), entry["given"]), name)
     with torch.no_grad():
         of_patches = hasattr(model, "label_logits")  # a segmenter
         found = model.label_logits(model.pruned.encode(picture())).transpose(1, 2) if of_patches else model(picture())
