@@ -142,6 +142,8 @@ def test_paper_scale_has_the_papers_size_counts_and_recipe():
     assert config["data"]["name"] == "coco" and config["cls"] == "random" and config["backbone"]["class_token"] is False
     assert config["task"]["augment"]["final_crop"] == 1024
     assert config["backbone"]["name"] == "vit_adapter_tiny" and config["backbone"]["adapter"] is not None
+    assert config["backbone"]["pos_resample"] == "bicubic"  # the authors' way; the keys of small rows stay as they are
+    assert all("pos_resample" not in resolve(compose(["method=evit", f"scale={small}"]))["backbone"] for small in ("smoke", "demo"))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -104,9 +104,10 @@ def test_a_window_vit_adapter_is_refused_by_name():
         converted(empty(**{"backbone.blocks.0.gamma1": torch.zeros(1), "backbone.blocks.0.gamma2": torch.zeros(1)}), {})
 
 
-@pytest.mark.parametrize(
-    ("name", "meta"), [("atc_small-coco17-average_0.5.pth", {}), ("x.pth", {"config": "backbone=dict(type='ToMe_ViTAdapter')"})]
-)
+OF_ATC = "model=dict(type='MaskRCNN', backbone=dict(type='ATCViTAdapter'"
+
+
+@pytest.mark.parametrize(("name", "meta"), [("atc_small-coco17-average_0.5.pth", {}), ("x.pth", {"config": OF_ATC})])
 def test_merging_detectors_are_refused_by_name(name, meta):
     with pytest.raises(CheckpointMismatch, match="undoes its merging before each injector"):
         converted(Release(name, empty().state, meta=meta), {})
@@ -187,6 +188,14 @@ def test_eva_02s_file_says_grid_windows_and_global_blocks(eva):
     assert (system["soft_nms"], system["mask_scoring"], system["score"]) == (0.6, True, 0.0)
 
 
+def test_a_file_without_tables_asks_for_what_they_say(eva):
+    tables = [key for key in EVA["shapes"] if "freqs_" in key]
+    with pytest.raises(CheckpointMismatch, match="img_size, window, global_blocks: the file has no rotary tables"):
+        eva(drop=tables)
+    found = eva(drop=tables, given={"img_size": 128, "window": 4, "global_blocks": [1, 3]})
+    assert found.settings["backbone"] == eva().settings["backbone"] and not found.left_out
+
+
 def test_what_cannot_be_built_of_eva_02_is_refused_by_name(eva):
     with pytest.raises(CheckpointMismatch, match="no mask head .the detectors of Objects365"):
         eva(drop=["roi_heads.mask_head."])
@@ -196,8 +205,8 @@ def test_what_cannot_be_built_of_eva_02_is_refused_by_name(eva):
         eva(**{"backbone.net.patch_embed.proj.weight": torch.zeros(96, 3, 16, 16)})
     with pytest.raises(CheckpointMismatch, match="rope_glb.freqs_cos are not the tables of squares"):
         eva(**{"backbone.net.rope_glb.freqs_cos": torch.zeros(64, 16)})
-    with pytest.raises(CheckpointMismatch, match="keys are missing .*backbone.net.rope_win.freqs_cos"):
-        eva(drop=["backbone.net.rope_win"])
+    with pytest.raises(CheckpointMismatch, match="window is 8, and the file itself says 4"):
+        eva(given={"window": 8})
     with pytest.raises(CheckpointMismatch, match="these keys have no place: backbone.net.blocks.0.residual.conv1.weight|teacher"):
         eva(**{"teacher.weight": torch.zeros(1)})
 

@@ -24,6 +24,7 @@ _CODES, _STEM = _NET + "pos_embed", _NET + "patch_embed.proj.weight"
 _WINDOW, _WHOLE = _NET + "rope_win.freqs_cos", _NET + "rope_glb.freqs_cos"
 _GRID = 16  # side of the grid of pre-training, to which the places of rotary codes are scaled
 _LVIS = 1203
+_TABLE = "attn.rope.freqs_cos"
 MODELS = {768: "eva02_base_patch14_224", 1024: "eva02_large_patch14_224"}  # timm's models by their channels
 
 # What neither keys nor shapes say, as the authors' configurations have it (ViTDet's).
@@ -71,17 +72,30 @@ class Eva02Detection(Layout):
 
     name = "eva02_detection"
     task = "detection"
-    offers = {"soft_nms": None, "mask_scoring": False}  # the authors' system-level results: 0.6 and true
+    # The first three are said by the file itself, unless its rotary tables were taken out of it. The authors' results on the level of
+    # systems come from soft_nms 0.6, those of masks also from mask_scoring.
+    offers = {"img_size": None, "window": None, "global_blocks": None, "soft_nms": None, "mask_scoring": False}
 
     @staticmethod
     def recognises(state: Mapping[str, Tensor]) -> bool:
         """Tell by the split projections of EVA-02 inside Detectron2's names."""
         return _NET + "blocks.0.attn.q_proj.weight" in state and any(key.startswith("roi_heads.") for key in state)
 
+    def known(self, release: Release) -> dict[str, Any]:
+        """Return the sides of images (px) and windows (cells), and the global blocks, as the rotary tables show them."""
+        state = release.state
+        if not {_STEM, _WINDOW, _WHOLE} <= state.keys():
+            return {}
+        whole, patch = len(state[_WHOLE]), state[_STEM].shape[-1]
+        tables = {int(found[1]): len(table) for key, table in state.items() if (found := _BLOCK.fullmatch(key)) and _TABLE in key}
+        blocks = {"global_blocks": sorted(block for block, rows in tables.items() if rows == whole)} if tables else {}
+        return {"img_size": patch * _side(state[_WHOLE]), "window": _side(state[_WINDOW]), **blocks}
+
     def convert(self, release: Release, given: Mapping[str, Any]) -> Imported:
         """See `Layout.convert`."""
-        _refuse(release)
-        grid, backbone = _side(release.state[_WHOLE]), _backbone(release.state)
+        _refuse(release, given)
+        backbone = _backbone(release.state, given)
+        grid = backbone["img_size"] // backbone["patch_size"]
         state, left_out, unknown = {}, {}, []
         for key, value in release.state.items():
             if _ROTARY.fullmatch(key):
@@ -102,21 +116,24 @@ class Eva02Detection(Layout):
         return Imported(settings, state, classes, view={"short_side": side, "long_side": side}, left_out=left_out)
 
 
-def _refuse(release: Release) -> None:
+def _refuse(release: Release, given: Mapping[str, Any]) -> None:
     """Refuse files whose model is not built here, or whose rotary tables are not those that it computes."""
     state = release.state
-    required = (_CODES, _STEM, _WINDOW, _WHOLE, "roi_heads.box_predictor.0.cls_score.weight", "backbone.simfp_2.5.weight")
+    required = (_CODES, _STEM, "roi_heads.box_predictor.0.cls_score.weight", "backbone.simfp_2.5.weight")
     missing = [key for key in required if key not in state]
+    unsaid = [name for name in ("img_size", "window", "global_blocks") if given[name] is None]
     reason = ""
     if missing:
         reason = f"keys are missing that its sizes are read from: {', '.join(missing)}"
+    elif unsaid:
+        reason = f"{', '.join(unsaid)}: the file has no rotary tables that say it; give it (sides in pixels and cells, numbers of blocks)"
     elif "roi_heads.mask_head.predictor.weight" not in state:
         reason = "it has no mask head (the detectors of Objects365 find boxes alone, and are a start for fine-tuning: init=FILE)"
     elif len(state["roi_heads.box_predictor.0.cls_score.weight"]) == _LVIS + 1:
         reason = "it is of LVIS, whose detectors score each class by a sigmoid; allowed: a softmax over classes, as of COCO"
     elif state[_STEM].shape[0] not in MODELS:
         reason = f"its encoder has {state[_STEM].shape[0]} channels; allowed: {', '.join(map(str, MODELS))}"
-    elif wrong := [key for key in (_WINDOW, _WHOLE) if not _as_computed(state[key])]:
+    elif wrong := [key for key in (_WINDOW, _WHOLE) if key in state and not _as_computed(state[key])]:
         reason = f"{' and '.join(wrong)} are not the tables of squares, scaled to a grid of {_GRID} x {_GRID}, that this encoder computes"
     if reason:
         raise CheckpointMismatch(f"checkpoint {release.name} (layout eva02_detection) cannot be imported: {reason}")
@@ -156,20 +173,16 @@ def _as_computed(cosines: Tensor) -> bool:
     return expected.shape == cosines.shape and bool((expected - cosines.float()).abs().max() < 1e-2)  # files may hold float16
 
 
-def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the `backbone` group, as the shapes say it."""
-    dim, patch = state[_STEM].shape[0], state[_STEM].shape[-1]
-    tables = {int(found[1]): len(table) for key, table in state.items() if (found := _BLOCK.fullmatch(key)) and "rope.freqs_cos" in key}
-    whole = len(state[_WHOLE])
-    windows = {"size": _side(state[_WINDOW]), "global_blocks": sorted(block for block, rows in tables.items() if rows == whole)}
+def _backbone(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `backbone` group."""
     return {
         "name": "eva02_windowed",
-        "model": MODELS[dim],
+        "model": MODELS[state[_STEM].shape[0]],
         "repatch": True,
-        "img_size": patch * _side(state[_WHOLE]),
-        "patch_size": patch,
+        "img_size": given["img_size"],
+        "patch_size": state[_STEM].shape[-1],
         "class_token": False,
-        "windows": {**windows, "rope": "original"},
+        "windows": {"size": given["window"], "global_blocks": list(given["global_blocks"]), "rope": "original"},
         "pos_resample": "bicubic",
     }
 

@@ -191,16 +191,17 @@ _SHAPED = {
 def _refuse(release: Release) -> None:
     """Refuse files of relatives that our model does not compute."""
     reason = ""
-    state, trained = release.state, f"{release.name} {release.meta.get('config', '')}"
+    state, types = release.state, re.findall(r"type=['\"](\w+)", str(release.meta.get("config", "")))
+    merging = re.search(r"(?i)(?<![a-z])(atc|tome)(?![a-z])", release.name) or re.search("ATC|ToMe|TOME", " ".join(types))
     if any(re.fullmatch(r"backbone\.blocks\.\d+\.gamma[12]", key) for key in state):
         reason = (
             "it is of the ViT-Adapter of its first authors (blocks have gamma1 and gamma2), whose blocks attend inside windows of"
             " 14 x 14 tokens but for blocks 2, 5, 8 and 11. Windows together with an adapter are not built here; allowed: SViT's files,"
             " whose blocks are all global"
         )
-    elif found := re.search(r"(?i)(?<![a-z])(atc|tome)(?![a-z])", trained):
+    elif merging:
         reason = (
-            f"its name or its configuration says {found[0]}. That detector undoes its merging before each injector, injects at all"
+            f"its name or its configuration says {merging[0]}. That detector undoes its merging before each injector, injects at all"
             " positions and merges again by a weighted mean; our adapter injects at the place of each merged token. Allowed: SViT's files"
         )
     elif missing := [key for key in _SHAPED.values() if key not in state]:
