@@ -11,8 +11,8 @@ from tokenprune.registry import get
 # outputs that are means over blocks, blocks of which parts are switched off, an interpreter.
 KINDS = (
     {"name": "svit", "eval_mode": "threshold"},
-    {"name": "a_vit", **OPTIONS["a_vit"][0]},
-    *({"name": n} for n in ("evit", "ats", "evo_vit", "tome", "random", "adavit", "ia_red2")),
+    *({"name": n, **OPTIONS[n][0]} for n in ("a_vit", "ats", "adavit")),
+    *({"name": n} for n in ("evit", "evo_vit", "tome", "random", "ia_red2")),
 )
 
 

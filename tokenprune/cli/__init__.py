@@ -51,4 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}s}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["usage: tokenprune COMMAND [ARGUMENT ...]", "", *lines, "", "Also: python -m tokenprune.NAME, with _ for -."])
+    return "\n".join(
+        ["usage: tokenprune COMMAND [ARGUMENT ...]", "", *lines, "", "Also: python -m tokenprune.NAME, with _ for -, of all but zoo."]
+    )

@@ -118,7 +118,7 @@ def _schedule(method: str, keep_rate: float | Sequence[float], blocks: list[int]
     possible = _merged(counts, positions) if method == "tome" else counts
     if isinstance(keep_rate, Sequence) or possible != counts:
         return {"name": "explicit", "keep": dict(zip(blocks, possible, strict=True))}
-    return {"name": "stages", "keep_rate": keep_rate, "blocks": blocks, "rounding": "reference"}
+    return {"name": "stages", "keep_rate": keep_rate, "blocks": blocks, "of": "original", "rounding": "reference"}
 
 
 def _merged(counts: Sequence[int], positions: int) -> list[int]:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) ->
         if given.check:
             console.fail(f"{name} is stale; run: make docs")
         else:
-            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text, encoding="utf-8")
             console.say(f"wrote {name}")
     return int(given.check and bool(pages))

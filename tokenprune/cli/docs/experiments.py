@@ -63,7 +63,7 @@ def all_of() -> list[Described]:
 
 def _numbers(root: Path) -> dict[str, str]:
     folder = root / "experiments"
-    return tables(folder) if folder.is_dir() else {}
+    return tables(folder) if any(folder.glob("*/measured")) else {}
 
 
 def _list(found: Sequence[Described], root: Path, link: Callable[[str], str]) -> str:

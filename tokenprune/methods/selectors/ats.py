@@ -82,7 +82,7 @@ def raster_transform(score: Tensor, live: Tensor, samples: int) -> Tensor:
     cdf = score.double().cumsum(1).gather(1, slots).masked_fill(dead_first == 0, -1.0)
     whole = 2 * (samples + 1)
     points = torch.arange(1 / whole, (whole - 1) / whole, 2 / whole, device=score.device, dtype=cdf.dtype)
-    return _hit(cdf, slots, points.expand(len(cdf), -1), live)
+    return _hit(cdf, slots, points.expand(cdf.shape[0], -1), live)
 
 
 def _hit(cdf: Tensor, slots: Tensor, points: Tensor, live: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ class PlainViT(Layout):
     """
 
     asks = {"method": "the method that the file was trained with or is to run under: evit, a_vit, tome, dense, topk, ats, kmedoids, ..."}
+    plain = True
     offers = {
         **{name: None for needed in _NEEDS.values() for name in needed},
         "blocks": None,
