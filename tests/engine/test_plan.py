@@ -22,5 +22,5 @@ def test_the_planned_table_is_that_of_a_pass(selector, treatment):
 def test_every_block_is_listed_and_the_prefix_is_counted_as_the_head_says():
     text = pruned("evit", "remove").describe().splitlines()
     assert text[0] == "64 positions; counts include 1 prefix token(s)"
-    assert text[3] == "    1        65       65       45  44 of 64 patch tokens stay, decided before its MLP" and len(text) == 8
-    assert text[4].split()[:4] == ["2", "45", "45", "32"]
+    assert text[3] == "    1        65       65       46  45 of 64 patch tokens stay, decided before its MLP" and len(text) == 8
+    assert text[4].split()[:4] == ["2", "46", "46", "33"]
