@@ -11,6 +11,7 @@ from tokenprune.data.base import Sample, boxes_of, make_instances
 from tokenprune.data.opencv import resize as opencv
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import get
+from tokenprune.runs.config import compose, resolve
 from tokenprune.tasks.detection.conventions import CHOICES, drawing, notes_of
 from tokenprune.tasks.detection.settings import read_task
 
@@ -65,8 +66,9 @@ def test_wrong_conventions_are_named_together():
 
 
 def test_the_note_names_every_difference_and_only_these():
-    assert notes_of(read_task({}).conventions) == ()
-    (note,) = notes_of(read_task({"evaluation": "released"}).conventions)
+    assert notes_of(read_task({}).conventions, draws=False) == ()
+    (note,) = notes_of(read_task({"evaluation": "released"}).conventions, draws=True)
+    assert "drawn" not in notes_of(read_task({"evaluation": "released"}).conventions, draws=False)[0]
     for words in (
         "OpenCV",
         "one factor",
@@ -77,7 +79,7 @@ def test_the_note_names_every_difference_and_only_these():
         "float16 on a GPU",
     ):
         assert words in note
-    (note,) = notes_of(read_task({"view": {"resize": "opencv"}}).conventions)
+    (note,) = notes_of(read_task({"view": {"resize": "opencv"}}).conventions, draws=False)
     assert note == "evaluation: pictures resized as OpenCV does"
 
 
@@ -174,11 +176,14 @@ def test_a_draw_is_another_one_for_another_number_and_the_own_seed_for_0(config)
         assert torch.equal(first, other.backbone.dense(image))
 
 
-def test_an_option_of_the_run_and_selectors_without_gates_stay():
+def test_a_resolved_run_draws_too_and_selectors_without_gates_stay():
     released = read_task({"evaluation": "released"}).conventions
     assert drawing({"selector": {"name": "svit"}}, released)["selector"] == {"name": "svit", "eval_mode": "sample"}
     assert drawing({"selector": "svit"}, read_task({}).conventions)["selector"] == "svit"
-    assert drawing({"selector": {"name": "svit", "eval_mode": "topk"}}, released)["selector"]["eval_mode"] == "topk"
+    full = resolve(compose(["task=detection", "method=svit", "scale=smoke", "task.evaluation=released"]))  # with every default in it
+    assert full["selector"]["eval_mode"] == "threshold" and drawing(full, released)["selector"]["eval_mode"] == "sample"
+    kept = read_task({"evaluation": "released", "view": {"gates": "method"}}).conventions
+    assert drawing(full, kept)["selector"] == full["selector"]
     assert drawing({"selector": {"name": "evit"}}, released)["selector"] == {"name": "evit"}
     assert drawing({"selector": {"name": "none"}}, released)["selector"] == {"name": "none"}
 

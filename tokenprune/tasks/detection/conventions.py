@@ -39,7 +39,8 @@ class ViewConfig:
         rpn_scores: Whether the RPN sorts proposals by `logit` or by `sigmoid`, which is 1 for all large logits.
         nms: Whether the last NMS sees boxes in pixels of the `input`, which are clipped to the picture in the end, and empty ones
             dropped; or boxes in pixels of the `original` picture, to which nothing is done afterwards.
-        gates: `method` as the selector's own settings say, or `drawn` at random, as the authors' code does at test time where it has gates.
+        gates: `method` as the selector's own settings say, or `drawn` at random whatever these say, as the authors' code does at test time
+            where it has gates.
         draws: How often drawn gates are drawn anew, each time with the next seed; the numbers are the mean over the draws.
         dtype: `float32`; `float16` or `bfloat16` by autocast; `half` for float16 on a GPU and float32 on a CPU.
     """
@@ -83,10 +84,15 @@ def view_problems(view: ViewConfig, evaluation: str, detector: str, soft_nms: fl
     return problems
 
 
-def notes_of(view: ViewConfig) -> tuple[str, ...]:
-    """Return the remarks that a result row needs on resolved conventions, in one line; () for Detectron2's."""
+def notes_of(view: ViewConfig, draws: bool) -> tuple[str, ...]:
+    """Return the remarks that a result row needs on resolved conventions, in one line; () for Detectron2's.
+
+    Args:
+        view: The conventions.
+        draws: Whether the model has gates that are drawn.
+    """
     found = [words for name, words in _WORDS.items() if getattr(view, name) != CHOICES[name][0]]
-    found += [f"gates drawn {view.draws} times, the numbers are the mean"] if view.gates == "drawn" and (view.draws or 1) > 1 else []
+    found += [f"gates drawn {view.draws} times, the numbers are the mean"] if draws and (view.draws or 1) > 1 else []
     dtypes = {"half": "float16 on a GPU, float32 on a CPU"}
     found += [f"precision: {dtypes.get(view.dtype, view.dtype)}"] if view.dtype not in (None, "float32") else []
     return (f"evaluation: {'; '.join(found)}",) if found else ()
@@ -95,10 +101,10 @@ def notes_of(view: ViewConfig) -> tuple[str, ...]:
 def drawing(run: Mapping[str, Any], view: ViewConfig) -> dict[str, Any]:
     """Return a run whose selector decides at test time as its authors' evaluation does, if `view.gates` is `drawn`.
 
-    A selector says so in `evaluated`. One without gates is not changed, and an option that the run sets itself stays.
+    A selector says how in `evaluated`; one without gates says nothing and is not changed.
     """
     selector = run.get("selector")
     if view.gates != "drawn" or not selector or name_in("selector", selector) not in names("selector"):
         return dict(run)
     given = {"name": selector} if isinstance(selector, str) else dict(selector)
-    return {**run, "selector": {**get("selector", given["name"]).evaluated, **given}}
+    return {**run, "selector": {**given, **get("selector", given["name"]).evaluated}}

@@ -90,7 +90,8 @@ class PrunedRCNN(GeneralizedRCNN):
     @property
     def notes(self) -> tuple[str, ...]:
         """Return the notes that a result row needs on the scoring of its results and on the conventions of its evaluation."""
-        return (*self.roi_heads.notes, *notes_of(self.view))
+        draws = any(selector.draws for selector in self.pruned.selectors.values())
+        return (*self.roi_heads.notes, *notes_of(self.view, draws))
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return a context in which the detector is evaluated in the precision of its view."""
