@@ -16,7 +16,7 @@ SIZE = (32, 32)
 CHOSEN = {"svit": {"eval_mode": "topk"}}
 NO_ONNX = {"random"}  # its draw hashes the bits of the picture
 # ONNX takes three times as long as torch.export: those that decide in different places and ways always run, the others with `-m slow`.
-IN_BOTH = ("cropr", "dynamicvit", "evit", "evo_vit", "sinkhorn", "svit", "tome")
+IN_BOTH = ("cropr", "dynamicvit", "evit", "svit")  # of each place of a decision one; the others are slow tests
 TWICE = ("dynamicvit", "evit")  # decide a second time, among the tokens that are left: before a block and inside it
 
 

@@ -57,9 +57,10 @@ def test_the_older_onnx_exporter(name):
         np.testing.assert_allclose(found, model(x).numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("selector", "treatment"), [("evit", "fuse"), ("tome", "merge"), ("random", "remove"), ("cropr", "last_layer_fusion")]
-)
+_RARELY = (("tome", "merge"), ("random", "remove"), ("cropr", "last_layer_fusion"))  # half a minute each
+
+
+@pytest.mark.parametrize(("selector", "treatment"), [("evit", "fuse"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in _RARELY)])
 def test_torch_compile_runs_at_other_sizes(selector, treatment):
     torch.compiler.reset()
     model = pruned(selector, treatment)

@@ -137,7 +137,7 @@ def test_a_segmenter_is_judged_as_torchvision_and_scikit_learn_judge_it(streets)
     import numpy as np
     from sklearn.metrics import accuracy_score, jaccard_score
     from torch.nn import functional as F
-    from torchvision.transforms import functional as TF
+    from torchvision.transforms.v2 import functional as TF
 
     config = resolve(compose(["task=segmentation", "data=camvid", f"data.root={streets}", "data.max_val=null", "scale=smoke"]))
     task = get("task", "segmentation")()
@@ -153,7 +153,7 @@ def test_a_segmenter_is_judged_as_torchvision_and_scikit_learn_judge_it(streets)
     for path in sorted((streets / "images/val").iterdir()):
         image, truth = Image.open(path).convert("RGB"), np.array(Image.open(streets / "labels/val" / f"{path.stem}.png"))
         small = [round(n * side / max(image.size)) for n in image.size[::-1]]
-        pixels = TF.normalize(TF.resize(TF.pil_to_tensor(image), small, antialias=True) / 255, mean, std)
+        pixels = TF.normalize(TF.resize(TF.pil_to_tensor(image), small, antialias=True) / 255, list(mean), list(std))
         with torch.no_grad():
             tokens = plain.forward_features(F.pad(pixels, (0, side - small[1], 0, side - small[0])).unsqueeze(0))
             grid = plain.head(tokens[:, plain.num_prefix_tokens :]).transpose(1, 2).unflatten(2, (side // patch, side // patch))

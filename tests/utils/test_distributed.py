@@ -139,7 +139,9 @@ def test_a_row_that_fails_in_one_process_is_one_row_and_the_next_is_made(pair):
     assert "in build_model" in (failed / "error.txt").read_text()
 
 
-@pytest.mark.parametrize("sweep", [False, True], ids=["classification", "a sweep of detection"])
+@pytest.mark.parametrize(
+    "sweep", [pytest.param(False, id="classification"), pytest.param(True, id="a sweep of detection", marks=pytest.mark.slow)]
+)
 def test_torchrun_makes_one_row_and_a_single_process_reads_it(cli, sweep):  # noqa: F811
     """The parts of IA-RED2 learn by turns: which parameters get a gradient changes with its phases, one an iteration here."""
     settings = ["method=ia_red2", "scale=smoke", "task=classification", "init=scratch", f"results_dir={cli.folder}/results"]
