@@ -32,15 +32,18 @@ def picture(count: int = 2) -> Tensor:
     return (0.8 * coarse + 0.4 * noise("picture.fine", (count, 3, 224, 224), "dev")).float()
 
 
-def filled_state(shapes: Mapping[str, list[int]], shifts: Mapping[str, list[float]] | None = None) -> dict[str, Tensor]:
-    """Return the state of a file whose keys may stand for several, filled by name."""
-    state = {}
+def unfolded(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Return shapes with a key for each of those that one stands for."""
+    result = {}
     for key, shape in shapes.items():
         many = _MANY.search(key)
-        for number in range(int(many[1]) if many else 1):
-            own = _MANY.sub(str(number), key)
-            state[own] = fill(own, shape, shift=(shifts or {}).get(own))
-    return state
+        result |= {_MANY.sub(str(number), key): shape for number in range(int(many[1]) if many else 1)}
+    return result
+
+
+def filled_state(shapes: Mapping[str, list[int]], shifts: Mapping[str, list[float]] | None = None) -> dict[str, Tensor]:
+    """Return the state of a file whose keys may stand for several, filled by name."""
+    return {key: fill(key, shape, shift=(shifts or {}).get(key)) for key, shape in unfolded(shapes).items()}
 
 
 def sampled(result: Tensor) -> Tensor:
