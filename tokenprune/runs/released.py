@@ -171,8 +171,9 @@ def _same(got: Any, wanted: Any) -> bool:
         return all(_same(got.get(name), value) for name, value in wanted.items())
     if isinstance(wanted, (list, tuple)) and isinstance(got, (list, tuple)):
         return len(wanted) == len(got) and all(map(_same, got, wanted))
-    numbers = isinstance(wanted, (int, float)) and isinstance(got, (int, float))
-    return math.isclose(got, wanted, rel_tol=1e-9) if numbers else got == wanted
+    if isinstance(wanted, (int, float)) and isinstance(got, (int, float)):
+        return math.isclose(got, wanted, rel_tol=1e-9)
+    return got == wanted
 
 
 def failed(row: Mapping[str, Any]) -> TokenPruneError | None:
