@@ -34,13 +34,17 @@ def picture(count: int = 2) -> Tensor:
 
 def filled_state(shapes: Mapping[str, list[int]], shifts: Mapping[str, list[float]] | None = None) -> dict[str, Tensor]:
     """Return the state of a file whose keys may stand for several, filled by name."""
-    state = {}
+    return {key: fill(key, shape, shift=(shifts or {}).get(key)) for key, shape in unfolded(shapes).items()}
+
+
+def unfolded(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Return {key: shape} of a file, each key by itself."""
+    found = {}
     for key, shape in shapes.items():
         many = _MANY.search(key)
         for number in range(int(many[1]) if many else 1):
-            own = _MANY.sub(str(number), key)
-            state[own] = fill(own, shape, shift=(shifts or {}).get(own))
-    return state
+            found[_MANY.sub(str(number), key)] = shape
+    return found
 
 
 def sampled(result: Tensor) -> Tensor:

@@ -119,6 +119,8 @@ def held_prefix(before: TokenState, after: TokenState, policy: DeadSlotRule) -> 
 
 def blended(before: TokenState, after: TokenState) -> TokenState:
     """Return the state after a block, each token g * new + (1 - g) * old by the gate g of the decision before the block, `before.gate`."""
+    if before.gate is None:
+        return after
     gate = before.gate.unsqueeze(-1)
     after = after.replace(tokens=gate * after.tokens + (1 - gate) * before.tokens)
     if before.prefix_gate is None:

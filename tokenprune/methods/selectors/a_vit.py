@@ -54,12 +54,8 @@ class AViTHalting(Selector):
         if not 0 < eps < 1:
             raise InvalidConfig(f"a_vit: eps is {eps}; allowed: 0 < eps < 1")
         self.halting = Halting(gamma, beta, eps)
-        self.variant = one_of("a_vit", "variant", variant, VARIANTS)
-
-    @property
-    def may_keep_none(self) -> bool:
-        """Tell whether all patch tokens of an image may halt: as released, where prefix tokens go on."""
-        return self.variant == "released" and self.context.prefix > 0
+        released = one_of("a_vit", "variant", variant, VARIANTS) == "released"
+        self.may_keep_none = released and context.prefix > 0  # where prefix tokens go on
 
     @property
     def caveat(self) -> str:
