@@ -54,8 +54,8 @@ class AViTHalting(Selector):
         if not 0 < eps < 1:
             raise InvalidConfig(f"a_vit: eps is {eps}; allowed: 0 < eps < 1")
         self.halting = Halting(gamma, beta, eps)
-        self.variant = one_of("a_vit", "variant", variant, VARIANTS)
-        self.may_keep_none = self.variant == "released" and context.prefix > 0  # as released, where prefix tokens go on
+        released = one_of("a_vit", "variant", variant, VARIANTS) == "released"
+        self.may_keep_none = released and context.prefix > 0  # where prefix tokens go on
 
     @property
     def caveat(self) -> str:
