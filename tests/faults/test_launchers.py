@@ -45,6 +45,7 @@ def sweep_twice(command: DeadlyCli, axes: list[str], expected: dict[tuple[str, s
         assert "KeyError: 'a bug somewhere'" in err and not (command.folder / "results" / ".sweeps").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_row_is_a_row_and_ends_alone(deadly):  # noqa: F811
     sweep_twice(deadly, [f"method={','.join(method for method, _ in SMALL)}", "treatment=preserve"], SMALL)
 

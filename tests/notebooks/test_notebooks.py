@@ -23,7 +23,11 @@ def manager() -> Iterator[Any]:
         run_sync(manager.shutdown_kernel)(now=True)
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+SLOW = ("add_your_own_selector", "token_usage")  # a minute each
+PATHS = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in sorted(FOLDER.glob("*.ipynb"))]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_runs_and_draws(path, manager, monkeypatch):
     monkeypatch.setenv("NOTEBOOK_SCALE", "smoke")  # for those that make a row: seconds
     notebook = nbformat.read(path, as_version=4)
