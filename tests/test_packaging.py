@@ -211,4 +211,4 @@ def test_continuous_integration_checks_rows_and_runs_the_tests():
     *_, validate, last = script.read_text().splitlines()
     assert "set -euo pipefail" in script.read_text() and last == "make test"
     names = set(re.fullmatch(r'make validate ARGS="(.*)"', validate).group(1).split())
-    assert len(names) == 5 and names <= {path.stem for path in files("experiment")}
+    assert len(names) == 4 and names <= {path.stem for path in files("experiment")}

@@ -99,7 +99,7 @@ def plain(args, folder, **given):
 def test_a_plain_file_of_a_run_says_its_method(tmp_path):
     """EViT's counts are int(r^k N) of the first tokens there, and ceil(r n) of the present ones in its authors' own runs."""
     found = plain({**RUN, "model": "evit_tiny_patch16_224"}, tmp_path).settings
-    assert found["schedule"] == {"name": "stages", "keep_rate": 0.7, "blocks": [3, 6, 9], "rounding": "reference"}
+    assert found["schedule"] == {"name": "stages", "keep_rate": 0.7, "blocks": [3, 6, 9], "of": "original", "rounding": "reference"}
     assert found["selector"] == {"name": "evit"} and found["treatment"] == {"name": "fuse"}
     assert plain({**RUN, "model": "ats_tiny_patch16_224"}, tmp_path).settings["selector"] == {"name": "ats", "variant": "token_reduction"}
     assert "selector" not in plain({**RUN, "model": "deit_tiny_patch16_224_local", "keep_rate": []}, tmp_path).settings

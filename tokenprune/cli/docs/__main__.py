@@ -20,8 +20,12 @@ PAGES: dict[str, Callable[[Path], str]] = {
 
 def stale(root: Path) -> dict[str, str]:
     """Return the made files of a checkout that differ from their fresh text, with that text."""
-    fresh = {name: make(root) for name, make in PAGES.items()}
-    return {name: text for name, text in fresh.items() if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != text}
+    return dict(found for name in PAGES if (found := _if_stale(root, name)))
+
+
+def _if_stale(root: Path, name: str) -> tuple[str, str] | None:
+    path, text = root / name, PAGES[name](root)
+    return None if path.is_file() and path.read_text(encoding="utf-8") == text else (name, text)
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) -> int:
@@ -32,15 +36,17 @@ def main(arguments: Sequence[str] | None = None, root: Path = PACKAGE.parent) ->
     if not (root / "docs").is_dir():
         console.fail(f"docs: there is no folder {root / 'docs'}; run this in a checkout, an installed package has none")
         return 2
-    pages = stale(root)
-    for name, text in pages.items():
-        if given.check:
+    if given.check:
+        pages = stale(root)
+        for name in pages:
             console.fail(f"{name} is stale; run: make docs")
-        else:
+        return int(bool(pages))
+    for name in PAGES:  # one after the other, because the pages link to the numbers that are made before them
+        if found := _if_stale(root, name):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text, encoding="utf-8")
+            (root / name).write_text(found[1], encoding="utf-8")
             console.say(f"wrote {name}")
-    return int(given.check and bool(pages))
+    return 0
 
 
 if __name__ == "__main__":
