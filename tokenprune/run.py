@@ -83,10 +83,8 @@ def _entry(cfg: DictConfig) -> None:
 
 
 def _single(cfg: DictConfig) -> None:
-    from tokenprune.runs.reasons import shortened
-    from tokenprune.runs.results import row_folder
-    from tokenprune.runs.row import NOT_WRITTEN, age_in_words, name_of, run_row, stored_row
-    from tokenprune.runs.summary import summary
+    from tokenprune.runs.row import NOT_WRITTEN, name_of
+    from tokenprune.runs.summary import shown_row
     from tokenprune.runs.sweep import BAD_ROW, report
     from tokenprune.runs.validation import validate
 
@@ -99,13 +97,7 @@ def _single(cfg: DictConfig) -> None:
     if config.validate_only:
         console.say(f"{name_of(config)} is valid; {words}")
         return
-    if distributed.is_main() and stored_row(config) is not None:
-        console.say(f"{name_of(config)}: {age_in_words(config)}")
-    row = run_row(config)
-    if row["status"] != "ok":
-        folder = row_folder(config.results_dir, row["key"])
-        raise TokenPruneError(f"{name_of(config)}: {row['status']}: {shortened(row['reason'], folder)}")
-    console.say(summary(row, config.results_dir))
+    row = shown_row(config)
     if any(note.startswith(NOT_WRITTEN) for note in row["notes"]):
         distributed.leave(ERROR)
     asked = {name: options for name, options in config.reports.items() if name not in REPORTS}

@@ -68,8 +68,7 @@ def _list(given: argparse.Namespace, _: Sequence[str]) -> int:
 
 def _verify(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     from tokenprune.runs import released
-    from tokenprune.runs.row import age_in_words, name_of, run_row, stored_row
-    from tokenprune.runs.summary import summary
+    from tokenprune.runs.summary import shown_row
     from tokenprune.runs.validation import validate
 
     released.require_known(overrides)
@@ -83,12 +82,7 @@ def _verify(given: argparse.Namespace, overrides: Sequence[str]) -> int:
         console.say(f"left out of the file: {key}* ({reason})")
     validate(run)
     released.check_classes(imported, run)
-    if stored_row(run) is not None:
-        console.say(f"{name_of(run)}: {age_in_words(run)}")
-    row = run_row(run)
-    if (error := released.failed(row)) is not None:
-        raise error
-    console.say(summary(row, run.results_dir))
+    row = shown_row(run)
     console.say("\n".join(released.in_words(chosen, row)))
     values = released.contribution(chosen, given.weights, row)
     text = yaml.safe_dump({"entries": {chosen.name: values}}, sort_keys=False)

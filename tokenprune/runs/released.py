@@ -1,6 +1,5 @@
 """Judges a published file as its authors do, and compares the result with the numbers that they print."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -9,14 +8,15 @@ from typing import Any, NamedTuple
 
 from tokenprune.backbones.vit import read_backbone
 from tokenprune.engine.schedule import TARGET
-from tokenprune.errors import CheckpointMismatch, InvalidConfig, TokenPruneError
+from tokenprune.errors import CheckpointMismatch, InvalidConfig
 from tokenprune.registry import names
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.runs.run import NONE, Run
+from tokenprune.utils.files import sha256
 from tokenprune.zoo.catalog import Entry
 from tokenprune.zoo.layout import Imported, layout_of
-from tokenprune.zoo.load import built, read
+from tokenprune.zoo.load import built, imported_of
 from tokenprune.zoo.release import read_release
 
 _SCORES = ("top1", "ap_box", "ap_mask", "miou")
@@ -53,10 +53,11 @@ def checked(entry: Entry, path: Path, given: Mapping[str, Any]) -> Imported:
     """
     if entry.refused:
         raise InvalidConfig(f"{entry.name} cannot be loaded: {entry.refused}")
-    layout = layout_of(read_release(path)).name
+    release = read_release(path)
+    layout = layout_of(release).name
     if layout != entry.layout:
         raise CheckpointMismatch(f"{path.name} is of layout {layout}, and {entry.name} is of layout {entry.layout}: it is another file")
-    imported = read(path, {**entry.given, **given})
+    imported = imported_of(release, {**entry.given, **given})
     if not imported.classes:
         raise CheckpointMismatch(f"{path.name} has no head, so that nothing can be judged; take the file with the head")
     built(imported, path.name)
@@ -124,15 +125,6 @@ def contribution(entry: Entry, path: Path, row: Mapping[str, Any]) -> dict[str, 
     return {"size": round(path.stat().st_size / 2**20, 1), "sha256": sha256(path), "measured": {**measured, **made}}
 
 
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
-
-
 def in_words(entry: Entry, row: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that tell how a row compares with the printed numbers."""
     found = verdicts(entry, row)
@@ -174,8 +166,3 @@ def _same(got: Any, wanted: Any) -> bool:
     if isinstance(wanted, (int, float)) and isinstance(got, (int, float)):
         return math.isclose(got, wanted, rel_tol=1e-9)
     return got == wanted
-
-
-def failed(row: Mapping[str, Any]) -> TokenPruneError | None:
-    """Return the error of a row that came to no result; None for one that did."""
-    return None if row["status"] == "ok" else TokenPruneError(f"{row['label']}: {row['status']}: {row['reason']}")

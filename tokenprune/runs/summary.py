@@ -4,11 +4,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenprune.runs.results import scalars
+from tokenprune.errors import TokenPruneError
+from tokenprune.runs.reasons import shortened
+from tokenprune.runs.results import row_folder, scalars
+from tokenprune.runs.run import Run
 from tokenprune.runs.untrained import marks
+from tokenprune.utils import console, distributed
 
 _METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("miou", "mIoU"))
 _SPEEDS = (("seconds_encoder", "encoder"), ("seconds_backbone", "backbone"), ("seconds_total", "whole"))
+
+
+def shown_row(config: Run) -> dict[str, Any]:
+    """Return the row of a resolved, valid run, made or read, and say on the screen how it ended and how old it is if it was read.
+
+    Raises:
+        TokenPruneError: The row came to no result.
+    """
+    from tokenprune.runs.row import age_in_words, name_of, run_row, stored_row
+
+    if distributed.is_main() and stored_row(config) is not None:
+        console.say(f"{name_of(config)}: {age_in_words(config)}")
+    row = run_row(config)
+    if row["status"] != "ok":
+        folder = row_folder(config.results_dir, row["key"])
+        raise TokenPruneError(f"{name_of(config)}: {row['status']}: {shortened(row['reason'], folder)}")
+    console.say(summary(row, config.results_dir))
+    return row
 
 
 def summary(row: Mapping[str, Any], results_dir: str) -> str:

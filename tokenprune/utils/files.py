@@ -80,15 +80,20 @@ def digest(path: Path | str) -> str:
 
 @lru_cache(maxsize=256)  # rows of a sweep ask for the same weights again and again
 def _digest(path: str, size: int, time: int) -> str:
+    return sha256(path)[:16]
+
+
+def sha256(path: Path | str) -> str:
+    """Return the sha256 of the content of a file in hexadecimal digits."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else _in_parts(file)
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _in_parts(file)
 
 
 def _in_parts(file: BinaryIO) -> str:  # Python 3.10
     found = hashlib.sha256()
     while part := file.read(1 << 20):
         found.update(part)
-    return found.hexdigest()[:16]
+    return found.hexdigest()
 
 
 def folder_digest(folder: Path | str) -> str:

@@ -46,13 +46,17 @@ def read(path: Path | str, given: Mapping[str, Any]) -> Imported:
     Raises:
         CheckpointMismatch: See `load`.
     """
-    release = read_release(path)
-    own = _own_settings(release, Path(path))
+    return imported_of(read_release(path), given)
+
+
+def imported_of(release: Release, given: Mapping[str, Any]) -> Imported:
+    """Return the content of a file in this project's words, see `read`."""
+    own = _own(release)
     if own is None:
         return converted(release, given)
     if given:
         raise CheckpointMismatch(f"{release.name} says all settings itself; leave out {', '.join(given)}")
-    return Imported(**{**own, "state": release.state})
+    return own
 
 
 def built(imported: Imported, name: str) -> nn.Module:
@@ -86,8 +90,7 @@ def load_into(model: nn.Module, path: Path | str, settings: Mapping[str, Any]) -
         CheckpointMismatch: The file is of the task and does not fit the model; the message names each key.
     """
     release = read_release(path)
-    own = _own_settings(release, Path(path))
-    imported = _of_task(release, settings["task"]["name"]) if own is None else Imported(**{**own, "state": release.state})
+    imported = _own(release) or _of_task(release, settings["task"]["name"])
     if imported is None or imported.settings["task"]["name"] != settings["task"]["name"]:
         return None
     state, notes, allowed = dict(imported.state), list(imported.notes), imported.added
@@ -149,15 +152,16 @@ def _of_selectors(key: str) -> bool:
     return key.startswith("selectors.") or ".selectors." in key
 
 
-def _own_settings(release: Release, path: Path) -> dict[str, Any] | None:
-    """Return the fields of `Imported` that this project noted in a file's header, or in the row beside it; None for files of others."""
+def _own(release: Release) -> Imported | None:
+    """Return a file whose settings this project noted in its header, or in the row beside it; None for files of others."""
     if SETTINGS in release.meta:
         found = json.loads(release.meta[SETTINGS])
-        return {**found, "added": tuple(found["added"]), "notes": tuple(found["notes"])}
-    row = path.parent / _ROW
-    if "key" not in release.meta or not row.is_file():
+        return Imported(**{**found, "state": release.state, "added": tuple(found["added"]), "notes": tuple(found["notes"])})
+    row = None if release.folder is None else release.folder / _ROW
+    if "key" not in release.meta or row is None or not row.is_file():
         return None
     config = json.loads(row.read_text(encoding="utf-8"))["config"]
     classes = json.loads(release.meta.get("class_names", "[]"))
     backbone = {**config["backbone"], "pretrained": None}  # the weights are in this file
-    return {"settings": {name: config[name] for name in _GROUPS if name in config} | {"backbone": backbone}, "classes": len(classes)}
+    settings = {name: config[name] for name in _GROUPS if name in config} | {"backbone": backbone}
+    return Imported(settings, release.state, len(classes))

@@ -6,7 +6,7 @@ The repository has one page, docs/experiments.md. The site has a list and one pa
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tokenprune.cli.docs.links import below, rebased
+from tokenprune.cli.docs.links import below, cell, rebased
 from tokenprune.cli.docs.numbers import tables
 from tokenprune.report.page.gather import natural
 from tokenprune.runs.experiment_files import Described, experiment
@@ -67,7 +67,7 @@ def _numbers(root: Path) -> dict[str, str]:
 
 
 def _list(found: Sequence[Described], root: Path, link: Callable[[str], str]) -> str:
-    lines = [f"| [`{e.name}`]({link(e.name)}) | {_cell(e.gist)} | {_measured(e, root, '..') or '—'} |" for e in found]
+    lines = [f"| [`{e.name}`]({link(e.name)}) | {cell(e.gist)} | {_measured(e, root, '..') or '—'} |" for e in found]
     return "\n".join(["| experiment | what it shows | measured |", "|---|---|---|", *lines])
 
 
@@ -105,7 +105,3 @@ def _measured(e: Described, root: Path, up: str) -> str:
     folder = root / "experiments" / e.name / "measured"
     texts = sorted(folder.rglob("*.md")) or sorted(folder.rglob("*.csv"))
     return ", ".join(f"[{path.stem}]({up}/{path.relative_to(root)})" for path in texts)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

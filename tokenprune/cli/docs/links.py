@@ -1,4 +1,4 @@
-"""Links of Markdown pages: read, moved with their text to another folder, and turned into what a site can show."""
+"""Parts of Markdown pages: cells, and links, which are read, moved with their text to another folder, and turned into what a site shows."""
 
 import posixpath
 import re
@@ -22,6 +22,11 @@ def each_link(text: str, change: Callable[[str, str, str], str]) -> str:
         return found.group() if re.match(r"[a-z]+:|#", target) else change(mark, label, target)
 
     return "".join(part if part.startswith("```") else _LINK.sub(changed, part) for part in _FENCE.split(text))
+
+
+def cell(text: str) -> str:
+    """Return text for a cell of a table, in which a bar would end it."""
+    return text.replace("|", "\\|")
 
 
 def rebased(text: str, old: str, new: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune import registry
+from tokenprune.cli.docs.links import cell
 from tokenprune.cli.docs.options import options_of, states_equation, text_of
 from tokenprune.engine.legality import refuse
 from tokenprune.errors import IncompatiblePairing
@@ -92,7 +93,7 @@ def _slug(kind: str) -> str:
 
 
 def _list(kind: str) -> str:
-    lines = [f"| [`{name}`]({place(kind, name)}) | {_cell(text_of(registry.get(kind, name))[0])} |" for name in own(kind)]
+    lines = [f"| [`{name}`]({place(kind, name)}) | {cell(text_of(registry.get(kind, name))[0])} |" for name in own(kind)]
     return "\n".join([f"| {kind} | in one line |", "|---|---|", *lines])
 
 
@@ -168,12 +169,8 @@ def _options(plugin: Any) -> str:
     told = any(option.meaning for option in options)  # else the text above tells it
     head = ["option", "type", "default", *(["meaning, allowed values"] if told else [])]
     cells = [[f"`{o.name}`", o.type, o.default, *([o.meaning] if told else [])] for o in options]
-    lines = ["| " + " | ".join(map(_cell, line)) + " |" for line in [head, *cells]]
+    lines = ["| " + " | ".join(map(cell, line)) + " |" for line in [head, *cells]]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _legality() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from tokenprune.cli.docs.links import cell
 from tokenprune.cli.zoo import numbers_of
 from tokenprune.registry import get, names
 from tokenprune.report.tables.expected import NUMBERS
@@ -78,7 +79,7 @@ def _family(family: str, found: Sequence[Entry]) -> list[str]:
     licences = ", ".join(dict.fromkeys(e.licence for e in found if e.licence)) or "not known"
     shown = list(found) if len(found) <= _MOST else [e for e in found if e.printed]
     more = f"{len(found)} files; `tokenprune zoo list {found[0].name.split('-')[0]}` prints them all."
-    rows = [(f"`{e.name}`", _cell(e.model), _address(e), e.needs or "—", numbers_of(e.printed) or "—", _measured(e)) for e in shown]
+    rows = [(f"`{e.name}`", cell(e.model), _address(e), e.needs or "—", numbers_of(e.printed) or "—", _measured(e)) for e in shown]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     head = ["| name | model | file | data | printed | measured |", "|---|---|---|---|---|---|"]
     table = ["\n".join([*head, *lines])] if shown else []
@@ -91,15 +92,11 @@ def _address(e: Entry) -> str:
 
 def _measured(e: Entry) -> str:
     if e.refused:
-        return f"refused: {_cell(e.refused)}"
+        return f"refused: {cell(e.refused)}"
     return numbers_of(e.measured) if e.measured else ""
 
 
 def _asked(name: str) -> str:
     layout = get("layout", name)
     asked = [f"`{setting}`: {words}" for setting, words in layout.asks.items()]
-    return _cell("; ".join([*asked, *(f"`{setting}` (default {value})" for setting, value in layout.offers.items())]) or "—")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return cell("; ".join([*asked, *(f"`{setting}` (default {value})" for setting, value in layout.offers.items())]) or "—")

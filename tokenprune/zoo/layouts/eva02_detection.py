@@ -16,6 +16,7 @@ from torch import Tensor
 from tokenprune.backbones.position_codes import resize_codes
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.detectors import HEADS
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
 
@@ -28,29 +29,7 @@ _TABLE = "attn.rope.freqs_cos"
 MODELS = {768: "eva02_base_patch14_224", 1024: "eva02_large_patch14_224"}  # timm's models by their channels
 
 # What neither keys nor shapes say, as the authors' configurations have it (ViTDet's).
-_HEADS = {
-    "anchor_sizes": [[32.0], [64.0], [128.0], [256.0], [512.0]],
-    "anchor_ratios": [0.5, 1.0, 2.0],
-    "anchor_offset": 0.0,
-    "rpn_ious": [0.3, 0.7],
-    "rpn_samples": 256,
-    "rpn_positive": 0.5,
-    "rpn_nms": 0.7,
-    "pre_nms": [2000, 1000],
-    "post_nms": [1000, 1000],
-    "roi_samples": 512,
-    "roi_positive": 0.25,
-    "sampling": 0,
-    "box_pool": 7,
-    "mask_pool": 14,
-    "norm": "LN",
-    "agnostic_boxes": True,
-    "agnostic_masks": False,
-    "score": 0.05,
-    "nms": 0.5,
-    "detections": 100,
-    "cascade_ious": [0.5, 0.6, 0.7],
-}
+_HEADS = {**HEADS, "norm": "LN", "agnostic_boxes": True, "cascade_ious": [0.5, 0.6, 0.7]}
 # Names inside a block: theirs, timm's.
 _INSIDE = {
     "attn.q_bias": "attn.q_proj.bias",

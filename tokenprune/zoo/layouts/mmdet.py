@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
+from tokenprune.zoo.detectors import HEADS
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
 
@@ -21,34 +22,9 @@ _POINTS = 4  # of a head of the deformable attention on a level
 _LEVELS = 3  # that an injector reads
 _FIRST_GATE = 3  # block before which SViT's first gate stands
 _SVIT_EPS = 1e-5  # torch's TransformerEncoderLayer; the blocks of the dense files have timm's 1e-6
-_ROI = 7  # side of the box head's input
 
 # What neither keys nor shapes say: mmdetection's Mask R-CNN as ViT-Adapter and SViT train and test it, in Detectron2's terms.
-_HEADS = {
-    "anchor_sizes": [[32.0], [64.0], [128.0], [256.0], [512.0]],
-    "anchor_ratios": [0.5, 1.0, 2.0],
-    "anchor_offset": 0.0,
-    "rpn_convs": 1,
-    "rpn_ious": [0.3, 0.7],
-    "rpn_samples": 256,
-    "rpn_positive": 0.5,
-    "rpn_nms": 0.7,
-    "pre_nms": [2000, 1000],
-    "post_nms": [1000, 1000],
-    "roi_samples": 512,
-    "roi_positive": 0.25,
-    "roi_iou": 0.5,
-    "sampling": 0,
-    "box_pool": _ROI,
-    "box_convs": 0,
-    "mask_pool": 14,
-    "norm": "",
-    "agnostic_boxes": False,
-    "agnostic_masks": False,
-    "score": 0.05,
-    "nms": 0.5,
-    "detections": 100,
-}
+_HEADS = {**HEADS, "rpn_convs": 1, "roi_iou": 0.5, "box_convs": 0, "norm": "", "agnostic_boxes": False}
 
 # (pattern of the authors' keys, key of ours); the first that fits counts.
 _RENAMES = tuple(
