@@ -22,9 +22,9 @@ VARIANTS, SIDE = ("fixed", "released"), 2
 class LocalThenGlobalMerging(Selector):
     """Merges windows of 2 x 2 tokens at the first decision and pairs of tokens at later ones, as many as are similar enough (section 3).
 
-    First decision: a window becomes one token if the mean cosine of its 12 ordered pairs is at least `threshold`. Later decisions: ranks are
-    split into A and B as in ToMe; a token of A merges into its most similar one of B if their cosine is at least mean + std / layer over
-    A, where the layer is counted from 1. Cosines are those of tokens, not of keys. Each image has its own count, whatever the schedule
+    First decision: a window becomes one token if the mean cosine of its 12 ordered pairs is at least `threshold`. Later decisions: ranks
+    are split into A and B as in ToMe; a token of A merges into its most similar one of B if s_i, their cosine, is >= mean(s) + std(s) / l
+    over A in layer l, counted from 1. Cosines are those of tokens, not of keys. Each image has its own count, whatever the schedule
     says: it names the blocks. Ranks follow the released order: merged windows by falling similarity, then the others in raster order.
     Rows and columns of an odd grid that fill no window stay as they are.
 

@@ -20,7 +20,7 @@ LINKAGES, VARIANTS = ("average", "complete", "single"), ("fixed", "released")
 class AgglomerativeClustering(Selector):
     """Merges the two closest clusters of tokens until `budget.keep` are left (section 3.2); each cluster becomes its mean by mass.
 
-    Tokens are at the distance d_ij = 1 - cos_ij of their keys averaged over heads. The distance of clusters G and H is the mean (`average`),
+    Tokens are at the distance d_ij = 1 - cos_ij of their keys averaged over heads. The distance of clusters G, H is the mean (`average`),
     the maximum (`complete`) or the minimum (`single`) of d_ij over i in G and j in H. Sizes do not enter it. The class token stays alone.
     The released code clusters image by image on the host with scikit-learn; here all images of a batch are clustered at once, where they
     are. The clusters are the same, and in a tie the first pair merges.

@@ -40,7 +40,7 @@ class RepresentationShift(Selector):
         super().__init__(context)
         if context.block < 1:
             raise InvalidSchedule(
-                f"{self.name}: it compares tokens before and after a block, and block 0 has none before; set schedule.start=1"
+                f"{self.name}: it compares tokens before and after a block, and no block is before block 0; set schedule.start=1"
             )
 
     @classmethod

@@ -18,7 +18,7 @@ VARIANTS = ("fixed", "released")
 class Mlerp(Treatment):
     """Drops tokens before block `start`; from there on merges them into a mean that has the norm of its longest token (ToFu, WACV 2024).
 
-    For a target y_k and tokens y_j that come to it: m = (y_k + sum_j y_j) / (1 + n), and the new token is m / ||m|| * max(||y_k||, ||y_j||).
+    For a target y_k and n tokens y_j that come to it: m = (y_k + sum_j y_j) / (1 + n), the new token is m / ||m|| * max(||y_k||, ||y_j||).
     Sizes do not weigh the mean. A target to which nobody comes stays as it is. A position that was dropped before `start` shows zeros in a
     dense map.
 
