@@ -111,6 +111,7 @@ class Selector(nn.Module):
             "reads_cls",
             "absorbing",
             "merging",
+            "vanishing",
             "mixing",
             "saves_computation",
             "module",
