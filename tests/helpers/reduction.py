@@ -100,7 +100,7 @@ def expected_counts(entry: dict[str, Any], images: int) -> list[list[int]]:
 
 def ranks(state: TokenState) -> Tensor:
     """Return for each position (B,N) the place in the sequence, from 1, of the slot that holds it, in the order of decisions; 255: none."""
-    (B, M), N = state.live.shape, state.positions
+    B, N = state.live.shape[0], state.positions
     order = state.order if state.order is not None else torch.argsort((~state.live).to(torch.uint8), dim=1, stable=True)
     place = torch.full((B, N), GONE)
     for image in range(B):

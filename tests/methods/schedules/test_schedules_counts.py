@@ -44,7 +44,7 @@ def test_lists_fit_other_models():
     [
         ({"prune": [0]}, "prune is"),
         ({"prune": "197"}, "prune is"),
-        ({"prune": [5, 4], "merge": [5]}, "prune has 2 numbers and merge has 1"),
+        ({"prune": [5, 4], "merge": [5]}, "has 2 numbers and merge has 1"),
     ],
 )
 def test_wrong_lists_are_refused(options, text):

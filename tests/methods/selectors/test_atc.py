@@ -16,11 +16,8 @@ def by_loops(apart, count, linkage):
     """Return sets of members: of all pairs of clusters the two closest join until `count` are left."""
     clusters = [{i} for i in range(len(apart))]
     while len(clusters) > count:
-        far = {
-            (a, b): OF[linkage]([float(apart[i, j]) for i in clusters[a] for j in clusters[b]])
-            for b in range(len(clusters))
-            for a in range(b)
-        }
+        pairs = [(a, b) for b in range(len(clusters)) for a in range(b)]
+        far = {(a, b): OF[linkage]([float(apart[i, j]) for i in clusters[a] for j in clusters[b]]) for a, b in pairs}
         a, b = min(far, key=far.get)
         clusters[a] |= clusters.pop(b)
     return {frozenset(c) for c in clusters}

@@ -100,4 +100,4 @@ def _exponent(shares: tuple[Fraction, ...], mean: float) -> float:
         middle = (low + high) / 2
         above = sum(float(share) ** middle for share in shares) / len(shares) > mean
         low, high = (middle, high) if above else (low, middle)
-    return (low + high) / 2
+    return low  # 0 for a mean of 1

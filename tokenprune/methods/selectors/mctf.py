@@ -34,9 +34,9 @@ class MultiCriteriaFusion(Selector):
         W_ab = ((cos(x_a, x_b) + 1) / 2)^(1 / tau_sim) * (u_a u_b)^(1 / tau_info) * (w_a w_b)^(1 / tau_size)
 
     u_j is 1 / alpha_j, scaled to a maximum of 1, where alpha_j is the attention that j receives, a mean over heads and queries; w_j is
-    1 / s_j, s_j its size. Half of the r merges send tokens of A to their best of B; the other half send tokens of B, with what came to them, to
-    their best among what is left of A. A new token is the mean weighted by alpha_j s_j. Ranks follow the released order: what is left of A
-    by rank, then B by falling W.
+    1 / s_j, s_j its size. Half of the r merges send tokens of A to their best of B; the other half send tokens of B, with what came to
+    them, to their best of what is left of A. A new token is the mean weighted by alpha_j s_j. Ranks follow the released order: what is left
+    of A by rank, then B by falling W.
 
     Args:
         context: see `Context`.
