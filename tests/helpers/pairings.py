@@ -25,6 +25,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "patch_merger": [{"scaled": False}, {"scaled": True}],
     "adavit": [{"variant": "fixed"}, {"variant": "released"}],
     # With the paper's beta nothing halts in a model this small.
+    "mctf": [{"mode": "ahead"}, {"mode": "precise"}, {"mode": "after", "pool": "mass", "both_ways": False}],
+    "ppt": [{"threshold": 1.2e-4}],  # some images are pruned, others pooled
+    "algm": [{"threshold": 0.2}],  # in a model this small neighbours are no more alike than others
     "a_vit": [{"gamma": 5.0, "beta": 1.0}, {"gamma": 5.0, "beta": 1.0, "variant": "released"}],
 }
 SCHEDULES = {
