@@ -81,7 +81,8 @@ class MultiCriteriaFusion(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop `budget.live - budget.keep` tokens and name their targets, some of which have targets of their own."""
-        alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach()
+        alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach().masked_fill(~seen.live, 1.0)
+        alpha = alpha.clamp(min=torch.finfo(alpha.dtype).tiny)  # who receives nothing is still a part of a mean
         mass = torch.ones_like(alpha) if seen.state.mass is None else seen.state.mass.to(alpha.dtype)
         split = Split.of(seen.ranked(budget.live), seen.state.prefix.shape[1])
         weight = self.attraction(seen, split, alpha, mass)
@@ -105,8 +106,7 @@ class MultiCriteriaFusion(Selector):
         """Return W (B,Ma,Mb), given the attention that slots receive and their sizes, both (B,M)."""
         (sim, info, size), cosine = self.taus, cosines(seen.tokens, split)
         weight = ((cosine + 1) / 2).clamp(min=0) ** (1 / sim) if sim else torch.ones_like(cosine)
-        least = alpha.masked_fill(~seen.live, float("inf")).amin(1, keepdim=True)
-        for values, tau in ((least / alpha, info), (1 / mass, size if seen.state.mass is not None else 0)):
+        for values, tau in ((alpha.amin(1, keepdim=True) / alpha, info), (1 / mass, size if seen.state.mass is not None else 0)):
             if tau:
                 a, b = values.gather(1, split.a), values.gather(1, split.b)
                 weight = weight * (a.unsqueeze(2) * b.unsqueeze(1)) ** (1 / tau)
