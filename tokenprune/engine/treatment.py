@@ -92,7 +92,7 @@ class Treatment:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         if decision.mix is not None:
             return mixed(state, decision.mix, decision.values)
-        if self.fold == "merge" and decision.target is None and decision.slots is None:
+        if self.fold == "merge" and decision.target is None and decision.slots is None and state.live.shape[1]:
             decision = replace(decision, keep=with_heir(state, decision))
         dropped = state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
@@ -106,10 +106,10 @@ class Treatment:
         state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
         if weight is not None:
             return fuse(state, dropped, weight)
-        if self.fold != "merge":
+        if self.fold != "merge" or not state.live.shape[1]:
             return state
         if decision.target is None:
-            decision = replace(decision, target=nearest(state, decision.keep))
+            decision = replace(decision, target=nearest(state, decision.keep), weight=None)  # that of dropped tokens in a fused one
         elif decision.values is not None:
             state = state.replace(tokens=decision.values)
         return self.merged(state, dropped, decision)

@@ -77,7 +77,7 @@ class LocalThenGlobalMerging(Selector):
         keep = seen.live.index_copy(1, rest, ~merges.repeat_interleave(SIDE**2 - 1, 1))
         target = places.scatter(0, members.flatten(), first.repeat_interleave(SIDE**2)).expand(B, M)
         later = (places + M).expand(B, M)
-        return self._decided(keep, target, later.index_copy(1, first, rank.where(merges, later[:, first])), None)
+        return self._decided(keep, target, later.index_copy(1, first, rank.where(merges, later[:, first])))
 
     def pairs(self, seen: Observation) -> Decision:
         """Merge each token of A that is similar enough into its most similar one of B."""
@@ -86,29 +86,26 @@ class LocalThenGlobalMerging(Selector):
         alive_a, alive_b = (seen.live.gather(1, side) for side in split)
         best, partner = F.pad(cosines(seen.tokens, split).masked_fill(~alive_b.unsqueeze(1), -2.0), (0, 1), value=-2.0).max(-1)
         counts = alive_a & (best > -2)
-        n, values = counts.sum(1, keepdim=True), best.where(counts, 0.0)
-        if self.released:
-            n, values = n.sum(0, keepdim=True), values.flatten().unsqueeze(0)
-        mean = values.sum(1, keepdim=True) / n.clamp(min=1)
-        spread = (best - mean).square().where(counts, 0.0)
-        spread = spread.flatten().unsqueeze(0) if self.released else spread
-        std = (spread.sum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
+        over = (0, 1) if self.released else (1,)
+        n = counts.sum(over, keepdim=True)
+        mean = best.where(counts, 0.0).sum(over, keepdim=True) / n.clamp(min=1)
+        std = ((best - mean).square().where(counts, 0.0).sum(over, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
         merges = self._agreed(counts & (n > 1) & (best >= mean + std / (seen.block + 1)), _ranks(best))
         keep = seen.live.scatter(1, split.a, alive_a & ~merges)
         place = torch.arange(M, device=keep.device).expand(keep.shape)
         into = split.b.gather(1, partner.clamp(max=split.b.shape[1] - 1)) if split.b.shape[1] else split.a
         rank = place.scatter(1, ranked, place[:, : ranked.shape[1]])
         target = place.scatter(1, split.a, into.where(merges, split.a))
-        return self._decided(keep, target, rank.scatter_add(1, split.b, torch.full_like(split.b, M)), None)
+        return self._decided(keep, target, rank.scatter_add(1, split.b, torch.full_like(split.b, M)))
 
     def _agreed(self, merges: Tensor, rank: Tensor) -> Tensor:
         """Return what merges (B,K): under `released` as many of the best in each image as in the one that wants fewest."""
         return rank < merges.sum(1).min() if self.released else merges
 
     @staticmethod
-    def _decided(keep: Tensor, target: Tensor, rank: Tensor, score: Tensor | None) -> Decision:
+    def _decided(keep: Tensor, target: Tensor, rank: Tensor) -> Decision:
         """Return the decision that keeps slots (B,M) in the order of their rank (B,M), dropped and dead ones last."""
-        return Decision(keep, target=target, score=score, order=sort_stably(rank.masked_fill(~keep, 2**31))[1])
+        return Decision(keep, target=target, order=sort_stably(rank.masked_fill(~keep, 2**31))[1])
 
     def macs(self, slots: float) -> float:
         """Return 4 M C of the cosines in windows, or (M/2)^2 C of those of pairs."""

@@ -1,20 +1,21 @@
 """Defines MCTF (Lee et al., CVPR 2024), which merges similar, little attended and small tokens one step ahead of the attention."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenprune.engine.hooks import MethodHooks
-from tokenprune.engine.indexing import sort_stably, take
+from tokenprune.engine.indexing import take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig, InvalidSchedule
-from tokenprune.methods.selectors.shared.bipartite import Split, cosines
+from tokenprune.methods.selectors.shared.bipartite import Split, cosines, edges_of, merging
 from tokenprune.methods.selectors.shared.stored_attention import TRAIT, StoredAttention
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
@@ -40,13 +41,10 @@ class MultiCriteriaFusion(Selector):
 
     Args:
         context: see `Context`.
-        mode: When tokens merge. `ahead` (section 3.3, "one-step-ahead attention"): after the block's attention map, whose rows and columns
-            are grouped likewise, so that only values are made of the new tokens. `precise`: the same, and the block then runs anew on the
-            new tokens. `after`: between two blocks, by the attention of the first; the schedule then names the second, and the merge after
-            the last block, which no block reads, is left out.
-        tau_sim: Temperature of the similarity; 0 leaves a criterion out.
-        tau_info: Temperature of the attention received.
-        tau_size: Temperature of the size.
+        mode: `ahead` (section 3.3, "one-step-ahead attention"): merges after the block's attention map, whose rows and columns are grouped
+            likewise, so that only values are made of the new tokens. `precise`: the same, and the block then runs anew on them. `after`:
+            merges between two blocks, by the attention of the first; the schedule names the second, and no merge follows the last block.
+        tau_sim: Temperature of the similarity; 0 leaves a criterion out. tau_info: Of the attention received. tau_size: Of the size.
         both_ways: Whether tokens merge in two directions; false sends all r from A to B, and B then keeps its ranks.
         pool: Weights of a mean: `attention` times size, or `mass`, the size alone.
 
@@ -63,15 +61,9 @@ class MultiCriteriaFusion(Selector):
     cap = staticmethod(limit)
 
     def __init__(
-        self,
-        context: Context,
-        mode: str = "ahead",
-        tau_sim: float = 1.0,
-        tau_info: float = 20.0,
-        tau_size: float = 40.0,
-        both_ways: bool = True,
-        pool: str = "attention",
-    ) -> None:
+        self, context: Context, mode: str = "ahead", tau_sim: float = 1.0, tau_info: float = 20.0, tau_size: float = 40.0,
+        both_ways: bool = True, pool: str = "attention",
+    ) -> None:  # fmt: skip
         super().__init__(context)
         self.mode = one_of(self.name, "mode", mode, MODES)
         self.taus, self.both_ways = (tau_sim, tau_info, tau_size), both_ways
@@ -89,46 +81,39 @@ class MultiCriteriaFusion(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop `budget.live - budget.keep` tokens and name their targets, some of which have targets of their own."""
-        alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach()
+        alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach().masked_fill(~seen.live, 1.0)
+        alpha = alpha.clamp(min=torch.finfo(alpha.dtype).tiny)  # who receives nothing is still a part of a mean
         mass = torch.ones_like(alpha) if seen.state.mass is None else seen.state.mass.to(alpha.dtype)
         split = Split.of(seen.ranked(budget.live), seen.state.prefix.shape[1])
         weight = self.attraction(seen, split, alpha, mass)
         merged = budget.live - budget.keep
         there = merged // 2 if self.both_ways else merged
-        best, partner = weight.max(-1)
-        edges = sort_stably(best, descending=True)[1]
+        edges, partner = edges_of(weight)
         rows = edges[:, there:].sort(1).values
         left = split.a.gather(1, rows)
         sources, targets = [split.a.gather(1, edges[:, :there])], [split.b.gather(1, partner.gather(1, edges[:, :there]))]
         others = split.b
         if self.both_ways:
-            best, partner = take(weight, rows).max(1)
-            edges = sort_stably(best, descending=True)[1]
+            edges, partner = edges_of(take(weight, rows).transpose(1, 2))
             sources.append(others.gather(1, edges[:, : merged - there]))
             targets.append(left.gather(1, partner.gather(1, edges[:, : merged - there])))
             others = others.gather(1, edges[:, merged - there :])
         source, order = torch.cat(sources, 1), torch.cat([left, others], 1)
-        place = torch.arange(alpha.shape[1], device=alpha.device).expand(alpha.shape)
-        target = place.scatter(1, source, torch.cat(targets, 1))
-        pooling = alpha * mass if self.by_attention else None
-        return Decision(seen.live.scatter(1, source, 0), target, alpha, pooling, chain=2, slots=order, order=order)
+        found = merging(seen.live, source, torch.cat(targets, 1), order, alpha)
+        return replace(found, weight=alpha * mass if self.by_attention else None, chain=2)
 
     def attraction(self, seen: Observation, split: Split, alpha: Tensor, mass: Tensor) -> Tensor:
         """Return W (B,Ma,Mb), given the attention that slots receive and their sizes, both (B,M)."""
         (sim, info, size), cosine = self.taus, cosines(seen.tokens, split)
         weight = ((cosine + 1) / 2).clamp(min=0) ** (1 / sim) if sim else torch.ones_like(cosine)
-        least = alpha.masked_fill(~seen.live, float("inf")).amin(1, keepdim=True)
-        for values, tau in ((least / alpha, info), (1 / mass, size if seen.state.mass is not None else 0)):
+        for values, tau in ((alpha.amin(1, keepdim=True) / alpha, info), (1 / mass, size if seen.state.mass is not None else 0)):
             if tau:
                 a, b = values.gather(1, split.a), values.gather(1, split.b)
                 weight = weight * (a.unsqueeze(2) * b.unsqueeze(1)) ** (1 / tau)
         return weight
 
     def macs(self, slots: float) -> float:
-        """Return (M/2)^2 C of the cosines, and what finding the attention costs beside the block: nothing in mode `ahead`."""
+        """Return (M/2)^2 C of the cosines, and what finding the attention costs: nothing, q and k of T tokens, or a second pass over A."""
         C, T = self.context.dim, slots + self.context.prefix
-        return (slots / 2) ** 2 * C + self.observed_macs(slots) + (self.mode == "precise") * (2 * T * C * C + T * T * C)
-
-    def observed_macs(self, slots: float) -> float:
-        """Return M^2 C of the second pass over the logits of the block before, in mode `after`."""
-        return slots * slots * self.context.dim if self.mode == "after" else 0.0
+        seeing = {"ahead": 0.0, "precise": 2 * T * C * C + T * T * C, "after": slots * slots * C}
+        return (slots / 2) ** 2 * C + seeing[self.mode]

@@ -10,7 +10,7 @@ from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import Decision
-from tokenprune.methods.selectors.shared.bipartite import half
+from tokenprune.methods.selectors.shared.bipartite import edges_of, half
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
@@ -59,8 +59,8 @@ class EnergyMatching(Selector):
         ranked = ranked[:, : 2 * merged] if self.protects else ranked
         a, b = ranked[:, ::2], ranked[:, 1::2]
         pairs = take(cosine, a).gather(2, b.unsqueeze(1).expand(-1, a.shape[1], -1))
-        best, partner = pairs.max(-1)
-        edges = sort_stably(best, descending=True)[1][:, :merged]
+        edges, partner = edges_of(pairs)
+        edges = edges[:, :merged]
         source, into = a.gather(1, edges), b.gather(1, partner.gather(1, edges))
         keep = seen.live.scatter(1, source, 0)
         target = torch.arange(keep.shape[1], device=keep.device).expand(keep.shape).scatter(1, source, into)

@@ -41,14 +41,19 @@ def cosines(metric: Tensor, split: Split) -> Tensor:
     return take(unit, split.a) @ take(unit, split.b).transpose(1, 2)
 
 
+def edges_of(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of a similarity (B,Ma,Mb) by the falling value of their best column, and that column of each row, both (B,Ma)."""
+    best, partner = similarity.max(-1)
+    return sort_stably(best, descending=True)[1], partner
+
+
 def matched(split: Split, similarity: Tensor, merged: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return what the `merged` best edges of a similarity (B,Ma,Mb) mean: sources, their targets (both (B,merged)), and the order after.
 
     Each token of A has one edge, to its most similar token of B, the first in a tie. The order is that of the released codes: what is left
     of A by rank, then B by rank, (B,K).
     """
-    best, partner = similarity.max(-1)
-    edges = sort_stably(best, descending=True)[1]
+    edges, partner = edges_of(similarity)
     source = split.a.gather(1, edges[:, :merged])
     target = split.b.gather(1, partner.gather(1, edges[:, :merged]))
     order = torch.cat([split.a.gather(1, edges[:, merged:].sort(1).values), split.b], 1)
