@@ -39,12 +39,23 @@ def test_windows_of_similar_tokens_merge():
     assert len(counts) > 1
 
 
+def edges(x, ranked):
+    """Return {source: (target, cosine)} of the later step, of tokens (64,C) in an order behind a class token."""
+    near, b = cosine(x), ranked[0::2]
+    best = {i: max(b, key=lambda j, i=i: float(near[i, j])) for i in ranked[1::2]}
+    return {i: (j, float(near[i, j])) for i, j in best.items()}
+
+
+def least(found, layer):
+    """Return the cosine from which edges merge."""
+    values = torch.tensor([value for _, value in found.values()])
+    return float(values.mean() + values.std() / layer)
+
+
 def global_step(x, ranked, layer):
-    """Return {source: target} of the later step, of tokens (64,C) in an order behind a class token."""
-    near, a, b = cosine(x), ranked[1::2], ranked[0::2]
-    best = {i: max(b, key=lambda j, i=i: float(near[i, j])) for i in a}
-    values = torch.tensor([float(near[i, best[i]]) for i in a])
-    return {i: best[i] for i in a if float(near[i, best[i]]) >= float(values.mean() + values.std() / layer)}
+    """Return {source: target} of an image by itself."""
+    found = edges(x, ranked)
+    return {i: j for i, (j, value) in found.items() if value >= least(found, layer)}
 
 
 @pytest.mark.parametrize("execution", ["masked", "packed"])
@@ -73,6 +84,21 @@ def test_a_released_batch_merges_as_many_as_the_image_that_wants_fewest():
         found = windows(agreed[0].tokens[image])
         falling = sorted(found, key=lambda w: -found[w])[: fewest // 3]
         agrees(*agreed[:1], agreed[2], agreed[3], image, {i: w[0] for w in falling for i in w[1:]})
+
+
+def test_a_released_batch_has_one_threshold_and_one_count_for_pairs():
+    model = pruned({"name": "algm", "threshold": 0.2, "variant": "released"}, "merge", BOTH)
+    with torch.no_grad():
+        state, _ = model.run(model.start(images(3)), 0, 3)
+        seen = Observation(state, 3)
+        decision = model.selectors["3"].score(seen, model.budgets(64)[3])
+    live = int(state.live[0].sum())
+    found = [edges(state.tokens[image], seen.ranked()[image][:live].tolist()) for image in range(3)]
+    level = sum(least(image, 4) for image in found) / 3
+    fewest = min(sum(value >= level for _, value in image.values()) for image in found)
+    for image in range(3):
+        best = sorted(found[image], key=lambda i, image=image: -found[image][i][1])[:fewest]
+        assert fewest and {s for s in range(64) if state.live[image, s] and not decision.keep[image, s]} == set(best)
 
 
 def test_odd_grids_keep_their_last_row_and_column():

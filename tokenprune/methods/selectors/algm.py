@@ -32,7 +32,7 @@ class LocalThenGlobalMerging(Selector):
         context: see `Context`.
         threshold: Least mean cosine of a window that merges; 0.88 for ViT-S.
         variant: `fixed` or `released`. In the released code all images of a batch merge as many as the one that wants fewest, and the
-            second threshold is taken from all images of the batch: `released` does so, and a result then depends on its batch mates.
+            second threshold is the mean of their own: `released` does so, and a result then depends on its batch mates.
 
     Raises:
         InvalidConfig: The variant is unknown, or the threshold is no cosine.
@@ -86,10 +86,10 @@ class LocalThenGlobalMerging(Selector):
         alive_a, alive_b = (seen.live.gather(1, side) for side in split)
         best, partner = F.pad(cosines(seen.tokens, split).masked_fill(~alive_b.unsqueeze(1), -2.0), (0, 1), value=-2.0).max(-1)
         counts = alive_a & (best > -2)
-        over = (0, 1) if self.released else (1,)
-        n = counts.sum(over, keepdim=True)
-        mean = best.where(counts, 0.0).sum(over, keepdim=True) / n.clamp(min=1)
-        std = ((best - mean).square().where(counts, 0.0).sum(over, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
+        n = counts.sum(1, keepdim=True)
+        mean = best.where(counts, 0.0).sum(1, keepdim=True) / n.clamp(min=1)
+        std = ((best - mean).square().where(counts, 0.0).sum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
+        mean, std = (mean.mean(), std.mean()) if self.released else (mean, std)
         merges = self._agreed(counts & (n > 1) & (best >= mean + std / (seen.block + 1)), _ranks(best))
         keep = seen.live.scatter(1, split.a, alive_a & ~merges)
         place = torch.arange(M, device=keep.device).expand(keep.shape)
