@@ -38,8 +38,18 @@ def one_pass(model, x, mode, precision):
     return outputs, logits, losses
 
 
-@pytest.mark.parametrize(("mode", "precision"), CASES)
-@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=label)
+def matrix():
+    """Return every pairing in every case; each pairing is quick in one of them, and its other cases are slow tests."""
+    found = []
+    for number, pair in enumerate(pairings()):
+        for case in CASES:
+            quick = case == CASES[number % len(CASES)]
+            name = "-".join([*map(str, map(label, pair)), *case])
+            found.append(pytest.param(*pair, *case, id=name, marks=[] if quick else [pytest.mark.slow]))
+    return found
+
+
+@pytest.mark.parametrize(("selector", "treatment", "mode", "precision"), matrix())
 def test_every_pairing_on_a_pretended_device(selector, treatment, mode, precision):
     model = pruned(selector, treatment, losses={"ratio": {"weight": 1.0}}).train(mode == "train")
     weights = torch.float16 if precision == "fp16" and mode == "eval" else torch.float32

@@ -58,9 +58,9 @@ class Setup:
 
 def tiny() -> Setup:
     """Return the set-up of a test: all parts on the CPU in less than two minutes."""
-    small = {"embed_dim": 24, "depth": 3, "num_heads": 3, "img_size": 64}
+    small = {"embed_dim": 24, "num_heads": 3, "img_size": 64}
     once = ("task.evaluate.speed_warmup=0", "task.evaluate.speed_repeats=1")
-    sizes: dict[str, Any] = {"batches": (2, 1), "lengths": (17, 33), "rounds": 1, "steps": 4, "pairings": 25, "table_rows": 4}
+    sizes: dict[str, Any] = {"batches": (2, 1), "lengths": (17,), "rounds": 1, "steps": 3, "pairings": 47, "table_rows": 4}
     vit, methods = "vit_tiny_patch16_224", ("topk", "svit")
     return Setup(torch.device("cpu"), vit, small, methods=methods, scale="smoke", short=once, backend="eager", **sizes)
 

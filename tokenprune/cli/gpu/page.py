@@ -16,7 +16,19 @@ from tokenprune.report.page.sections import Part as Shown
 from tokenprune.report.page.write import in_html, in_markdown
 
 TITLE = "tokenprune on one GPU"
-_HIDDEN = ("part", "case", "note", "seconds_taken", "timm", "python", "tokenprune", "made")
+_HIDDEN = {
+    "part",
+    "note",
+    "seconds_taken",
+    "method",
+    "batch",
+    "mode",
+    "N",
+    "spread",
+    "against",
+    "task",
+    "steps",
+}  # `case` tells the last ones
 _DIGITS = "{:.4g}"
 
 
@@ -44,7 +56,10 @@ def write(parts: Sequence[Part], out: Path, facts: Mapping[str, Any]) -> list[Pa
     opening = _overview(parts, rows, facts, out)
     rows.to_csv(out / "gpu.csv", index=False)
     (out / "gpu.html").write_text(in_html(opening, sections, TITLE), encoding="utf-8")
-    (out / "gpu.md").write_text(in_markdown(opening, sections, TITLE), encoding="utf-8")
+    text = in_markdown(opening, sections, TITLE)
+    for part in there:
+        text = text.replace(f"({part.name}/", "(")  # curves lie beside the page, not in a folder for each section
+    (out / "gpu.md").write_text(text, encoding="utf-8")
     return [out / "gpu.csv", out / "gpu.html", out / "gpu.md", *(part.plot.path for s in sections for part in s.parts if part.plot)]
 
 
@@ -68,19 +83,33 @@ def _line(part: Part, rows: pd.DataFrame, done: bool) -> dict[str, str]:
 
 
 def _section(part: Part, rows: pd.DataFrame, facts: Mapping[str, Any], out: Path) -> Section:
-    hidden = {*_HIDDEN, *facts}
-    shown = rows[[name for name in rows if name not in hidden]].dropna(axis=1, how="all")
+    shown = _compared(rows) if "dtype" in rows else rows
+    shown = shown[[name for name in shown if name not in {*_HIDDEN, *facts}]].dropna(axis=1, how="all")
+    shown = shown[[name for name in shown if name != "reason"] + ["reason"]].rename(columns={"case": "what", "reason": "why"})
     words = pd.DataFrame({name.replace("_", " "): [_cell(value) for value in shown[name]] for name in shown})
     notes = [str(note) for note in rows["note"].dropna().unique()[:1]] if "note" in rows else []
     plot = None if part.curves is None else _curves(part, rows, out / f"{part.name}.png")
     of = f"{part.text.rstrip('.')}"
-    return Section(part.title, None, [Shown(part.name, "", of, Table(rows, words, notes), None, plot, [])], [], [])  # type: ignore[arg-type]
+    return Section(part.name, None, [Shown(part.name, part.title, of, Table(rows, words, notes), None, plot, [])], [], [])  # type: ignore[arg-type]
+
+
+def _compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line a case, with its largest difference in each precision and, where an execution is not ok, which and why."""
+    largest = rows.pivot_table(index="case", columns="dtype", values="difference", aggfunc="max", sort=False)
+    lines = []
+    for case, group in rows.groupby("case", sort=False):
+        bad = group[group["status"] != "ok"]
+        why = "; ".join(f"{row['execution']} {row['dtype']}: {row['reason']}" for _, row in bad.iterrows())
+        status = "ok" if bad.empty else bad["status"].iloc[0]
+        differences = largest.loc[case].to_dict() if case in largest.index else {}
+        lines.append({"case": case, **differences, "status": status, "reason": why})
+    return pd.DataFrame(lines)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "—" if pd.isna(value) else _DIGITS.format(value) if isinstance(value, float) and value != int(value) else str(int(value))
+    return "—" if pd.isna(value) else _DIGITS.format(value)
 
 
 def _curves(part: Part, rows: pd.DataFrame, path: Path) -> Image | None:

@@ -11,7 +11,7 @@ from tokenprune.cli.gpu.throughput import pictures
 from tokenprune.engine.model import PrunedViT
 from tokenprune.measure.throughput import ThroughputPlan, over_batches
 
-SMALL = {"embed_dim": 24, "num_heads": 3}  # a tiny set-up keeps the 12 blocks and 196 positions of the plan
+SMALL = {"embed_dim": 24, "num_heads": 3}  # a tiny set-up keeps the 196 positions of the plan
 
 
 def cases(setup: Setup) -> Iterator[Case]:
