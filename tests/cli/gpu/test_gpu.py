@@ -1,17 +1,19 @@
 """The command that checks and measures a GPU, on the CPU: every part at the size of a test, and what becomes of time, errors and files."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
-from tokenprune.cli.gpu import agreement, cases, machine, page, runner, throughput
+from tokenprune.cli.gpu import agreement, cases, machine, page, runner, throughput, training
 from tokenprune.cli.gpu.__main__ import PARTS, main, measure
 from tokenprune.cli.gpu.cases import Case, Part, Unsupported, attempted, tiny
 from tokenprune.cli.gpu.runner import Clock
 from tokenprune.errors import InvalidSchedule, ResultSchemaError
 from tokenprune.registry import get, names
+from tokenprune.training.settings import TrainingConfig
 
 FACTS = {
     "device": "cpu",
@@ -51,6 +53,8 @@ def test_every_part_runs_on_the_cpu_and_its_page_holds_everything(tmp_path, caps
     assert unsupported.str.contains("CUDA|varlen_attn").all()
     assert rows[list(FACTS)].drop(columns="driver").notna().all(axis=None) and rows["commit"].nunique() == 1
     assert rows.loc[rows["part"] == "agreement", "difference"].notna().all()
+    trained = rows[rows["part"] == "training"]
+    assert set(trained["task"]) == {"classification", "segmentation", "detection"} and (trained["steps"] == 3).all()
     timed = rows[(rows["part"] == "throughput") & (rows["status"] == "ok")]
     assert (timed["images_per_second"] > 0).all() and (timed["memory_mib"] > 0).all() and (timed["macs_ratio"] > 0).all()
     assert timed["efficiency"].tolist() == pytest.approx((timed["speedup"] / timed["macs_ratio"]).tolist())
@@ -206,3 +210,37 @@ def test_speed_is_measured_of_every_method_that_saves_computation_those_of_the_p
 def test_facts_name_device_driver_versions_and_commit(monkeypatch):
     found = machine.facts(CPU)
     assert set(found) == set(FACTS) and found["torch"] == torch.__version__ and found["driver"] == "none"
+
+
+def test_a_cpu_trains_under_its_own_autocast_on_one_repeated_batch():
+    """Each task's losses run so in the test of all parts above."""
+    seen = []
+
+    class Stub:
+        def build_model(self, run):
+            return torch.nn.Linear(3, 1)
+
+        def begin(self, model):
+            pass
+
+        def train_batches(self, run, start):
+            yield torch.ones(2, 3)
+
+        def losses(self, model, batch):
+            out = model(batch)
+            seen.append((out.dtype, batch))
+            return {"loss": (out.float() - 5).square().mean()}
+
+    recipe = TrainingConfig(iterations=4, amp=True, lr=0.1)
+    losses = training.losses_of(SimpleNamespace(task_kind=Stub, seed=0, recipe=recipe, task_name="stub"), 4, CPU)
+    assert [dtype for dtype, _ in seen] == [torch.bfloat16] * 4 and all(batch is seen[0][1] for _, batch in seen)
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("after", "status"), [([3.0] * 25 + [2.0] * 25, "ok"), ([2.0] * 25 + [3.0] * 25, "diverged"), ([float("inf")] * 50, "diverged")]
+)
+def test_losses_must_be_finite_and_fall(monkeypatch, after, status):
+    monkeypatch.setattr(training, "losses_of", lambda run, steps, device: after)
+    (row,) = training.trained("classification", "dynamicvit", 50, CPU)
+    assert row["status"] == status and bool(row["reason"]) == (status != "ok")
