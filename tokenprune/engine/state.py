@@ -304,7 +304,7 @@ class TokenState:
             return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
-        return values.where(known, torch.as_tensor(missing, dtype=values.dtype, device=values.device))
+        return values.where(known, values.new_full((), missing))  # a number of the host would be copied to the device
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""

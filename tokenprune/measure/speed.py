@@ -1,7 +1,7 @@
 """Times the encoder, the backbone and the whole model in seconds an image, and the encoder's gain over the dense one, side by side."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +127,26 @@ def _note(device: torch.device, images: int, plan: SpeedPlan, kernel: str = "") 
     how = ("CUDA events" if device.type == "cuda" else "CPU seconds of one thread") + (f", {kernel}" if kernel else "")
     times = f" x {plan.repeats} passes after {plan.warmup} to warm up" if plan.repeats > 1 else ""
     return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}"
+
+
+@torch.inference_mode()
+def seconds_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, warmup: int = 3) -> dict[str, list[float]]:
+    """Return the seconds of each call, one a round; in each round all run in turn, so that a slow moment affects all alike.
+
+    Args:
+        calls: Calls by name.
+        rounds: Number of rounds.
+        device: The device that runs them.
+        warmup: Runs of each call that do not count.
+    """
+    timer, seconds = timed_by(device), {name: [] for name in calls}
+    with one_thread(device):
+        for call in [*calls.values()] * warmup:
+            call()
+        for _ in range(rounds):
+            for name, call in calls.items():
+                seconds[name].append(timer(call))
+    return seconds
 
 
 def timed_by(device: torch.device) -> Callable[[Callable[[], Any]], float]:
