@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -25,6 +26,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "patch_merger": [{"scaled": False}, {"scaled": True}],
     "adavit": [{"variant": "fixed"}, {"variant": "released"}],
     # With the paper's beta nothing halts in a model this small.
+    "mctf": [{"mode": "ahead"}, {"mode": "precise"}, {"mode": "after", "pool": "mass", "both_ways": False}],
+    "ppt": [{"threshold": 1.2e-4}],  # some images are pruned, others pooled
+    "algm": [{"threshold": 0.2}],  # in a model this small neighbours are no more alike than others
     "a_vit": [{"gamma": 5.0, "beta": 1.0}, {"gamma": 5.0, "beta": 1.0, "variant": "released"}],
 }
 SCHEDULES = {
@@ -56,6 +60,13 @@ def verdict(selector: dict[str, Any], treatment: str) -> str | None:
 def pairings(legal: bool = True) -> list[tuple[dict[str, Any], str]]:
     """Return all pairings of one verdict."""
     return [(s, t) for s in selectors() for t in treatments() if (verdict(s, t) is None) == legal]
+
+
+def timed(pairs: list[tuple[dict[str, Any], str]]) -> list[Any]:
+    """Return pairings as test cases: `mlerp`, which merges as `merge` does from a block on, is slow but for one selector of each kind."""
+    quick = ("tofu", "evit", "svit", "frequency", "mctf")
+    slow = [treatment == "mlerp" and selector["name"] not in quick for selector, treatment in pairs]
+    return [pytest.param(*pair, marks=pytest.mark.slow) if late else pair for pair, late in zip(pairs, slow, strict=True)]
 
 
 def representatives() -> list[tuple[dict[str, Any], str]]:

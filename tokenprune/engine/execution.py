@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenprune.engine.ahead import run_ahead
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.packed import feed, run_packed
@@ -44,7 +45,8 @@ def run_block(
     """
     P = state.prefix.shape[1]
     entering, at_rows = state.counts() + P, decider is not None and decider.site is Site.ROWS
-    packed = policy.packs(adapter) and (at_rows or not state.known.complete)
+    ahead = decider is not None and decider.site is Site.AHEAD
+    packed = policy.packs(adapter) and not ahead and (at_rows or not state.known.complete)
     call = HookCall.of(adapter.block)
     if call is not None:
         state = state.with_sequence(call.enter(state.sequence()))
@@ -52,11 +54,13 @@ def run_block(
     if call is not None:
         after = after.with_sequence(call.leave(after.sequence()))
     fed = entering if decider is None else after.counts() + P
-    return after, BlockUsage(entering, fed if at_rows else entering, fed)
+    return after, BlockUsage(entering, fed if at_rows or ahead else entering, fed)
 
 
 def run_padded(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decider: Decider | None, see: Decide | None) -> TokenState:
     """Run one block over every slot, dead keys hidden; the arguments are those of `run_block`."""
+    if decider is not None and decider.site is Site.AHEAD:
+        return run_ahead(adapter, state, policy, decider.decide, see)
     bias, weights = visibility(state, policy)
     x = state.sequence()
     p = adapter.project(x, adapter.codes(state))

@@ -21,6 +21,7 @@ class Site(str, Enum):
     """Where a decision is taken; equal to its name, so that a selector may also say `site = "rows"`."""
 
     BEFORE = "before"  # before the block
+    AHEAD = "ahead"  # after the block's attention map, which is then grouped as the tokens are; their values are made of what stays
     ROWS = "rows"  # after qkv, before attention: dropped tokens ask no query
     INSIDE = "inside"  # after attention, before the MLP
 
@@ -33,7 +34,7 @@ class Decider:
     """A decision that is taken in the middle of a block.
 
     Args:
-        site: `Site.ROWS` or `Site.INSIDE`; a decision before the block is applied to the state that enters it.
+        site: `Site.AHEAD`, `Site.ROWS` or `Site.INSIDE`; a decision before the block is applied to the state that enters it.
         decide: Called with the state, the projections and the key bias of the block; returns the state with dropped slots marked.
     """
 
@@ -42,7 +43,8 @@ class Decider:
 
     def __post_init__(self) -> None:
         if self.site is Site.BEFORE:
-            raise ValueError("site is 'before'; allowed in a block: rows, inside. Apply the decision to the state that enters the block")
+            allowed = ", ".join(site for site in Site if site is not Site.BEFORE)
+            raise ValueError(f"site is 'before'; allowed in a block: {allowed}. Apply the decision to the state that enters the block")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
     """
     if policy.mode == "masked":
         if state.known.slots is not None:
-            return state.replace(complete=state.known.slots.shape == state.live.shape)
-        return state.replace(complete=False if recorded_by_jit() else bool(state.live.all()))  # a traced program is for any image
+            return state.replace(complete=state.known.slots.shape == state.live.shape, groups=None)
+        complete = False if recorded_by_jit() else bool(state.live.all())  # a traced program is for any image
+        return state.replace(complete=complete, groups=None)
     if state.known.slots is not None:
         return state.compact(state.known.slots, None, policy.remember)
     found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])
@@ -85,8 +88,9 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
         low, high = min(found.lengths) - found.prefix, max(found.lengths) - found.prefix
         raise IncompatiblePairing(f"images of a batch keep {low} to {high} tokens; gathered needs equal numbers: use packed")
     if policy.stay and policy.mode == "packed":
-        return state.replace(packing=found)
-    state = state.compact(*found.slots(), policy.remember)
+        return state.replace(packing=found, groups=None)
+    places = found.slots() if state.order is None else found.ordered(state.order)
+    state = state.compact(*places, policy.remember)
     return state.replace(packing=Packing(state.live, found.prefix, found.lengths))
 
 

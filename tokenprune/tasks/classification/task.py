@@ -127,7 +127,7 @@ class ClassificationTask(Task):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
-        """Return the accuracy on the validation split.
+        """Return the accuracy on the validation split; `per_image` then has the class `predicted` for each image and the `true` one.
 
         Returns:
             top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se.
@@ -138,14 +138,17 @@ class ClassificationTask(Task):
         images = self._images(cfg)
         count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
-        right = dict.fromkeys(guesses, 0)
+        right, found = dict.fromkeys(guesses, 0), []
         size = images.recipe.batch_size
         with evaluating(model):
             for batch, labels in progress(images.first("val", count, size, device_of(model), workers), "evaluation", -(-count // size)):
                 logits = model(batch)
                 check_finite(logits, model, partial(model, batch))
-                hit = logits.topk(max(guesses.values())).indices.cpu() == labels.unsqueeze(1)
+                best = logits.topk(max(guesses.values())).indices.cpu()
+                hit = best == labels.unsqueeze(1)
+                found.append(torch.stack([best[:, 0], labels.cpu()]).to(torch.int32))
                 right = {name: right[name] + int(hit[:, :k].sum()) for name, k in guesses.items()}
+        self.per_image = dict(zip(("predicted", "true"), torch.cat(found, 1), strict=True))
         return {key: value for name, n in right.items() for key, value in _percent(name, n / count, count).items()}
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
