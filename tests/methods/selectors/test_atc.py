@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.pairings import pruned
 from tokenprune.errors import InvalidConfig
-from tokenprune.methods.selectors.atc import LINKAGES, clustered
+from tokenprune.methods.selectors.shared.agglomeration import LINKAGES, clustered, together
 
 OF = {"average": lambda d: sum(d) / len(d), "complete": max, "single": min}
 
@@ -39,6 +39,17 @@ def test_the_two_closest_clusters_join(slots, linkage, seed, data):
     owner = clustered(apart, torch.ones(2, slots, dtype=torch.bool), slots - count, linkage)
     for image in range(2):
         assert groups(owner[image]) == by_loops(apart[image], count, linkage)
+    apart = apart.double().masked_fill(torch.eye(slots, dtype=torch.bool), float("inf"))
+    assert torch.equal(together(apart, slots - count, linkage), owner)
+
+
+@pytest.mark.parametrize("linkage", LINKAGES)
+def test_the_first_of_equal_pairs_joins_either_way(linkage):
+    """Distances of few values, so that almost every join is a tie."""
+    draw = torch.randint(1, 4, (8, 12, 12), generator=torch.Generator().manual_seed(0)).double()
+    apart = (draw.triu(1) + draw.triu(1).transpose(1, 2)).masked_fill(torch.eye(12, dtype=torch.bool), float("inf"))
+    for joins in range(12):
+        assert torch.equal(clustered(apart, torch.ones(8, 12, dtype=torch.bool), joins, linkage), together(apart.clone(), joins, linkage))
 
 
 @pytest.mark.parametrize("linkage", LINKAGES)

@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
@@ -10,10 +9,11 @@ from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import Decision
+from tokenprune.methods.selectors.shared.agglomeration import LINKAGES, clustered
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
-LINKAGES, VARIANTS = ("average", "complete", "single"), ("fixed", "released")
+VARIANTS = ("fixed", "released")
 
 
 @register("selector", "atc")
@@ -22,8 +22,8 @@ class AgglomerativeClustering(Selector):
 
     Tokens are at the distance d_ij = 1 - cos_ij of their keys averaged over heads. The distance of clusters G, H is the mean (`average`),
     the maximum (`complete`) or the minimum (`single`) of d_ij over i in G and j in H. Sizes do not enter it. The class token stays alone.
-    The released code clusters image by image on the host with scikit-learn; here all images of a batch are clustered at once, where they
-    are. The clusters are the same, and in a tie the first pair merges.
+    The released code clusters image by image on the host with scikit-learn, also what lies on a GPU; here it is clustered where it is. The
+    clusters are the same, and in a tie the first pair merges.
 
     Args:
         context: see `Context`.
@@ -58,37 +58,3 @@ class AgglomerativeClustering(Selector):
     def macs(self, slots: float) -> float:
         """Return M^2 d of the distances. A join takes M^2 comparisons and 2 M multiplications, which are not counted."""
         return slots**2 * self.context.dim / self.context.heads
-
-
-def clustered(apart: Tensor, live: Tensor, joins: int, linkage: str) -> Tensor:
-    """Return the slot that stands for each slot's cluster, (B,M), after that many joins of the two closest clusters.
-
-    Args:
-        apart: Distances, (B,M,M).
-        live: Live slots, (B,M); the others join nothing.
-        joins: Number of joins, fewer than live slots.
-        linkage: One of LINKAGES.
-    """
-    (B, M), device = live.shape, live.device
-    unseen = torch.eye(M, dtype=torch.bool, device=device) | ~(live.unsqueeze(1) & live.unsqueeze(2))
-    apart = ((apart + apart.transpose(1, 2)).double() / 2).masked_fill(unseen, float("inf"))
-    size = torch.ones(B, M, dtype=apart.dtype, device=device)
-    owner, image = torch.arange(M, device=device).expand(B, M), torch.arange(B, device=device)
-    for _ in range(joins):
-        closest = apart.flatten(1).argmin(1)
-        first, second = closest // M, closest % M  # first < second: the first of equal distances is found
-        new = joined(apart[image, first], apart[image, second], size[image, first], size[image, second], linkage)
-        new = new.scatter(1, torch.stack([first, second], 1), float("inf"))
-        apart[image, first], apart[image, :, first] = new, new
-        apart[image, second], apart[image, :, second] = float("inf"), float("inf")
-        size[image, first] += size[image, second]
-        owner = owner.where(owner != second.unsqueeze(1), first.unsqueeze(1))
-    return owner
-
-
-def joined(a: Tensor, b: Tensor, size_a: Tensor, size_b: Tensor, linkage: str) -> Tensor:
-    """Return the distances (B,M) of a join of two clusters, given theirs (B,M) and their sizes (B,) (Lance and Williams)."""
-    if linkage == "average":
-        share = (size_a / (size_a + size_b)).unsqueeze(1)
-        return share * a + (1 - share) * b
-    return torch.maximum(a, b) if linkage == "complete" else torch.minimum(a, b)
