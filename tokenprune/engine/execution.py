@@ -45,6 +45,8 @@ def run_block(
     P = state.prefix.shape[1]
     entering, at_rows = state.counts() + P, decider is not None and decider.site is Site.ROWS
     packed = policy.packs(adapter) and (at_rows or not state.known.complete)
+    if decider is None and see is None and _untouched(adapter, state, policy):
+        return state.with_sequence(adapter.whole(state.sequence())), BlockUsage(entering, entering, entering)
     call = HookCall.of(adapter.block)
     if call is not None:
         state = state.with_sequence(call.enter(state.sequence()))
@@ -53,6 +55,12 @@ def run_block(
         after = after.with_sequence(call.leave(after.sequence()))
     fed = entering if decider is None else after.counts() + P
     return after, BlockUsage(entering, fed if at_rows else entering, fed)
+
+
+def _untouched(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule) -> bool:
+    """Tell whether nothing of a state is hidden, biased or faded in a block, so that the model's own forward says it all."""
+    plain = state.known.complete and state.prefix_live is None and not (policy.soft and state.gate is not None)
+    return plain and policy.key_bias(state) is None and adapter.runs_whole(state)
 
 
 def run_padded(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decider: Decider | None, see: Decide | None) -> TokenState:

@@ -174,20 +174,37 @@ class PrunedViT(TimmTools, nn.Module):
         """Return the state before block 0."""
         check_images(images)
         family = self.family  # looks once a pass for exchanged parts; what follows takes what it found
-        prefix, tokens, rope = family.enter(images)
+        x, rope = family.enter(images)
+        P = family.prefix
+        state = TokenState.start(x[:, :P], x[:, P:], family.positions(*images.shape[-2:]), family.covered(images)).replace(rope=rope)
         if self.class_token is not None:
-            prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, family.positions(*images.shape[-2:]), family.covered(images)).replace(rope=rope)
+            return state.replace(prefix=self.class_token(state.prefix, state.tokens))
+        return state.replace(joined_sequence=x)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
-        budgets, policy, usage, step = self.budgets(state.positions), self._policy(), [], self._step
+        policy = self._policy()
+        if torch.compiler.is_compiling() and policy.mode != "masked" and self._counts_vary:
+            return self._run_untraced(state, start, stop, policy)
+        return self._run(state, start, stop, policy)
+
+    def _run(self, state: TokenState, start: int, stop: int, policy: DeadSlotRule) -> tuple[TokenState, tuple[BlockUsage, ...]]:
+        """Run blocks start ... stop-1 under a policy."""
+        budgets, usage, step = self.budgets(state.positions), [], self._step
         if getattr(self.backbone, "grad_checkpointing", False) and torch.is_grad_enabled():
             step = self._checkpointed
         for number in range(start, stop if self.listener is None else min(stop, self.listener.block + 1)):
             state, used = step(state, number, budgets, policy)
             usage.append(used)
         return state, tuple(usage)
+
+    @torch.compiler.disable
+    def _run_untraced(self, state: TokenState, start: int, stop: int, policy: DeadSlotRule) -> tuple[TokenState, tuple[BlockUsage, ...]]:
+        """Run blocks between two programs of torch.compile: one break for all decisions whose counts only the device knows.
+
+        What `tokenprune.compile` has compiled of single blocks is used here.
+        """
+        return self._run(state, start, stop, policy)
 
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""
@@ -331,6 +348,11 @@ class PrunedViT(TimmTools, nn.Module):
         listed = {**self._budgets(own, 0.0, all_listed=True), **self._budgets(own, 1.0, all_listed=True)}
         return sorted({**{number: listed.get(number, budget) for number, budget in elsewhere.items()}, **deciding}.items())
 
+    @property
+    def _counts_vary(self) -> bool:
+        """Tell whether, in the present mode, images of a batch may keep different numbers of tokens."""
+        return any(s.counts_vary for s in self.selectors.values())
+
     def _see(self, number: int, precedes: bool) -> Decide:
         def see(state: TokenState, p: ProjectionView, bias: Tensor | None) -> TokenState:
             seen = Observation(state, number, p, bias, self.progress, precedes)
@@ -347,7 +369,7 @@ class PrunedViT(TimmTools, nn.Module):
         gated = self.training and any(s.gated for s in selectors)
         mode = "masked" if gated else self.execution
         if mode == "auto":
-            mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
+            mode = "packed" if self._counts_vary else "gathered"
             if mode == "packed" and recorded_by_jit():
                 warnings.warn(
                     "token counts of this selector depend on the image, and a traced program has fixed ones: it computes every token and"

@@ -288,9 +288,8 @@ class TokenState:
     def compact(self, slots: Tensor, real: Tensor | None, remember: bool) -> "TokenState":
         """Keep only `slots` (B,K), live where `real` (None: everywhere); with `remember` what was there goes to the canvas first."""
         live = self.live.new_ones(slots.shape) if real is None else real
-        index = take(self.index, slots)
-        return self.replace(
-            tokens=take(self.tokens, slots),
+        index = slots if self.known.in_grid_order else take(self.index, slots)
+        return self._kept(slots).replace(
             index=index if real is None else index.where(live, -1),
             live=live,
             canvas=self.replace(owner=None).dense() if remember else None,
@@ -299,6 +298,14 @@ class TokenState:
             complete=real is None,
             all_placed=real is None and self.known.all_placed,
         )
+
+    def _kept(self, slots: Tensor) -> "TokenState":
+        """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens are copied once, together, where they are in one piece."""
+        joined, P = self.known.joined_sequence, self.prefix.shape[1]
+        if joined is None:
+            return self.replace(tokens=take(self.tokens, slots))
+        first = torch.arange(P, device=slots.device).expand(len(slots), P)
+        return self.with_sequence(take(joined, torch.cat([first, slots + P], 1)))
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
         """Append an auxiliary record (losses and analytics read them)."""

@@ -148,8 +148,9 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     slots = state.known.slots
     if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
         slots = F.pad(slots, (0, 1), value=dropped.shape[1])
+    joined = state.known.joined_sequence
+    state = state.replace(tokens=torch.cat([state.tokens, fused], 1)) if joined is None else state.with_sequence(torch.cat([joined, fused], 1))
     return state.replace(
-        tokens=torch.cat([state.tokens, fused], 1),
         index=torch.cat([state.index, nowhere], 1),
         live=torch.cat([state.live, some], 1),
         gate=gate,
@@ -185,12 +186,16 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
 
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
     share = (moving / total.gather(1, into)).unsqueeze(-1)
-    gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
+    joined = state.known.joined_sequence  # read and written in one piece where it is one
+    x, first = (state.tokens, 0) if joined is None else (joined, state.prefix.shape[1])
+    source, place = gone + first, into + first
+    gain = (take(x, source) - take(x, place)) * share  # the mean as a step from the target: 0 for who stays
     if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
-        tokens = state.tokens.scatter_add(1, into.unsqueeze(-1).expand_as(gain), gain)
+        x = x.scatter_add(1, place.unsqueeze(-1).expand_as(gain), gain)
     else:
-        tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
-    return state.replace(tokens=tokens, mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
+        x = x.flatten(0, 1).index_add(0, flat(place, x.shape[1]), gain.flatten(0, 1)).view_as(x)
+    after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
+    return after.replace(mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
 
 
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:

@@ -129,6 +129,14 @@ class BaseBlock(ABC):
         """Return the rotary rows of the sequence, or of its `picked` rows, for `project`; see `rotary_rows`."""
         return rotary_rows(state, self.number, picked)
 
+    def runs_whole(self, state: "TokenState") -> bool:
+        """Tell whether the block's own forward computes what the adapter computes, for a state of which nothing is hidden or biased."""
+        return state.rope is None and (self.drop_path or not self.block.training)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return the sequence (B,T,C) after the block's own forward, which calls its hooks."""
+        return self.block(x)
+
     def project(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return q, k, v of a sequence x (B,T,C).
 
