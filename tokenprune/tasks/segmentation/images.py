@@ -94,14 +94,18 @@ class LabelledPixels:
         """Yield the first `count` pictures as a test sees them.
 
         Returns:
-            Images (batch,3,side,side), normalised, padded, on the device; the size (h,w) of each without padding; the labels (H,W) of each
-                at
-            the picture's own size, on the CPU.
+            Images (batch,3,side,side), normalised, padded, on the device; the size (h,w) of each without padding; the labels (H,W) of
+            each at the picture's own size, on the CPU.
         """
         data = self.split(split)
         for views in in_order(min(count, len(data)), partial(whole, data), as_it_is, batch, workers):
             images, sizes = self._seen(views)
             yield images.to(device), sizes, [view.labels for view in views]
+
+    def pictures(self, split: str, workers: int = 0) -> Iterator[View]:
+        """Yield every picture of a split with its labels, at its own size."""
+        data = self.split(split)
+        return (views[0] for views in in_order(len(data), partial(whole, data), as_it_is, 1, workers))
 
     def drawn(self, size: int, number: int) -> Tensor:
         """Return batch `number` of `size` validation pictures drawn at random, with repetition: (size,3,side,side), normalised, padded."""

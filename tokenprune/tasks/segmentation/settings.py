@@ -13,6 +13,7 @@ from tokenprune.utils.settings import read_settings
 
 STATISTICS = ("mean", "std")
 POLICIES = ("light", "segmenter")
+EVALUATIONS = ("one_shot", "released")
 _Triple = tuple[float, float, float]
 
 
@@ -53,7 +54,10 @@ class SegmentationConfig:
         augment: Variation of training pictures.
         mean: Mean of each channel on the 0..1 scale, as the weights were trained: that of the model's own configuration if it is not given.
         std: Standard deviation of each channel on the 0..1 scale, likewise.
-        batch_size: Pictures in a forward pass of the evaluation.
+        evaluation: `one_shot` for the whole picture at once, its longer side resized to data.side (Cropr section 4.2); `released` for
+            sliding windows of data.side, whose logits are averaged, as Segmenter's authors judge their files. Costs are always those of one
+            input of data.side.
+        batch_size: Pictures or windows in a forward pass of the evaluation.
         bootstrap: Resamples of the standard error.
         cost_images: Pictures over which MACs and kept shares are averaged.
         speed_images: Pictures whose times give the median; 0 for no timing.
@@ -64,6 +68,7 @@ class SegmentationConfig:
     augment: PixelAugmentation = field(default_factory=PixelAugmentation)
     mean: _Triple = IMAGENET_DEFAULT_MEAN
     std: _Triple = IMAGENET_DEFAULT_STD
+    evaluation: str = "one_shot"
     batch_size: int = 16
     bootstrap: int = 100
     cost_images: int = 16
@@ -91,6 +96,7 @@ def read_segmentation(config: Mapping[str, Any]) -> SegmentationConfig:
     low, high = cfg.augment.ratio
     bad = [
         (cfg.augment.policy not in POLICIES, f"task.augment.policy is {cfg.augment.policy!r}, allowed are {', '.join(POLICIES)}"),
+        (cfg.evaluation not in EVALUATIONS, f"task.evaluation is {cfg.evaluation!r}, allowed are {', '.join(EVALUATIONS)}"),
         (not 0 < low <= high, f"task.augment.ratio is {cfg.augment.ratio}, allowed are two values 0 < a <= b"),
         (not 0 < cfg.augment.most <= 1, f"task.augment.most is {cfg.augment.most}, allowed are 0 < most <= 1, a share of pixels"),
         (min(cfg.std) <= 0, f"task.std is {cfg.std}, allowed are values above 0, on the 0..1 scale"),

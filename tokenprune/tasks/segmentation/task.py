@@ -20,6 +20,7 @@ from tokenprune.tasks.pictures import LabelMap, Picture, cropped
 from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
 from tokenprune.tasks.segmentation.model import Segmenter
 from tokenprune.tasks.segmentation.settings import completed, read_segmentation
+from tokenprune.tasks.segmentation.windows import labelled
 from tokenprune.utils.console import progress, say_if, warn
 from tokenprune.utils.finite import check_finite
 from tokenprune.utils.modes import evaluating
@@ -105,21 +106,18 @@ class SegmentationTask(Task):
     def evaluate(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, float]:
         """Return miou and pixel_accuracy in points over all pixels of the validation split, and miou_se by a bootstrap over its pictures.
 
-        Classes that occur neither in the truth nor in the predictions are left out of the mean. Each picture is judged at its own size.
+        Classes that occur neither in the truth nor in the predictions are left out of the mean. Each picture is judged at its own size;
+        `task.evaluation` says how the model sees it.
 
         Raises:
             Diverged: Logits are NaN or infinite.
         """
         pixels = self._pixels(cfg)
         found, workers = Confusion(len(pixels.classes)), cfg["training"].get("workers", 0)
-        count, at_once = len(pixels.split("val")), pixels.settings.batch_size
-        batches = pixels.first("val", count, at_once, device_of(model), workers)
+        judged = {"one_shot": _at_once, "released": _by_windows}[pixels.settings.evaluation]
         with evaluating(model):
-            for images, sizes, truths in progress(batches, "evaluation", -(-count // at_once)):
-                outputs = model(images)
-                check_finite(outputs, model, partial(model, images))
-                for logits, size, truth in zip(outputs, sizes, truths, strict=True):
-                    found.add(truth, predicted(logits, size, truth.shape).cpu())
+            for truth, labels in judged(model, pixels, workers):
+                found.add(truth, labels.cpu())
         counts, self._judged_by = found.counts, about_labels(found, pixels.classes)
         error = miou_error(counts, pixels.settings.bootstrap)
         return {"miou": mean_iou(counts), "miou_se": error, "pixel_accuracy": pixel_accuracy(counts)}
@@ -166,6 +164,24 @@ class SegmentationTask(Task):
         if self._key != key:
             self._key, self.pixels = key, LabelledPixels(cfg)
         return self.pixels
+
+
+def _at_once(model: Segmenter, pixels: LabelledPixels, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the true and the predicted classes (H,W) of each validation picture, seen as a whole ("1-shot", Cropr section 4.2)."""
+    count, at_once = len(pixels.split("val")), pixels.settings.batch_size
+    batches = pixels.first("val", count, at_once, device_of(model), workers)
+    for images, sizes, truths in progress(batches, "evaluation", -(-count // at_once)):
+        outputs = model(images)
+        check_finite(outputs, model, partial(model, images))
+        for logits, size, truth in zip(outputs, sizes, truths, strict=True):
+            yield truth, predicted(logits, size, truth.shape)
+
+
+def _by_windows(model: Segmenter, pixels: LabelledPixels, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the true and the predicted classes (H,W) of each validation picture, seen through windows (`labelled`)."""
+    device, batch = device_of(model), pixels.settings.batch_size
+    for view in progress(pixels.pictures("val", workers), "evaluation", len(pixels.split("val"))):
+        yield view.labels, labelled(model, view, pixels.side, pixels.statistics, batch, device)
 
 
 def about_labels(found: Confusion, classes: Sequence[str]) -> list[str]:
