@@ -42,8 +42,7 @@ def run_block(
         decider: the decision inside the block, None for no decision.
         see: an observer of the projections that stores traits.
     """
-    P = state.prefix.shape[1]
-    entering, at_rows = state.counts() + P, decider is not None and decider.site is Site.ROWS
+    entering, at_rows = state.lengths(), decider is not None and decider.site is Site.ROWS
     packed = policy.packs(adapter) and (at_rows or not state.known.complete)
     if decider is None and see is None and _untouched(adapter, state, policy):
         return state.with_sequence(adapter.whole(state.sequence())), BlockUsage(entering, entering, entering)
@@ -53,7 +52,7 @@ def run_block(
     after = held_prefix(state, (run_packed if packed else run_padded)(adapter, state, policy, decider, see), policy)
     if call is not None:
         after = after.with_sequence(call.leave(after.sequence()))
-    fed = entering if decider is None else after.counts() + P
+    fed = entering if decider is None else after.lengths()
     return after, BlockUsage(entering, fed if at_rows else entering, fed)
 
 

@@ -163,12 +163,20 @@ class PrunedViT(TimmTools, nn.Module):
         """Return the model's logits for images (B,3,h,w). Hooks of the backbone are called as timm's own forward would call them."""
         call = HookCall.of(self.backbone)
         if call is None:
-            return self.logits(self.encode(images))
-        return call.leave(self.logits(self.encode(call.enter(images))))
+            return self._answered(images)
+        return call.leave(self._answered(call.enter(images)))
 
     def encode(self, images: Tensor) -> Outputs:
         """Return the encoder's Outputs for images (B,3,h,w)."""
         return self.finish(*self.run(self.start(images), 0, self.depth))
+
+    def _answered(self, images: Tensor) -> Tensor:
+        """Return the logits for images; no map is made where the head reads prefix tokens alone."""
+        state, usage = self.run(self.start(images), 0, self.depth)
+        if self.fusion is not None or not self._family.answers_by_prefix:
+            return self.logits(self.finish(state, usage))
+        state = self.hooks.conclude(state)
+        return self._family.classify(self._family.norm(state.prefix), state.tokens, None)
 
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""

@@ -90,17 +90,18 @@ class Treatment:
             return mixed(state, decision.mix, decision.values)
         if self.fold == "merge" and decision.target is None and decision.slots is None:
             decision = replace(decision, keep=with_heir(state, decision))
-        dropped = state.live & ~decision.keep
-        weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
+        dropped = None if self.fold == "none" else state.live & ~decision.keep
+        weight = amounts(state, decision, dropped) if self.fold == "fuse" and dropped is not None else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
-        slots = decision.slots if state.known.complete else None
-        state = state.replace(live=decision.keep, slots=slots, gate=decision.gate, branch=decision.branch, prefix_gate=decision.prefix_gate)
+        slots, gone = (decision.slots, decision.gone) if state.known.complete else (None, None)
+        gates = {"gate": decision.gate, "prefix_gate": decision.prefix_gate}
+        state = state.replace(live=decision.keep, slots=slots, gone=gone, branch=decision.branch, **gates)
         state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
+        if dropped is None:
+            return state
         if weight is not None:
             return fuse(state, dropped, weight)
-        if self.fold != "merge":
-            return state
         if decision.target is None:
             return merge(state, dropped, nearest(state, decision.keep))
         state = state if decision.values is None else state.replace(tokens=decision.values)
@@ -149,7 +150,9 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
         slots = F.pad(slots, (0, 1), value=dropped.shape[1])
     joined = state.known.joined_sequence
-    state = state.replace(tokens=torch.cat([state.tokens, fused], 1)) if joined is None else state.with_sequence(torch.cat([joined, fused], 1))
+    state = (
+        state.replace(tokens=torch.cat([state.tokens, fused], 1)) if joined is None else state.with_sequence(torch.cat([joined, fused], 1))
+    )
     return state.replace(
         index=torch.cat([state.index, nowhere], 1),
         live=torch.cat([state.live, some], 1),
@@ -189,11 +192,14 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
     joined = state.known.joined_sequence  # read and written in one piece where it is one
     x, first = (state.tokens, 0) if joined is None else (joined, state.prefix.shape[1])
     source, place = gone + first, into + first
-    gain = (take(x, source) - take(x, place)) * share  # the mean as a step from the target: 0 for who stays
+    rows, target = x.flatten(0, 1), flat(place, x.shape[1])
+    gain = (
+        take(x, source) - rows.index_select(0, target).view(*place.shape, -1)
+    ) * share  # the mean as a step from the target: 0 for who stays
     if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
         x = x.scatter_add(1, place.unsqueeze(-1).expand_as(gain), gain)
     else:
-        x = x.flatten(0, 1).index_add(0, flat(place, x.shape[1]), gain.flatten(0, 1)).view_as(x)
+        x = rows.index_add(0, target, gain.flatten(0, 1)).view_as(x)
     after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
     return after.replace(mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
 
@@ -201,6 +207,8 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:
     """Return slots (B,R) with every dropped one among them: just those where their number is known, else all."""
     B, M = dropped.shape
+    if state.known.gone is not None:
+        return state.known.gone
     if state.known.slots is None:
         return torch.arange(M, device=dropped.device).expand(B, M)
     return sort_stably(dropped.to(torch.uint8), descending=True)[1][:, : M - state.known.slots.shape[1]]

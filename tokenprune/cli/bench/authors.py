@@ -54,9 +54,16 @@ def measure(setup: Setup) -> list[Finding]:
 
 def way_of(name: str) -> Way:
     """Return the authors' way of a model of `MODELS`; that of no selector is timm's own."""
-    return {"no": plain, "evit": evit, "topk": topk, "tome": tome, "dynamicvit": dynamicvit, "cropr": cropr, "evo_vit": evo_vit, "ats": ats}[
-        name.split()[0]
-    ]
+    return {
+        "no": plain,
+        "evit": evit,
+        "topk": topk,
+        "tome": tome,
+        "dynamicvit": dynamicvit,
+        "cropr": cropr,
+        "evo_vit": evo_vit,
+        "ats": ats,
+    }[name.split()[0]]
 
 
 def plain(model: PrunedViT, images: Tensor) -> Tensor:

@@ -73,6 +73,11 @@ class Family(ABC):
         return self.stem.num_patches
 
     @property
+    def answers_by_prefix(self) -> bool:
+        """Tell whether `classify` reads prefix tokens alone."""
+        return self.model.global_pool == "token"
+
+    @property
     def divisor(self) -> int:
         """Return pixels that the sides of an image must be a multiple of: a patch; all of the model's own image where it has windows."""
         return self.patch if self.windows is None else self.patch * math.isqrt(self.own_positions)
