@@ -25,6 +25,11 @@ class BlockUsage:
     rows: Tensor
     fed: Tensor
 
+    @classmethod
+    def even(cls, lengths: Tensor) -> "BlockUsage":
+        """Return the usage of a block through which all tokens go, `lengths` (B,) of them."""
+        return cls(lengths, lengths, lengths)
+
 
 def run_block(
     adapter: BaseBlock,
@@ -44,8 +49,8 @@ def run_block(
     """
     entering, at_rows = state.lengths(), decider is not None and decider.site is Site.ROWS
     packed = policy.packs(adapter) and (at_rows or not state.known.complete)
-    if decider is None and see is None and _untouched(adapter, state, policy):
-        return state.with_sequence(adapter.whole(state.sequence())), BlockUsage(entering, entering, entering)
+    if decider is None and see is None and adapter.runs_whole(state) and unhidden(state, policy):
+        return state.with_sequence(adapter.whole(state.sequence())), BlockUsage.even(entering)
     call = HookCall.of(adapter.block)
     if call is not None:
         state = state.with_sequence(call.enter(state.sequence()))
@@ -56,10 +61,10 @@ def run_block(
     return after, BlockUsage(entering, fed if at_rows else entering, fed)
 
 
-def _untouched(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule) -> bool:
-    """Tell whether nothing of a state is hidden, biased or faded in a block, so that the model's own forward says it all."""
+def unhidden(state: TokenState, policy: DeadSlotRule) -> bool:
+    """Tell whether nothing of a state is hidden, biased or faded in a block."""
     plain = state.known.complete and state.prefix_live is None and not (policy.soft and state.gate is not None)
-    return plain and policy.key_bias(state) is None and adapter.runs_whole(state)
+    return plain and policy.key_bias(state) is None
 
 
 def run_padded(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decider: Decider | None, see: Decide | None) -> TokenState:

@@ -91,7 +91,7 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
 
 
 def _sees_all_live(live: Tensor) -> bool:
-    """Tell whether all of a mask is known to be live. Only a CPU is asked: elsewhere the host would wait, and a program is for any image."""
+    """Tell whether all of a mask is known to be live. Only a CPU is asked: elsewhere the host would wait. A program is for any image."""
     return live.device.type == "cpu" and not traced() and bool(live.all())
 
 

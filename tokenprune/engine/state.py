@@ -37,9 +37,10 @@ class Decision:
     tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
     notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
-    where K is known without a look at the device; gone (B,R) long: the other slots, once each, where they are known beside `slots`; branch: see `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of
-    `values`; values (B,M,C): what new tokens and the means of a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix
-    tokens that stay, those of before if None (site `before` only); prefix_gate (B,P): their gate in training.
+    where K is known without a look at the device; gone (B,R) long: the other slots, where they are known beside `slots`; branch: see
+    `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values`; values (B,M,C): what new tokens and the means of
+    a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix tokens that stay, those of before if None (site `before`
+    only); prefix_gate (B,P): their gate in training.
     """
 
     keep: Tensor
@@ -329,7 +330,7 @@ class TokenState:
         return self.canvas, (*self.retired, (take(self.index, gone), values))
 
     def _kept(self, slots: Tensor) -> "TokenState":
-        """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens are copied once, together, where they are in one piece."""
+        """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens in one piece are copied once, together."""
         joined, P = self.known.joined_sequence, self.prefix.shape[1]
         if joined is None:
             return self.replace(tokens=take(self.tokens, slots))

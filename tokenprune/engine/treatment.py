@@ -76,6 +76,11 @@ class Treatment:
         """Return a learned way back to all `positions` N for models of a family, with weights of its own; None for none."""
         return None
 
+    @property
+    def lets_pass(self) -> bool:
+        """Tell whether `before_block` is this class's own, which changes nothing but for `revive`."""
+        return type(self).before_block is Treatment.before_block
+
     def before_block(self, state: TokenState, block: int, depth: int) -> TokenState:
         """Return the state that enters a block: Last Layer Fusion brings all positions back before the last one."""
         return state.expand() if self.revive == "last" and block == depth - 1 else state
