@@ -9,7 +9,7 @@ from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packing import Packing
 
 if TYPE_CHECKING:
-    from tokenprune.engine.state import Branch
+    from tokenprune.engine.state import Branch, TokenState
 
 
 def switched(block: BaseBlock, branch: "Branch | None") -> Any:
@@ -37,6 +37,10 @@ class SwitchedBlock:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
+
+    def runs_whole(self, state: "TokenState") -> bool:
+        """Return False: the block itself knows no switches."""
+        return False
 
     def attend(self, p: Projection, *args: Any, **options: Any) -> Tensor:
         """Return the attention branch (B,K,C) of images of equal length, see `BaseBlock.attend`."""
