@@ -18,6 +18,7 @@ Step = Callable[[Any], Any]
 DTYPES = ("float32", "bfloat16", "float16")
 _FIELDS = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder")
 _QUARTILES = ("seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles")
+_NO_IMAGES = "not timed: no images were asked for (speed_images=0)"
 _MEBI = 2**20
 
 
@@ -62,9 +63,10 @@ def seconds_per_image(
         seconds_encoder, seconds_backbone (None without one) and seconds_total: medians over all passes, batch 1. speedup_encoder: median of
         the passes' own ratios of dense to pruned. `*_quartiles`: first and third quartile of three of these. memory_encoder_mib: the most
         that the encoder holds at a time on the first image, without weights. seconds_note: how they were taken. All times are None under
-        masked execution, which computes the tokens that it drops, and for a selector that switches parts off without skipping them.
+        masked execution, which computes the tokens that it drops, for a selector that switches parts off without skipping them, and without
+        inputs.
     """
-    reason = untimed(pruned)
+    reason = untimed(pruned) or ("" if inputs else _NO_IMAGES)
     if reason:
         return {**dict.fromkeys(_FIELDS), "seconds_note": reason}
     plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
@@ -93,8 +95,10 @@ def seconds_alone(whole: Step, inputs: Sequence[Any], device: torch.device, plan
     """Time a model that has no dense counterpart on each input.
 
     Returns:
-        seconds_total (median, batch 1) and seconds_note.
+        seconds_total (median, batch 1; None without inputs) and seconds_note.
     """
+    if not inputs:
+        return {"seconds_total": None, "seconds_note": _NO_IMAGES}
     plan, timer = plan or SpeedPlan(), timed_by(device)
     with one_thread(device), precision(device, plan.dtype):
         for _ in range(plan.warmup):

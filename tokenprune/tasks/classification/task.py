@@ -160,7 +160,7 @@ class ClassificationTask(Task):
         with evaluating(model):
             cost = encoder_cost(model, images[: max(1, settings.cost_images)])
             timed = [(image, image) for image in images[: settings.speed_images]]
-            times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
+            times = seconds_per_image(model, model, timed, device_of(model))
         return {**cost, **times}
 
     def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
