@@ -16,6 +16,7 @@ from tokenprune.measure.memory import peak_memory
 
 Step = Callable[[Any], Any]
 DTYPES = ("float32", "bfloat16", "float16")
+HALF = "half"  # of an evaluation: the half precision of published results
 _FIELDS = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder")
 _QUARTILES = ("seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles")
 _NO_IMAGES = "not timed: no images were asked for (speed_images=0)"
@@ -176,7 +177,8 @@ def _cuda_seconds(call: Callable[[], Any]) -> float:
 
 
 def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """Return the context in which a model runs in one of `DTYPES`."""
+    """Return the context in which a model runs in one of `DTYPES`, or in `half`: float16 on a GPU, where autocast has it, else float32."""
+    dtype = ("float16" if device.type == "cuda" else "float32") if dtype == HALF else dtype
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
