@@ -1,6 +1,7 @@
 """Runs the command `tokenprune`: one sub-command for each task."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -46,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.fail(f"unknown command {words[0]!r}.{hint(words[0], COMMANDS)} Available: {', '.join(COMMANDS)}")
         return USAGE
     sys.argv = [f"tokenprune {words[0]}", *words[1:]]
-    return importlib.import_module(COMMANDS[words[0]][0]).main() or 0
+    try:
+        return importlib.import_module(COMMANDS[words[0]][0]).main() or 0
+    except BrokenPipeError:  # who reads the output has seen enough: `tokenprune list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 0
 
 
 def _help() -> str:
