@@ -31,8 +31,9 @@ class Composer:
     Hydra takes a quarter of a second a row. Rows after one another that make the same choices are composed once, and their values are set
     on a copy (tests/runs/test_composer.py). A row of a table counts as the choices and values that its file lists.
 
-    Rows that differ in their treatment alone are composed once, too: no rule looks at the treatment, and a treatment is its own options. They
-    are composed without any, which shows whether a method or an experiment sets options of a treatment; if one does, Hydra composes each.
+    Rows that differ in their treatment alone are composed once, too: no rule looks at the treatment, and a treatment is its own options.
+    They are composed without any, which shows whether a method or an experiment sets options of a treatment. If one does, Hydra composes
+    each.
     """
 
     def __init__(self) -> None:
