@@ -87,7 +87,7 @@ class Composer:
         return config
 
     def choices(self, overrides: list[str]) -> list[str]:
-        """Return what a row chooses. Rows with equal choices cost one composition if they come one after another."""
+        """Return what a row chooses beside its treatment. Rows with equal choices cost one composition if they come one after another."""
         return _without_treatment(self._parts(overrides)[0])[0]
 
     def _chosen(self, words: list[str]) -> tuple[DictConfig, Mapping[str, Any]]:
@@ -101,11 +101,11 @@ class Composer:
     def _composed(self, words: list[str]) -> DictConfig:
         """Return the configuration of some choices, composed once as long as they are asked for one after another."""
         key = tuple(words)
-        if key not in self._last:
-            if len(self._last) >= _KEPT:
-                self._last.pop(next(iter(self._last)))
-            self._last[key] = composed(words)
-        return self._last[key]
+        found = self._last.pop(key, None) or composed(words)
+        if len(self._last) >= _KEPT:
+            self._last.pop(next(iter(self._last)))
+        self._last[key] = found  # as the newest
+        return found
 
     def _parts(self, overrides: list[str]) -> tuple[list[str], DictConfig, list[str]]:
         """Return (choices, values of a row of a table, values on the command line), which override one another in this order."""
