@@ -1,5 +1,6 @@
 """The registry as a test matrix: every selector with every treatment, legal or refused."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -64,9 +65,28 @@ def pairings(legal: bool = True) -> list[tuple[dict[str, Any], str]]:
 
 def timed(pairs: list[tuple[dict[str, Any], str]]) -> list[Any]:
     """Return pairings as test cases: `mlerp`, which merges as `merge` does from a block on, is slow but for one selector of each kind."""
-    quick = ("tofu", "evit", "svit", "frequency", "mctf")
-    slow = [treatment == "mlerp" and selector["name"] not in quick for selector, treatment in pairs]
-    return [pytest.param(*pair, marks=pytest.mark.slow) if late else pair for pair, late in zip(pairs, slow, strict=True)]
+    return [_case(pair, _takes_long(*pair)) for pair in pairs]
+
+
+def sampled(pairs: list[tuple[dict[str, Any], str]]) -> list[Any]:
+    """Return pairings as test cases: those of `each_selector_once` always run, the others are slow tests.
+
+    It is for laws that hold within one execution. That the executions agree is asked of every pairing (`timed`).
+    """
+    return [_case(pair, _takes_long(*pair) or pair not in _often()) for pair in pairs]
+
+
+@cache
+def _often() -> list[tuple[dict[str, Any], str]]:
+    return each_selector_once()
+
+
+def _case(pair: tuple[dict[str, Any], str], slow: bool) -> Any:
+    return pytest.param(*pair, marks=pytest.mark.slow) if slow else pair
+
+
+def _takes_long(selector: dict[str, Any], treatment: str) -> bool:
+    return treatment == "mlerp" and selector["name"] not in ("tofu", "evit", "svit", "frequency", "mctf")
 
 
 def representatives() -> list[tuple[dict[str, Any], str]]:

@@ -31,8 +31,9 @@ class Composer:
     Hydra takes a quarter of a second a row. Rows after one another that make the same choices are composed once, and their values are set
     on a copy (tests/runs/test_composer.py). A row of a table counts as the choices and values that its file lists.
 
-    Rows that differ in their treatment alone are composed once, too: no rule looks at the treatment, and a treatment is its own options. They
-    are composed without any, which shows whether a method or an experiment sets options of a treatment; if one does, Hydra composes each.
+    Rows that differ in their treatment alone are composed once, too: no rule looks at the treatment, and a treatment is its own options.
+    They are composed without any, which shows whether a method or an experiment sets options of a treatment. If one does, Hydra composes
+    each.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class Composer:
         return config
 
     def choices(self, overrides: list[str]) -> list[str]:
-        """Return what a row chooses. Rows with equal choices cost one composition if they come one after another."""
+        """Return what a row chooses beside its treatment. Rows with equal choices cost one composition if they come one after another."""
         return _without_treatment(self._parts(overrides)[0])[0]
 
     def _chosen(self, words: list[str]) -> tuple[DictConfig, Mapping[str, Any]]:
@@ -100,11 +101,11 @@ class Composer:
     def _composed(self, words: list[str]) -> DictConfig:
         """Return the configuration of some choices, composed once as long as they are asked for one after another."""
         key = tuple(words)
-        if key not in self._last:
-            if len(self._last) >= _KEPT:
-                self._last.pop(next(iter(self._last)))
-            self._last[key] = composed(words)
-        return self._last[key]
+        found = self._last.pop(key, None) or composed(words)
+        if len(self._last) >= _KEPT:
+            self._last.pop(next(iter(self._last)))
+        self._last[key] = found  # as the newest
+        return found
 
     def _parts(self, overrides: list[str]) -> tuple[list[str], DictConfig, list[str]]:
         """Return (choices, values of a row of a table, values on the command line), which override one another in this order."""

@@ -30,7 +30,7 @@ LAUNCHERS = "hydra_plugins.tokenprune_launchers"
 
 
 def register_sources() -> None:
-    """Make the three classes below and the project's launchers known to Hydra, which does not find them in an editable install by itself."""
+    """Make the classes below and the project's launchers known to Hydra, which does not find them in an editable install by itself."""
     known = Plugins.instance()
     known.register(PluginConfigs)
     known.register(DataConfigs)

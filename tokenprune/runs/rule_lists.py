@@ -132,7 +132,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any], rule: Held, path: st
             continue
         if not isinstance(into.setdefault(key, {}), dict):
             raise InvalidConfig(
-                f"rule {rule.name}/{rule.combination} sets {path}{key} to a mapping, and a rule before it in the same list of {_FILE} sets it"
-                f" to {into[key]!r}: put the two into different lists, or leave it out of one of them"
+                f"rule {rule.name}/{rule.combination} sets {path}{key} to a mapping, and a rule before it in the same list of {_FILE} sets"
+                f" it to {into[key]!r}: put the two into different lists, or leave it out of one of them"
             )
         _merge(into[key], value, rule, f"{path}{key}.")
