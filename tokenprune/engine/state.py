@@ -267,7 +267,7 @@ class TokenState:
         """Return the number of live patch slots per image (B,): on the CPU if known without asking the device."""
         if self.known.complete:
             return torch.full(self.live.shape[:1], self.live.shape[1], device="cpu")
-        if self.known.packing is not None:
+        if self.known.packing is not None and self.known.packing.lengths:
             return torch.tensor(self.known.packing.lengths) - self.prefix.shape[1]
         return self.live.sum(1)
 
