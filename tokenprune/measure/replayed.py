@@ -52,7 +52,7 @@ class Replayed(nn.Module):
         if bool(overflow):  # the one look at the device of a pass
             self.missed += 1
             return self._as_it_is(images)
-        return logits
+        return logits.clone()  # the next replay writes its own there
 
     def _as_it_is(self, images: Tensor) -> Tensor:
         """Run a pass that asks the device for its sizes, and set rungs on which it would have fitted."""
@@ -80,8 +80,8 @@ def rung(rows: int, everything: int) -> int:
     return min(everything, math.ceil(rows * ROOM / step) * step)
 
 
-def captured_pass(run: Pass, images: Tensor) -> Pass:
-    """Return a pass that copies images into a CUDA graph of `run` and replays it.
+def captured_pass(run: Callable[[Tensor], Any], images: Tensor) -> Callable[[Tensor], Any]:
+    """Return a call that copies images into a CUDA graph of `run` and replays it; what it returns is written anew by each replay.
 
     Raises:
         RuntimeError: The pass asks the device for a number, or one of its operations cannot be captured.
@@ -95,9 +95,9 @@ def captured_pass(run: Pass, images: Tensor) -> Pass:
     with torch.cuda.graph(graph):
         results = run(inputs)
 
-    def replay(images: Tensor) -> tuple[Tensor, Tensor]:
+    def replay(images: Tensor) -> Any:
         inputs.copy_(images)
         graph.replay()
-        return results[0].clone(), results[1]
+        return results
 
     return replay
