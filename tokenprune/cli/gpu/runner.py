@@ -13,7 +13,6 @@ from tokenprune.errors import ResultSchemaError
 from tokenprune.utils import console
 from tokenprune.utils.files import atomic_write
 
-
 _TEXT = dict.fromkeys(("reason", *SAME, "commit"), object)  # read as they were written: a version is no number
 
 
