@@ -50,6 +50,7 @@ class PrunedViT(TimmTools, nn.Module):
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
     (`training.calibration`).
+    `capacities` {block: rows of the whole batch}, if set, are the sizes of packed passes after decisions, see `engine.capped`.
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
@@ -58,6 +59,7 @@ class PrunedViT(TimmTools, nn.Module):
     listener: DecisionListener | None = None
     progress: float = 1.0
     compiled: Mapping[str, Any] | None = None  # options of torch.compile for parts of blocks
+    capacities: Mapping[int, int] | None = None
 
     def __init__(
         self,
@@ -262,6 +264,8 @@ class PrunedViT(TimmTools, nn.Module):
     def step(self, state: TokenState, number: int, budgets: Mapping[int, Budget], policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
         """Run block `number` with what is decided before or inside it."""
         adapter, budget = self._family.blocks[number], budgets.get(number)
+        if self.capacities is not None and number in self.capacities:
+            policy = replace(policy, capacity=(number, self.capacities[number]))
         state = self.treatment.before_block(state, number, self.depth)
         see = self._see(number, number + 1 in budgets) if self.hooks.observes or self.probe is not None else None
         if budget is None:

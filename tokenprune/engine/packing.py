@@ -42,6 +42,11 @@ class Packing:
         """Tell whether all images have the same number of rows."""
         return min(self.lengths) == max(self.lengths)
 
+    @property
+    def longest(self) -> int:
+        """Return the rows of the longest image."""
+        return max(self.lengths)
+
     @once
     def alive(self) -> Tensor:
         """Return which rows of the padded sequence are live, (B,S)."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
+from tokenprune.engine.capped import CappedPacking
 from tokenprune.engine.indexing import traced
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.state import TokenState
@@ -53,7 +54,8 @@ class DeadSlotRule:
 
     mode: masked, gathered or packed. remember: dropped values go to the canvas. key_bias: of a state, (B,M) or None. soft: dead
     keys fade by the gate instead of being hidden (DynamicViT's training). free: dead slots are computed and written too. stay: dead
-    slots of an uneven batch stay in their place, because the next decision looks at them again.
+    slots of an uneven batch stay in their place, because the next decision looks at them again. capacity: (block, rows), of the decision
+    of a block in a pass whose sizes are set beforehand (see `capped`); None asks the device for its rows.
     """
 
     mode: str
@@ -62,10 +64,18 @@ class DeadSlotRule:
     soft: bool = False
     free: bool = False
     stay: bool = False
+    capacity: tuple[int, int] | None = None
 
     def packs(self, adapter: BaseBlock) -> bool:
         """Tell whether a block runs on packed rows; DropPath, which drops whole images, needs them apart."""
         return self.mode == "packed" and not (adapter.block.training and adapter.drops_paths)
+
+    def packing(self, state: TokenState) -> Packing:
+        """Return the packing of a state after a decision: one look at the device, none where the rows are set beforehand."""
+        P = state.prefix.shape[1]
+        if self.capacity is None or self.mode != "packed":
+            return Packing.of(state.live, P)
+        return CappedPacking.within(state.live, P, *self.capacity)
 
 
 def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None) -> TokenState:
@@ -82,11 +92,13 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
         return state.replace(complete=_sees_all_live(state.live), groups=None)
     if state.known.slots is not None:
         return state.compact(state.known.slots, None, policy.remember)
-    found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])
+    found = found if found is not None else policy.packing(state)
     if policy.mode == "gathered" and not found.even:
         low, high = min(found.lengths) - found.prefix, max(found.lengths) - found.prefix
         raise IncompatiblePairing(f"images of a batch keep {low} to {high} tokens; gathered needs equal numbers: use packed")
-    if policy.stay and policy.mode == "packed":
+    if isinstance(found, CappedPacking):
+        state = state.note("overflow", found.block, found.overflow)
+    if (policy.stay or isinstance(found, CappedPacking)) and policy.mode == "packed":
         return state.replace(packing=found, groups=None)
     places = found.slots() if state.order is None else found.ordered(state.order)
     state = state.compact(*places, policy.remember)

@@ -275,7 +275,7 @@ class TokenState:
         P = self.prefix.shape[1]
         if self.known.complete:
             return torch.full(self.live.shape[:1], self.live.shape[1] + P, device="cpu")
-        if self.known.packing is not None:
+        if self.known.packing is not None and self.known.packing.lengths:
             return torch.tensor(self.known.packing.lengths)
         return self.live.sum(1) + P
 

@@ -119,9 +119,9 @@ def _following(score: Any, number: int, decided: Decided, seen: Observation, bud
     fused = (index < 0) & seen.live
     if number not in decided:
         here = torch.zeros(len(index), seen.state.positions + 1, dtype=torch.bool, device=index.device)
-        decided[number] = here.scatter(1, index.where(index >= 0, seen.state.positions), decision.keep).cpu()
+        decided[number] = here.scatter(1, index.where(index >= 0, seen.state.positions), decision.keep)[:, :-1].cpu()
     kept = decided[number].to(index.device).gather(1, index.clamp(min=0))
-    return replace(decision, keep=kept & seen.live & (index >= 0) | fused, slots=None)
+    return replace(decision, keep=kept & seen.live & (index >= 0) | fused, slots=None, order=None)
 
 
 def small(selector: str, treatment: str) -> PrunedViT:

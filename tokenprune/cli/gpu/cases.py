@@ -11,7 +11,7 @@ from tokenprune.errors import TokenPruneError, reason_of, status_of
 Row = dict[str, Any]
 Facts = Mapping[str, Any]
 _REASON = 300  # letters of a reason that a table shows
-_UNSUPPORTED = ("not implemented for", "no kernel", "no available kernel", "not supported", "is not available", "unsupported")
+_UNSUPPORTED = ("not implemented for", "no kernel", "no available kernel", "not supported", "is not available", "unsupported", "captur")
 BAD = ("failed", "differs", "diverged")  # statuses that are faults, of this package or of the machine
 
 

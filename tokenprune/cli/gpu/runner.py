@@ -13,6 +13,8 @@ from tokenprune.errors import ResultSchemaError
 from tokenprune.utils import console
 from tokenprune.utils.files import atomic_write
 
+_TEXT = dict.fromkeys(("reason", *SAME, "commit"), object)  # read as they were written: a version is no number
+
 
 class Clock:
     """Tells how many seconds of a budget are left.
@@ -56,7 +58,7 @@ def finished(part: Part, out: Path) -> bool:
 def rows_of(part: Part, out: Path) -> pd.DataFrame:
     """Return the rows of a part so far, finished or not; an empty table if there are none."""
     path = next((path for path in _files(part, out) if path.is_file()), None)
-    return pd.DataFrame() if path is None else pd.read_csv(path, keep_default_na=False, na_values=[""]).fillna({"reason": ""})
+    return pd.DataFrame() if path is None else pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=_TEXT).fillna({"reason": ""})
 
 
 def _files(part: Part, out: Path) -> tuple[Path, Path]:

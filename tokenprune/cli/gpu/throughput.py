@@ -14,6 +14,7 @@ from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
 from tokenprune.measure.macs import encoder_macs
 from tokenprune.measure.memory import peak_memory
+from tokenprune.measure.replayed import Replayed
 from tokenprune.measure.speed import precision
 from tokenprune.measure.throughput import ThroughputPlan, over_batches
 from tokenprune.registry import get, names
@@ -81,10 +82,14 @@ def measured(models: _Models, name: str, batch: int, mode: str) -> list[Row]:
         Unsupported: The mode does not fit the device or the method.
     """
     setup, model, dense = models.setup, models.method(name), models.dense
-    if mode == "graph":
-        _check_graph(model, setup.device)
+    if mode == "graph" and setup.device.type != "cuda":
+        raise Unsupported("a CUDA graph needs CUDA")
     plan = ThroughputPlan((batch,), setup.rounds, warmup=3, dtype="bfloat16", graphs=mode == "graph")
-    runs = (compiled(model, setup.backend), compiled(dense, setup.backend)) if mode == "compile" else (model, dense)
+    runs: tuple[nn.Module, nn.Module] = (model, dense)
+    if mode == "compile":
+        runs = (compiled(model, setup.backend), compiled(dense, setup.backend))
+    elif mode == "graph" and any(selector.counts_vary for selector in model.selectors.values()):
+        runs = (Replayed(model), dense)
     found = over_batches(runs, models.images, plan, setup.device)
     if found["throughput_mean"][0] is None:
         raise torch.OutOfMemoryError(f"out of memory at batch {batch}")
@@ -95,16 +100,10 @@ def measured(models: _Models, name: str, batch: int, mode: str) -> list[Row]:
         {
             "method": name, "batch": batch, "mode": mode, "images_per_second": found["throughput_mean"][0],
             "sd": found["throughput_sd"][0], "speedup": speedup, "macs_ratio": ideal, "efficiency": speedup / ideal,
-            **_memory(model, dense, models.images(batch, 0), setup.device), "note": found["throughput_note"],
+            **_memory(model, dense, models.images(batch, 0), setup.device),
+            **({"missed": runs[0].missed} if isinstance(runs[0], Replayed) else {}), "note": found["throughput_note"],
         }
     ]  # fmt: skip
-
-
-def _check_graph(model: PrunedViT, device: torch.device) -> None:
-    if device.type != "cuda":
-        raise Unsupported("a CUDA graph needs CUDA")
-    if any(selector.counts_vary for selector in model.selectors.values()):
-        raise Unsupported("images keep different numbers of tokens, which the host asks for, so that a pass cannot be replayed")
 
 
 def compiled(model: PrunedViT, backend: str) -> nn.Module:

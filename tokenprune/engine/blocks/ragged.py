@@ -26,7 +26,7 @@ def ragged_attention(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Pac
     """
     if asking.even and seen.even:
         return even(q, k, v, asking, seen, bias, dropout)
-    if not q.is_cuda:
+    if not q.is_cuda and asking.lengths and seen.lengths:
         return looped(q, k, v, asking, seen, bias, dropout)
     if bias is None and not dropout and varlen_takes(q):
         return varlen(q, k, v, asking, seen)
@@ -56,7 +56,7 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing) -> T
     kernel = _varlen_attn()
     if kernel is None:
         raise RuntimeError("this torch has no varlen_attn; ask `varlen_takes` first")
-    out = kernel(q, k, v, asking.starts, seen.starts, max(asking.lengths), max(seen.lengths))
+    out = kernel(q, k, v, asking.starts, seen.starts, asking.longest, seen.longest)
     return out.transpose(0, 1).unsqueeze(0)
 
 
