@@ -4,6 +4,7 @@ import timm, tokenprune
 model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="evit")
 """
 
+from tokenprune.engine.compiling import compile  # noqa: A004 as torch has it
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.schedule import Layout
@@ -13,7 +14,7 @@ from tokenprune.zoo.load import load
 from tokenprune.zoo.prune import prune
 
 __version__ = "0.1.0"
-__all__ = ["Layout", "Outputs", "PrunedViT", "__version__", "list_plugins", "load", "prune", "register"]
+__all__ = ["Layout", "Outputs", "PrunedViT", "__version__", "compile", "list_plugins", "load", "prune", "register"]
 
 # `python -m tokenprune.list` and its like find the commands, which live in cli/.
 __path__.append(f"{__path__[0]}/cli")

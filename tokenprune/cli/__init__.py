@@ -15,6 +15,7 @@ COMMANDS = {
     "smoke": ("tokenprune.cli.smoke", "run every experiment in seconds a row"),
     "report": ("tokenprune.report.__main__", "write one page of a results folder"),
     "bench": ("tokenprune.cli.bench.__main__", "measure the engine's speed against its goals"),
+    "gpu": ("tokenprune.cli.gpu.__main__", "check and measure everything on one GPU: a table, curves, one page"),
     "zoo": ("tokenprune.cli.zoo", "published files: list them, judge one, convert one"),
     "export": ("tokenprune.cli.export", "export a classifier with torch.export or as ONNX"),
     "docs": ("tokenprune.cli.docs.__main__", "write the generated pages of docs/ again"),

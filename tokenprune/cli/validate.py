@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from hydra.errors import HydraException
@@ -64,9 +65,11 @@ def checked(names: Sequence[str]) -> Iterator[tuple[str, Checked]]:
 
     torch.set_num_threads(1)  # a process must not be copied while its threads are at work
     with composer() as compose, console.progress((), "validating", 0) as bar:
-        parts = [part for name in names for part in _parts(compose, name)]
-        bar.reset(len(parts))
+        compose.compose([])  # reads what every row needs, for all copies of this process
+        gc.freeze()
         with multiprocessing.get_context("fork").Pool(os.cpu_count(), _begin, (compose,)) as pool:
+            parts = [part for found in pool.imap(_parts, product(names, SCALES)) for part in found]
+            bar.reset(len(parts))
             results = pool.imap(_check, parts)
             for name in names:
                 found = Checked()
@@ -108,10 +111,11 @@ def _expects(config: Run, error: Exception) -> bool:
         return False
 
 
-def _parts(compose: Composer, name: str) -> list[tuple[str, list[list[str]]]]:
-    """Return the rows of an experiment at all scales in parts; rows that are composed alike stand together."""
-    rows = [[*row, f"scale={scale}"] for scale in SCALES for row in compose.rows(name, scale)]
-    rows.sort(key=compose.choices)
+def _parts(asked: tuple[str, str]) -> list[tuple[str, list[list[str]]]]:
+    """Return the rows of an experiment at a scale in parts; rows that are composed alike stand together."""
+    name, scale = asked
+    compose = _composer[0]
+    rows = sorted(([*row, f"scale={scale}"] for row in compose.rows(name, scale)), key=compose.choices)
     return [(name, rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
 
 

@@ -26,6 +26,11 @@ class BlockUsage:
     rows: Tensor
     fed: Tensor
 
+    @classmethod
+    def even(cls, lengths: Tensor) -> "BlockUsage":
+        """Return the usage of a block through which all tokens go, `lengths` (B,) of them."""
+        return cls(lengths, lengths, lengths)
+
 
 def run_block(
     adapter: BaseBlock,
@@ -43,18 +48,25 @@ def run_block(
         decider: the decision inside the block, None for no decision.
         see: an observer of the projections that stores traits.
     """
-    P = state.prefix.shape[1]
-    entering, at_rows = state.counts() + P, decider is not None and decider.site is Site.ROWS
+    entering, at_rows = state.lengths(), decider is not None and decider.site is Site.ROWS
     ahead = decider is not None and decider.site is Site.AHEAD
     packed = policy.packs(adapter) and not ahead and (at_rows or not state.known.complete)
+    if decider is None and see is None and adapter.runs_whole(state) and unhidden(state, policy):
+        return state.with_sequence(adapter.whole(state.sequence())), BlockUsage.even(entering)
     call = HookCall.of(adapter.block)
     if call is not None:
         state = state.with_sequence(call.enter(state.sequence()))
     after = held_prefix(state, (run_packed if packed else run_padded)(adapter, state, policy, decider, see), policy)
     if call is not None:
         after = after.with_sequence(call.leave(after.sequence()))
-    fed = entering if decider is None else after.counts() + P
+    fed = entering if decider is None else after.lengths()
     return after, BlockUsage(entering, fed if at_rows or ahead else entering, fed)
+
+
+def unhidden(state: TokenState, policy: DeadSlotRule) -> bool:
+    """Tell whether nothing of a state is hidden, biased or faded in a block."""
+    plain = state.known.complete and state.prefix_live is None and not (policy.soft and state.gate is not None)
+    return plain and policy.key_bias(state) is None
 
 
 def run_padded(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decider: Decider | None, see: Decide | None) -> TokenState:

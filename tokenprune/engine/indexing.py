@@ -39,6 +39,8 @@ def flat(slots: Tensor, rows: int) -> Tensor:
 
 def take(x: Tensor, slots: Tensor) -> Tensor:
     """Gather rows: x (B,M,...), slots (B,K) -> (B,K,...). One flat index_select, 13x faster than gather(expand)."""
+    if x.dim() == 2:
+        return x.gather(1, slots)  # nothing to expand, and no flat index to make
     return x.flatten(0, 1).index_select(0, flat(slots, x.shape[1])).unflatten(0, slots.shape)
 
 

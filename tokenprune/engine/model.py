@@ -1,7 +1,6 @@
 """The block loop; `tokenprune.prune` builds the model that runs it."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -18,12 +17,12 @@ from tokenprune.engine.as_timm import TimmTools
 from tokenprune.engine.blocks import adapt
 from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
 from tokenprune.engine.blocks.class_token import class_token
+from tokenprune.engine.blocks.compiled import CompiledBlock
 from tokenprune.engine.blocks.family import Family
 from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.blocks.switched import switched
 from tokenprune.engine.execution import BlockUsage, run_block
 from tokenprune.engine.hooks import DecisionListener, MethodHooks
-from tokenprune.engine.indexing import recorded_by_jit
 from tokenprune.engine.legality import layout_for
 from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
@@ -33,6 +32,7 @@ from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, blende
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
 from tokenprune.engine.state import TokenState
+from tokenprune.engine.steps import rule_of, run_blocks
 from tokenprune.engine.treatment import Treatment
 from tokenprune.errors import IncompatiblePairing, InvalidSchedule, UnsupportedBackbone
 from tokenprune.registry import build, get
@@ -57,6 +57,7 @@ class PrunedViT(TimmTools, nn.Module):
     probe: Callable[[Observation], None] | None = None
     listener: DecisionListener | None = None
     progress: float = 1.0
+    compiled: Mapping[str, Any] | None = None  # options of torch.compile for parts of blocks
 
     def __init__(
         self,
@@ -114,6 +115,11 @@ class PrunedViT(TimmTools, nn.Module):
         return len(self._family.blocks)
 
     @property
+    def adapters(self) -> list[Any]:
+        """Adapters of the blocks."""
+        return self._family.blocks
+
+    @property
     def embed_dim(self) -> int:
         """C, the width of a token."""
         return self.family.dim
@@ -122,6 +128,11 @@ class PrunedViT(TimmTools, nn.Module):
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.family.patch
+
+    @property
+    def asks_host(self) -> bool:
+        """Tell whether, in the present mode, the host has to wait for the number of tokens that a decision keeps."""
+        return self.counts_vary and self.mode() != "masked"
 
     @property
     def steady(self) -> bool:
@@ -163,31 +174,45 @@ class PrunedViT(TimmTools, nn.Module):
         """Return the model's logits for images (B,3,h,w). Hooks of the backbone are called as timm's own forward would call them."""
         call = HookCall.of(self.backbone)
         if call is None:
-            return self.logits(self.encode(images))
-        return call.leave(self.logits(self.encode(call.enter(images))))
+            return self._answered(images)
+        return call.leave(self._answered(call.enter(images)))
 
     def encode(self, images: Tensor) -> Outputs:
         """Return the encoder's Outputs for images (B,3,h,w)."""
         return self.finish(*self.run(self.start(images), 0, self.depth))
 
+    def _answered(self, images: Tensor) -> Tensor:
+        """Return the logits for images; no map is made where the head reads prefix tokens alone."""
+        state, usage = self.run(self.start(images), 0, self.depth)
+        if self.fusion is not None or not self._family.answers_by_prefix:
+            return self.logits(self.finish(state, usage))
+        state = self.hooks.conclude(state)
+        return self._family.classify(self._family.norm(state.prefix), state.tokens, None)
+
     def start(self, images: Tensor) -> TokenState:
         """Return the state before block 0."""
         check_images(images)
         family = self.family  # looks once a pass for exchanged parts; what follows takes what it found
-        prefix, tokens, rope = family.enter(images)
+        x, rope = family.enter(images)
+        P = family.prefix
+        state = TokenState.start(x[:, :P], x[:, P:], family.positions(*images.shape[-2:]), family.covered(images)).replace(rope=rope)
         if self.class_token is not None:
-            prefix = self.class_token(prefix, tokens)
-        return TokenState.start(prefix, tokens, family.positions(*images.shape[-2:]), family.covered(images)).replace(rope=rope)
+            return state.replace(prefix=self.class_token(state.prefix, state.tokens))
+        return state.replace(joined_sequence=x)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
-        budgets, policy, usage, step = self.budgets(state.positions), self._policy(), [], self._step
-        if getattr(self.backbone, "grad_checkpointing", False) and torch.is_grad_enabled():
-            step = self._checkpointed
-        for number in range(start, stop if self.listener is None else min(stop, self.listener.block + 1)):
-            state, used = step(state, number, budgets, policy)
-            usage.append(used)
-        return state, tuple(usage)
+        if torch.compiler.is_compiling() and self.asks_host:
+            return self._run_untraced(state, start, stop)
+        return run_blocks(self, state, start, stop, rule_of(self))
+
+    @torch.compiler.disable
+    def _run_untraced(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
+        """Run blocks between two programs of torch.compile: one break for all decisions whose counts only the device knows.
+
+        What `tokenprune.compile` has compiled of single blocks is used here.
+        """
+        return run_blocks(self, state, start, stop, rule_of(self))
 
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""
@@ -222,6 +247,11 @@ class PrunedViT(TimmTools, nn.Module):
         """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""
         return weighted(self.loss_terms, LossInputs(outputs, self, **given)) if self.training else {}
 
+    def compile_blocks(self, options: Mapping[str, Any]) -> None:
+        """Make the parts of blocks programs of torch.compile with these `options`; see `tokenprune.compile`."""
+        self.compiled = dict(options)
+        self._family = self._adapted(self._family.facts)
+
     def deploy(self) -> "PrunedViT":
         """Return a copy for inference, whose selectors have shed what only training needs."""
         deployed = copy.deepcopy(self).eval()
@@ -229,7 +259,8 @@ class PrunedViT(TimmTools, nn.Module):
             deployed.selectors[number] = selector.deploy()
         return deployed
 
-    def _step(self, state: TokenState, number: int, budgets: Mapping[int, Budget], policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
+    def step(self, state: TokenState, number: int, budgets: Mapping[int, Budget], policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
+        """Run block `number` with what is decided before or inside it."""
         adapter, budget = self._family.blocks[number], budgets.get(number)
         state = self.treatment.before_block(state, number, self.depth)
         see = self._see(number, number + 1 in budgets) if self.hooks.observes or self.probe is not None else None
@@ -250,11 +281,11 @@ class PrunedViT(TimmTools, nn.Module):
         after, used = run_block(adapter, state, replace(policy, free=True), see=see)
         return blended(state, after), used  # once a block: SViT's forward, and its gradient
 
-    def _checkpointed(self, *given: Any) -> tuple[TokenState, BlockUsage]:
-        """Return what `_step` does, and keep none of its activations: the backward pass runs it again."""
+    def checkpointed(self, *given: Any) -> tuple[TokenState, BlockUsage]:
+        """Return what `step` does, and keep none of its activations: the backward pass runs it again."""
         silent = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), self._unwatched())}
         run: Any = checkpoint  # torch's overloads do not know functions of several results
-        return run(self._step, *given, use_reentrant=False, **silent)
+        return run(self.step, *given, use_reentrant=False, **silent)
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
@@ -276,6 +307,8 @@ class PrunedViT(TimmTools, nn.Module):
                 " model: tokenprune.prune(model, ...)"
             )
         family.blocks[-1].drop_path &= self.treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
+        if self.compiled is not None:
+            family.blocks = [CompiledBlock(block, self.compiled) for block in family.blocks]
         return family
 
     def _show(self, number: int, state: TokenState) -> None:
@@ -338,6 +371,11 @@ class PrunedViT(TimmTools, nn.Module):
         listed = {**self._budgets(own, 0.0, all_listed=True), **self._budgets(own, 1.0, all_listed=True)}
         return sorted({**{number: listed.get(number, budget) for number, budget in elsewhere.items()}, **deciding}.items())
 
+    @property
+    def counts_vary(self) -> bool:
+        """Tell whether, in the present mode, images of a batch may keep different numbers of tokens."""
+        return any(s.counts_vary for s in self.selectors.values())
+
     def _see(self, number: int, precedes: bool) -> Decide:
         def see(state: TokenState, p: ProjectionView, bias: Tensor | None) -> TokenState:
             seen = Observation(state, number, p, bias, self.progress, precedes)
@@ -349,22 +387,11 @@ class PrunedViT(TimmTools, nn.Module):
 
         return see
 
-    def _policy(self) -> DeadSlotRule:
-        selectors = list(self.selectors.values())
-        gated = self.training and any(s.gated for s in selectors)
-        mode = "masked" if gated else self.execution
-        if mode == "auto":
-            mode = "packed" if any(s.counts_vary for s in selectors) else "gathered"
-            if mode == "packed" and recorded_by_jit():
-                warnings.warn(
-                    "token counts of this selector depend on the image, and a traced program has fixed ones: it computes every token and"
-                    " hides the dropped ones, so it is right for any image and saves nothing; do not count its FLOPs or time it",
-                    stacklevel=2,
-                )
-                mode = "masked"
-        soft = gated and selectors[0].visibility == "soft"
-        fade = soft and not self.treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
-        return DeadSlotRule(mode, self.treatment.fills_canvas, self.treatment.key_bias, soft, fade, self.treatment.may_revive)
+    def mode(self) -> str:
+        """Return the execution that is used in the present mode of training."""
+        if self.training and any(s.gated for s in self.selectors.values()):
+            return "masked"
+        return self.execution if self.execution != "auto" else "packed" if self.counts_vary else "gathered"
 
 
 @torch.compiler.assume_constant_result

@@ -5,11 +5,12 @@ image ends. S = P+M is the length of the padded sequence that the rows come from
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from tokenprune.engine.lazy import once
 
 if TYPE_CHECKING:
     from tokenprune.engine.blocks.base import Projection
@@ -41,12 +42,12 @@ class Packing:
         """Tell whether all images have the same number of rows."""
         return min(self.lengths) == max(self.lengths)
 
-    @cached_property
+    @once
     def alive(self) -> Tensor:
         """Return which rows of the padded sequence are live, (B,S)."""
         return torch.nn.functional.pad(self.live, (self.prefix, 0), value=1) if self.prefix else self.live
 
-    @cached_property
+    @once
     def rows(self) -> Tensor:
         """Return the live rows' places in the flat batch (B*S,...), ascending, (T,)."""
         alive = self.alive.flatten()
@@ -54,18 +55,18 @@ class Packing:
             return alive.nonzero().squeeze(1)
         return alive.to(torch.uint8).argsort(descending=True, stable=True)[: sum(self.lengths)]  # nonzero would sync once more
 
-    @cached_property
+    @once
     def starts(self) -> Tensor:
         """Return the first row of each image in the packed row, and T at the end, (B+1,) int32 on the device."""
         return torch.nn.functional.pad(self.alive.sum(1).cumsum(0), (1, 0)).to(torch.int32)
 
-    @cached_property
+    @once
     def window(self) -> tuple[Tensor, Tensor]:
         """Return each image's places in the packed row, padded to the longest, (B,L), and which are real (B,L)."""
         place = torch.arange(max(self.lengths), device=self.live.device)
         return (self.starts[:-1, None] + place).clamp(max=sum(self.lengths) - 1), place < self.starts.diff()[:, None]
 
-    @cached_property
+    @once
     def back(self) -> Tensor:
         """Return where each packed row is in the flat `window`, (T,)."""
         B, T, longest = len(self.lengths), sum(self.lengths), max(self.lengths)

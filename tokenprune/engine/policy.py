@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
-from tokenprune.engine.indexing import recorded_by_jit
+from tokenprune.engine.indexing import traced
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.state import TokenState
 from tokenprune.errors import IncompatiblePairing
@@ -79,8 +79,7 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
     if policy.mode == "masked":
         if state.known.slots is not None:
             return state.replace(complete=state.known.slots.shape == state.live.shape, groups=None)
-        complete = False if recorded_by_jit() else bool(state.live.all())  # a traced program is for any image
-        return state.replace(complete=complete, groups=None)
+        return state.replace(complete=_sees_all_live(state.live), groups=None)
     if state.known.slots is not None:
         return state.compact(state.known.slots, None, policy.remember)
     found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])
@@ -92,6 +91,11 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
     places = found.slots() if state.order is None else found.ordered(state.order)
     state = state.compact(*places, policy.remember)
     return state.replace(packing=Packing(state.live, found.prefix, found.lengths))
+
+
+def _sees_all_live(live: Tensor) -> bool:
+    """Tell whether all of a mask is known to be live. Only a CPU is asked: elsewhere the host would wait. A program is for any image."""
+    return live.device.type == "cpu" and not traced() and bool(live.all())
 
 
 def visibility(state: TokenState, policy: DeadSlotRule) -> tuple[Tensor | None, Tensor | None]:

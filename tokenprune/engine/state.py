@@ -37,9 +37,10 @@ class Decision:
     tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the
     straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
     notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
-    where K is known without a look at the device; branch: see `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of
-    `values`; values (B,M,C): what new tokens and the means of a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix
-    tokens that stay, those of before if None (site `before` only); prefix_gate (B,P): their gate in training.
+    where K is known without a look at the device; gone (B,R) long: the other slots, where they are known beside `slots`; branch: see
+    `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values`; values (B,M,C): what new tokens and the means of
+    a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix tokens that stay, those of before if None (site `before`
+    only); prefix_gate (B,P): their gate in training.
 
     Beside `target`: vanish (B,M) bool, dropped slots that go nowhere (DiffRate prunes some and merges others), none if None; carry (B,M),
     factor of a slot's mass on its way to the target, 1 if None; chain, how many targets may follow each other until a kept slot is met
@@ -56,6 +57,7 @@ class Decision:
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     slots: Tensor | None = None
+    gone: Tensor | None = None
     branch: Branch | None = None
     mix: Tensor | None = None
     values: Tensor | None = None
@@ -95,6 +97,7 @@ class Known:
     Attributes:
         complete: Every slot is live. About `live`.
         slots: (B,K) the live slots, in the order that they will have once the others are gone, where K is known. About `live`.
+        gone: (B,R) the slots that are not live, where R is known. About `live`.
         packing: The packing of `live`.
         in_grid_order: Slot n holds position n. About `index`.
         all_placed: Every slot, live or not, has a position. About `index`.
@@ -103,6 +106,7 @@ class Known:
 
     complete: bool = True
     slots: Tensor | None = None
+    gone: Tensor | None = None
     packing: Packing | None = None
     in_grid_order: bool = True
     all_placed: bool = True
@@ -115,6 +119,7 @@ class Known:
         claims = {
             "complete": not self.complete or bool(live.all()),
             "slots": self.slots is None or _are_live_slots(self.slots, live),
+            "gone": self.gone is None or _are_live_slots(self.gone, ~live),
             "packing": self.packing is None or self.packing.describes(live, state.prefix.shape[1]),
             "in_grid_order": not self.in_grid_order or torch.equal(index, grid),
             "all_placed": not self.all_placed or bool((index >= 0).all()),
@@ -124,7 +129,7 @@ class Known:
 
 
 _ABOUT = {  # which facts are forgotten, by the field of TokenState that changes
-    "live": {"complete": False, "slots": None, "packing": None},
+    "live": {"complete": False, "slots": None, "gone": None, "packing": None},
     "index": {"in_grid_order": False, "all_placed": False},
     "prefix": {"joined_sequence": None},
     "tokens": {"joined_sequence": None},
@@ -158,7 +163,8 @@ class TokenState:
         index: (B,M) grid position of each slot; -1 for fused tokens and padding.
         live: (B,M) bool, False for slots that were dropped.
         grid: (H,W) with H*W = N.
-        canvas: (B,N,C) last values of positions that left the sequence.
+        canvas: (B,N,C) last values of positions that left the sequence, but for those in `retired`.
+        retired: ((index (B,R), tokens (B,R,C)), ...) positions that left since, with their last values; `dense` writes all of them at once.
         mass: (B,M) number of tokens merged into each slot.
         owner: (B,N) position that stands for a merged one.
         gate: (B,M) keep gate of the last decision.
@@ -181,6 +187,7 @@ class TokenState:
     live: Tensor
     grid: tuple[int, int]
     canvas: Tensor | None = None
+    retired: tuple[tuple[Tensor, Tensor], ...] = ()
     mass: Tensor | None = None
     owner: Tensor | None = None
     gate: Tensor | None = None
@@ -263,13 +270,18 @@ class TokenState:
             return Packing(self.live, P, (P + M,) * B)
         return self.known.packing if self.known.packing is not None else Packing.of(self.live, P)
 
+    def lengths(self) -> Tensor:
+        """Return the number of live tokens per image (B,), prefix included: on the CPU if known without asking the device."""
+        P = self.prefix.shape[1]
+        if self.known.complete:
+            return torch.full(self.live.shape[:1], self.live.shape[1] + P, device="cpu")
+        if self.known.packing is not None:
+            return torch.tensor(self.known.packing.lengths)
+        return self.live.sum(1) + P
+
     def counts(self) -> Tensor:
         """Return the number of live patch slots per image (B,): on the CPU if known without asking the device."""
-        if self.known.complete:
-            return torch.full(self.live.shape[:1], self.live.shape[1], device="cpu")
-        if self.known.packing is not None:
-            return torch.tensor(self.known.packing.lengths) - self.prefix.shape[1]
-        return self.live.sum(1)
+        return self.lengths() - self.prefix.shape[1]
 
     def present(self) -> Tensor:
         """Return (B,N) bool: positions whose value is held by a live slot, their own or their owner's."""
@@ -286,14 +298,18 @@ class TokenState:
         if not self.known.in_grid_order:
             (B, _, C), N = self.tokens.shape, self.positions
             base = self.canvas if self.canvas is not None else self.tokens.new_zeros(B, 1, C).expand(-1, N, -1)
-            values = put(base, self.index, self.tokens, everywhere=self.known.all_placed)
+            index, tokens = self.index, self.tokens
+            if self.retired:  # positions that are not here any more
+                index = torch.cat([index, *(places for places, _ in self.retired)], 1)
+                tokens = torch.cat([tokens, *(left for _, left in self.retired)], 1)
+            values = put(base, index, tokens, everywhere=self.known.all_placed)
         return values if self.owner is None else take(values, self.owner)
 
     def with_dense(self, map_: Tensor) -> "TokenState":
         """Return the state with tokens and canvas taken from a map (B,N,C); slots without a position keep their value."""
         taken = take(map_, self.index.clamp(min=0))
         tokens = taken.where((self.index >= 0).unsqueeze(-1), self.tokens)
-        return self.replace(tokens=tokens, canvas=None if self.canvas is None else map_)
+        return self.replace(tokens=tokens, canvas=None if self.canvas is None else map_, retired=())
 
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
@@ -304,7 +320,7 @@ class TokenState:
             return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
-        return values.where(known, torch.as_tensor(missing, dtype=values.dtype, device=values.device))
+        return values.where(known, values.new_full((), missing))  # a number of the host would be copied to the device
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
@@ -325,8 +341,8 @@ class TokenState:
         """Bring every position and prefix token back, in raster order; fused tokens, which have no place, leave."""
         if self.known.in_grid_order and self.owner is None:
             everywhere = self.live if self.known.complete else torch.ones_like(self.live)
-            gone = {"mass": None, "gate": None, "canvas": None, "prefix_live": None, "prefix_gate": None, "order": None}
-            return self.replace(live=everywhere, complete=True, **gone)
+            left = dict.fromkeys(("mass", "gate", "canvas", "prefix_live", "prefix_gate", "order"))
+            return self.replace(live=everywhere, complete=True, retired=(), **left)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
         return fresh.replace(traits=self.traits, aux=self.aux, rope=self.rope)
 
@@ -336,19 +352,38 @@ class TokenState:
         From then on the slots lie in the order of decisions.
         """
         live = self.live.new_ones(slots.shape) if real is None else real
-        index = take(self.index, slots)
-        return self.replace(
-            tokens=take(self.tokens, slots),
+        canvas, retired = self._left() if remember else (None, ())
+        mass = None if self.mass is None else take(self.mass, slots)
+        index = slots if self.known.in_grid_order else take(self.index, slots)
+        return self._kept(slots).replace(
             index=index if real is None else index.where(live, -1),
             live=live,
-            canvas=self.replace(owner=None).dense() if remember else None,
-            mass=None if self.mass is None else take(self.mass, slots).where(live, 1.0),
+            canvas=canvas,
+            retired=retired,
+            mass=mass if mass is None or real is None else mass.where(live, 1.0),
             gate=None if self.gate is None else take(self.gate, slots),
             order=None,
             groups=None,
             complete=real is None,
             all_placed=real is None and self.known.all_placed,
         )
+
+    def _left(self) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+        """Return `canvas` and `retired` as they are once dead slots are gone: no map is copied where the dead slots are known."""
+        gone = self.known.gone
+        if gone is None or self.canvas is None or not self.known.all_placed:
+            return self.replace(owner=None).dense(), ()
+        joined, P = self.known.joined_sequence, self.prefix.shape[1]
+        values = take(self.tokens, gone) if joined is None else take(joined, gone + P)
+        return self.canvas, (*self.retired, (take(self.index, gone), values))
+
+    def _kept(self, slots: Tensor) -> "TokenState":
+        """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens in one piece are copied once, together."""
+        joined, P = self.known.joined_sequence, self.prefix.shape[1]
+        if joined is None:
+            return self.replace(tokens=take(self.tokens, slots))
+        first = torch.arange(P, device=slots.device).expand(len(slots), P)
+        return self.with_sequence(take(joined, torch.cat([first, slots + P], 1)))
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
         """Append an auxiliary record (losses and analytics read them)."""

@@ -80,6 +80,11 @@ class Treatment:
         """Return the treatment in force at a block of a model of `depth` blocks; it may differ in `fold` and `memory` only."""
         return self
 
+    @property
+    def lets_pass(self) -> bool:
+        """Tell whether `before_block` is this class's own, which changes nothing but for `revive`."""
+        return type(self).before_block is Treatment.before_block
+
     def before_block(self, state: TokenState, block: int, depth: int) -> TokenState:
         """Return the state that enters a block: Last Layer Fusion brings all positions back before the last one."""
         return state.expand() if self.revive == "last" and block == depth - 1 else state
@@ -94,16 +99,18 @@ class Treatment:
             return mixed(state, decision.mix, decision.values)
         if self.fold == "merge" and decision.target is None and decision.slots is None and state.live.shape[1]:
             decision = replace(decision, keep=with_heir(state, decision))
-        dropped = state.live & ~decision.keep
-        weight = amounts(state, decision, dropped) if self.fold == "fuse" else None
+        dropped = None if self.fold == "none" else state.live & ~decision.keep
+        weight = amounts(state, decision, dropped) if self.fold == "fuse" and dropped is not None else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
-        slots = decision.slots if state.known.complete else None
+        slots, gone = (decision.slots, decision.gone) if state.known.complete else (None, None)
         order = reordered(state, decision)
         vanished = state.vanished or (self.fold == "none" and not self.remembers)
         gates = {"gate": decision.gate, "branch": decision.branch, "prefix_gate": decision.prefix_gate}
-        state = state.replace(live=decision.keep, slots=slots, order=order, vanished=vanished, **gates)
+        state = state.replace(live=decision.keep, slots=slots, gone=gone, order=order, vanished=vanished, **gates)
         state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
+        if dropped is None:
+            return state
         if weight is not None:
             return fuse(state, dropped, weight)
         if self.fold != "merge" or not state.live.shape[1]:
@@ -160,10 +167,11 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     slots = state.known.slots
     if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
         slots = F.pad(slots, (0, 1), value=dropped.shape[1])
-    order = state.order
+    joined, order = state.known.joined_sequence, state.order
+    tokens = torch.cat([state.tokens if joined is None else joined, fused], 1)
+    state = state.replace(tokens=tokens) if joined is None else state.with_sequence(tokens)
     return state.replace(
         order=None if order is None else live_first(F.pad(order, (0, 1), value=dropped.shape[1]), torch.cat([state.live, some], 1)),
-        tokens=torch.cat([state.tokens, fused], 1),
         index=torch.cat([state.index, nowhere], 1),
         live=torch.cat([state.live, some], 1),
         gate=gate,
@@ -231,19 +239,28 @@ def merge(state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
     groups = Groups(gone, into, moving, total, vanish is None)
     share = (moving / total.gather(1, into)).unsqueeze(-1)
-    gain = (take(state.tokens, gone) - take(state.tokens, into)) * share  # the mean as a step from the target: 0 for who stays
+    joined = state.known.joined_sequence  # read and written in one piece where it is one
+    x, first = (state.tokens, 0) if joined is None else (joined, state.prefix.shape[1])
+    source, place = gone + first, into + first
+    rows, target = x.flatten(0, 1), flat(place, x.shape[1])
+    gain = (
+        take(x, source) - rows.index_select(0, target).view(*place.shape, -1)
+    ) * share  # the mean as a step from the target: 0 for who stays
     if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
-        tokens = state.tokens.scatter_add(1, into.unsqueeze(-1).expand_as(gain), gain)
+        x = x.scatter_add(1, place.unsqueeze(-1).expand_as(gain), gain)
     else:
-        tokens = state.tokens.flatten(0, 1).index_add(0, flat(into, mass.shape[1]), gain.flatten(0, 1)).view_as(state.tokens)
+        x = rows.index_add(0, target, gain.flatten(0, 1)).view_as(x)
+    after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
     mass = total if weight is None and carry is None else flows(mass, carry)[1]
     owner = new_owner(state, dropped, gone, into, vanish)
-    return state.replace(tokens=tokens, mass=mass, owner=owner, groups=groups, vanished=state.vanished or vanish is not None)
+    return after.replace(mass=mass, owner=owner, groups=groups, vanished=state.vanished or vanish is not None)
 
 
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:
     """Return slots (B,R) with every dropped one among them: just those where their number is known, else all."""
     B, M = dropped.shape
+    if state.known.gone is not None:
+        return state.known.gone
     if state.known.slots is None:
         return torch.arange(M, device=dropped.device).expand(B, M)
     return sort_stably(dropped.to(torch.uint8), descending=True)[1][:, : M - state.known.slots.shape[1]]

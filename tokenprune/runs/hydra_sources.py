@@ -60,8 +60,10 @@ class PluginConfigs(SearchPathPlugin):
         for folder in folders():
             search_path.append(SCHEME, f"{SCHEME}://{folder}")
         for place in search_path.get_path():
-            if place.path in (f"file://{config_dir()}", "pkg://hydra.conf"):
+            if place.path == "pkg://hydra.conf":
                 place.path = f"{KEPT}://{place.path}"
+            elif place.path.removeprefix("file://") == str(config_dir()):
+                place.path = f"{KEPT}://file://{config_dir()}"
 
 
 class DataConfigs(ConfigSource):

@@ -98,6 +98,7 @@ class BaseBlock(ABC):
     kind: ClassVar[type[nn.Module]]
     attentions: ClassVar[tuple[type[nn.Module], ...]]
     max_keys: int | None = None
+    windows: "Windows | None" = None
 
     def __init__(self, block: nn.Module, number: int = 0) -> None:
         self.block: Any = block  # timm's blocks have no common type; `refusal` has looked at its parts
@@ -143,6 +144,14 @@ class BaseBlock(ABC):
     def codes(self, state: "TokenState", picked: Tensor | None = None) -> Tensor | None:
         """Return the rotary rows of the sequence, or of its `picked` rows, for `project`; see `rotary_rows`."""
         return rotary_rows(state, self.number, picked)
+
+    def runs_whole(self, state: "TokenState") -> bool:
+        """Tell whether the block's own forward computes what the adapter computes, for a state of which nothing is hidden or biased."""
+        return state.rope is None and (self.drop_path or not self.block.training)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return the sequence (B,T,C) after the block's own forward, which calls its hooks."""
+        return self.block(x)
 
     def project(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return q, k, v of a sequence x (B,T,C).
@@ -205,7 +214,7 @@ class BaseBlock(ABC):
             return policy_attention(q, p, bias, policy)
         if getattr(self.block.attn, "fused_attn", True):
             mask = None if bias is None else bias[:, None, None, :]
-            return F.scaled_dot_product_attention(q, p.k, p.v, attn_mask=mask, dropout_p=self._dropout())
+            return F.scaled_dot_product_attention(q, p.k, p.v, attn_mask=mask, dropout_p=self.dropout())
         logits = (q * p.scale) @ p.k.transpose(-2, -1)
         logits = logits if bias is None else logits + bias[:, None, None, :]
         return self.block.attn.attn_drop(logits.softmax(-1)) @ p.v
@@ -221,7 +230,7 @@ class BaseBlock(ABC):
             rows: (Q,) places of the queries in the packed row.
         """
         q, gate = (p.q, p.gate) if rows is None else (p.q[:, :, rows], None if p.gate is None else p.gate[:, rows])
-        return self.merge_heads(ragged_attention(q, p.k, p.v, asking, seen, bias, self._dropout()), gate, p.call)
+        return self.merge_heads(ragged_attention(q, p.k, p.v, asking, seen, bias, self.dropout()), gate, p.call)
 
     def merge_heads(self, out: Tensor, gate: Tensor | None, call: HookCall | None = None) -> Tensor:
         """Return the projected, scaled branch (B,T,C) of per-head outputs (B,h,T,d); `call` ends with what the attention module returns."""
@@ -266,7 +275,8 @@ class BaseBlock(ABC):
     def _branch(self, drop_path: nn.Module, x: Tensor) -> Tensor:
         return drop_path(x) if self.drop_path else x
 
-    def _dropout(self) -> float:
+    def dropout(self) -> float:
+        """Return the rate at which attention weights are dropped now."""
         return self.block.attn.attn_drop.p if self.block.training else 0.0
 
 

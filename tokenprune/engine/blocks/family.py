@@ -3,7 +3,6 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from tokenprune.engine.blocks.refusals import part_obstacle
 from tokenprune.engine.blocks.windowed import tables, windowed
 from tokenprune.engine.blocks.windows import Windows
 from tokenprune.engine.indexing import sized
+from tokenprune.engine.lazy import once
 from tokenprune.errors import UnsupportedBackbone
 
 
@@ -73,28 +73,38 @@ class Family(ABC):
         return self.stem.num_patches
 
     @property
+    def answers_by_prefix(self) -> bool:
+        """Tell whether `classify` reads prefix tokens alone."""
+        return self.model.global_pool == "token"
+
+    @property
     def divisor(self) -> int:
         """Return pixels that the sides of an image must be a multiple of: a patch; all of the model's own image where it has windows."""
         return self.patch if self.windows is None else self.patch * math.isqrt(self.own_positions)
 
-    def enter(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...] | None]:
-        """Return what `embed` does, with a rotary table (1 or h,N,2d) for each block where the model has windows.
+    def enter(self, images: Tensor) -> tuple[Tensor, Tensor | tuple[Tensor, ...] | None]:
+        """Return what `embedded` does, with a rotary table (1 or h,N,2d) for each block where the model has windows.
 
         Raises:
             InvalidConfig: a grid that the windows do not tile.
         """
-        prefix, tokens, rope = self.embed(images)
+        x, rope = self.embedded(images)
         if self.windows is None:
-            return prefix, tokens, rope
+            return x, rope
         grid = self.positions(*images.shape[-2:])
-        return prefix, tokens, tables(self.windows, rope, getattr(self.model, "rope", None), grid, len(self.blocks))
+        return x, tables(self.windows, rope, getattr(self.model, "rope", None), grid, len(self.blocks))
 
     @abstractmethod
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return prefix (B,P,C) and patch tokens (B,N,C) of images (B,3,h,w), position codes added, and the rotary table or None.
+    def embedded(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return prefix and patch tokens (B,P+N,C) of images (B,3,h,w), position codes added, and the rotary table or None.
 
         The table is (N,2d), or one for each block and head (depth,h,N,2d), of the images' own grid.
         """
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the same with prefix (B,P,C) and patch tokens (B,N,C) apart."""
+        x, rope = self.embedded(images)
+        return x[:, : self.prefix], x[:, self.prefix :], rope
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
         """Return the grid (H,W) of an image of that size in pixels."""
@@ -173,7 +183,7 @@ class Family(ABC):
     def _block_refusal(cls, block: nn.Module) -> str | None:
         return part_obstacle("block", block, [a.kind for a in cls.adapters]) or cls._adapter(block).refusal(block)
 
-    @cached_property
+    @once
     def _stem_macs(self) -> float:
         """MACs of a convolutional stem for each position, counted by torch on the meta device."""
         stem = copy.deepcopy(self.stem).to("meta").eval()

@@ -3,14 +3,13 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packing import Packing
 
 if TYPE_CHECKING:
-    from tokenprune.engine.state import Branch
+    from tokenprune.engine.state import Branch, TokenState
 
 
 def switched(block: BaseBlock, branch: "Branch | None") -> Any:
@@ -38,6 +37,10 @@ class SwitchedBlock:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
+
+    def runs_whole(self, state: "TokenState") -> bool:
+        """Return False: the block itself knows no switches."""
+        return False
 
     def attend(self, p: Projection, *args: Any, **options: Any) -> Tensor:
         """Return the attention branch (B,K,C) of images of equal length, see `BaseBlock.attend`."""
@@ -68,5 +71,4 @@ def _rows(gates: Tensor, packing: Packing | None) -> Tensor:
     """Gates (B,k) of images as gates of their rows: (B,1,k), or packed (1,T,k)."""
     if packing is None:
         return gates.unsqueeze(1)
-    lengths = torch.tensor(packing.lengths, device=gates.device)
-    return gates.repeat_interleave(lengths, 0, output_size=sum(packing.lengths)).unsqueeze(0)
+    return gates.repeat_interleave(packing.starts.diff(), 0, output_size=sum(packing.lengths)).unsqueeze(0)

@@ -51,9 +51,8 @@ class TimmEva(Family):
     kind, adapters = Eva, (EvaBlock,)
     heeds_prefix = False
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return prefix (B,P,C), patch tokens (B,N,C) and the rotary table of the images' grid, made as timm makes it."""
+    def embedded(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return prefix and patch tokens (B,P+N,C) and the rotary table of the images' grid, made as timm makes it."""
         m = self.model
         x, rope = m._pos_embed(m.patch_embed(images))
-        x = m.norm_pre(x)
-        return x[:, : self.prefix], x[:, self.prefix :], rope
+        return m.norm_pre(x), rope

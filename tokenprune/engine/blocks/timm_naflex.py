@@ -22,9 +22,8 @@ class TimmNaFlex(Family):
         height, width = self.stem.pos_embed_grid_size or self.positions(_SIDE, _SIDE)
         return height * width
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return prefix (B,P,C), patch tokens (B,N,C) and the rotary table of the images' grid."""
+    def embedded(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return prefix and patch tokens (B,P+N,C) and the rotary table of the images' grid."""
         m = self.model
         x, grid = m.embeds(images)
-        x, rope = m.norm_pre(x), None if m.rope is None else m.rope.get_embed(shape=grid)
-        return x[:, : self.prefix], x[:, self.prefix :], rope
+        return m.norm_pre(x), None if m.rope is None else m.rope.get_embed(shape=grid)

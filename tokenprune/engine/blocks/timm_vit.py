@@ -39,8 +39,7 @@ class TimmViT(Family):
 
     kind, adapters = VisionTransformer, (TimmBlock,)
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return prefix (B,P,C), patch tokens (B,N,C) and no rotary table."""
+    def embedded(self, images: Tensor) -> tuple[Tensor, None]:
+        """Return prefix and patch tokens (B,P+N,C) and no rotary table."""
         m = self.model
-        x = m.norm_pre(m._pos_embed(m.patch_embed(images)))
-        return x[:, : self.prefix], x[:, self.prefix :], None
+        return m.norm_pre(m._pos_embed(m.patch_embed(images))), None

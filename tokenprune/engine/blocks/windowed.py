@@ -45,6 +45,10 @@ class WindowedBlock(BaseBlock):
         first = table.reshape(-1, H, W, table.shape[-1])[:, :s, :s].flatten(1, 2)
         return tiled(first, s, (side, side)).unsqueeze(0)
 
+    def runs_whole(self, state: TokenState) -> bool:
+        """Return False: the block itself knows no windows."""
+        return False
+
     def project(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return q, k, v of a sequence x (B,M,C), with the windows that they are seen in."""
         return replace(super().project(x, rope), windows=self.windows)

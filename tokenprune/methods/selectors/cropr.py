@@ -76,15 +76,15 @@ class CroprRouter(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of highest summed logit, or as many slots drawn by it."""
         state, auxiliary = seen.state, self.auxiliary if self.training else None
-        tokens = seen.tokens if auxiliary is None else state.sequence()
+        joined = state.known.joined_sequence if auxiliary is None else state.sequence()
+        tokens, P = (seen.tokens, 0) if joined is None else (joined, state.prefix.shape[1])  # tokens alone of a sequence would be copied
         tokens = self.norm(tokens.detach() if self.stop_grad else tokens)
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
         if auxiliary is not None:
-            P = state.prefix.shape[1]
             there = None if state.known.complete else nn.functional.pad(seen.live, (P, 0), value=1)  # with the prefix
             notes = {"auxiliary": auxiliary(query, keys, tokens, there)}
-            keys = keys[:, P:]
-        score = (keys @ query.T).sum(-1) * (1 if self.salient else -1)  # (B,M)
+        score = (keys @ query.T)[:, P:].sum(-1)  # (B,M)
+        score = score if self.salient else -score
         chosen = keep_top(score if self.select == "topk" else self._drawn(score, seen), seen.live, budget.keep)
         return replace(chosen, score=score, notes=notes)
 

@@ -54,7 +54,7 @@ class BipartiteMatching(Selector):
         remember = state.known.in_grid_order or not state.known.complete
         traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if remember else {}
         score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
-        return Decision(keep, target=target, score=score, traits=traits, slots=after)
+        return Decision(keep, target=target, score=score, traits=traits, slots=after, gone=source)
 
     @staticmethod
     def _ranked(seen: Observation, place: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tokenprune.engine.schedule import TARGET
 from tokenprune.errors import InvalidConfig, TokenPruneError
@@ -47,12 +47,13 @@ class PairedImages:
     """Compares classifiers of equal budget on the same images: paired differences, McNemar's exact test, agreement with the dense model.
 
     Each pair of rows is compared, and each row with the dense one. P-values of one budget are corrected for their number by Holm's
-    procedure.
+    procedure. Rows that are refused, such as a budget that a schedule cannot reach, are listed with the reason.
 
     Args:
         level: Corrected p-value below which a difference is decided.
     """
 
+    expects: ClassVar[tuple[str, ...]] = ("invalid",)
     level: float = 0.05
 
     def __post_init__(self) -> None:
@@ -66,10 +67,12 @@ class PairedImages:
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write paired.csv (a row a pair) and paired.md (a table a budget, the best method first)."""
-        rows, left_out = answered(sweep)
+        rows, without = answered(sweep)
         dense = {a.row["seed"]: a for a in rows if a.row["treatment"] == "none"}
         table = pairs(rows, dense, self.level)
-        text = "\n\n".join([*(in_words(table, same, dense, name) for name, same in by_budget(rows).items()), *filter(None, [left_out])])
+        refused = [f"- {row['label']}, {budget_of(row)}: {row['reason']}" for row in sweep.rows if row["status"] == "invalid"]
+        left_out = [without, "\n".join(["Refused:", "", *refused]) if refused else ""]
+        text = "\n\n".join([*(in_words(table, same, dense, name) for name, same in by_budget(rows).items()), *filter(None, left_out)])
         console.say(text)
         (sweep.folder / "paired.md").write_text(f"# {sweep.name}: paired by image\n\n{text}\n\n{_LEGEND}\n", encoding="utf-8")
         table.to_csv(sweep.folder / "paired.csv", index=False)

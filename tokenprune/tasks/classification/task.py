@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tokenprune.engine.prune import prune
 from tokenprune.measure.macs import encoder_cost
-from tokenprune.measure.speed import seconds_per_image
+from tokenprune.measure.speed import precision, seconds_per_image
 from tokenprune.measure.throughput import throughput
 from tokenprune.measure.usage import record
 from tokenprune.registry import register
@@ -139,9 +139,10 @@ class ClassificationTask(Task):
         count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
         right, found = dict.fromkeys(guesses, 0), []
-        size = images.recipe.batch_size
-        with evaluating(model):
-            for batch, labels in progress(images.first("val", count, size, device_of(model), workers), "evaluation", -(-count // size)):
+        size, device = images.recipe.batch_size, device_of(model)
+        dtype = "float32" if images.recipe.view is None else images.recipe.view.dtype
+        with evaluating(model), precision(device, dtype):
+            for batch, labels in progress(images.first("val", count, size, device, workers), "evaluation", -(-count // size)):
                 logits = model(batch)
                 check_finite(logits, model, partial(model, batch))
                 best = logits.topk(max(guesses.values())).indices.cpu()
@@ -160,7 +161,7 @@ class ClassificationTask(Task):
         with evaluating(model):
             cost = encoder_cost(model, images[: max(1, settings.cost_images)])
             timed = [(image, image) for image in images[: settings.speed_images]]
-            times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
+            times = seconds_per_image(model, model, timed, device_of(model))
         return {**cost, **times}
 
     def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:

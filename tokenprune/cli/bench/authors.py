@@ -1,0 +1,238 @@
+"""Measures each method against the way in which its authors' code computes a block.
+
+The ways are written here from the papers and from what the released codes do in a block, step by step and no more: which attention they
+use (explicit products where they need the weights or wrote it so, the fused one where they call it), which sorts, gathers and
+concatenations. They share the weights of the engine's model, and tests hold that they give the same logits.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.cli.bench.goals import Finding, Setup
+from tokenprune.cli.bench.sampling import by_distances
+from tokenprune.cli.bench.timing import interleaved, ratio
+from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.prune import prune
+
+Way = Callable[[PrunedViT, Tensor], Tensor]
+LAYER_WISE = {"name": "constant", "rate": 0.5}
+MODELS: dict[str, tuple[str | None, str | None, dict[str, Any] | None]] = {
+    "no selector": (None, None, None),
+    "evit": ("evit", "fuse", None),
+    "topk": ("topk", "remove", None),
+    "tome r 8": ("tome", None, {"remove": 8}),
+    "tome r 13": ("tome", None, None),
+    "dynamicvit": ("dynamicvit", "remove", None),
+    "cropr": ("cropr", "remove", {"name": "per_block", "remove": 8}),
+    "cropr with Last Layer Fusion": ("cropr", "last_layer_fusion", {"name": "per_block", "remove": 8}),
+    "evo_vit": ("evo_vit", "reactivate", LAYER_WISE),
+    "ats": ("ats", "remove", None),
+}
+
+
+def measure(setup: Setup) -> list[Finding]:
+    """Return the time of the authors' way over the engine's, for each method and batch size."""
+    vit, found = setup.model(setup.small), []
+    models = {name: prune(vit, *spec).eval().deploy() for name, spec in MODELS.items()}
+    for batch in setup.batches:
+        images, calls = torch.randn(batch, *vit.default_cfg["input_size"]), {}
+        for name, model in models.items():
+            calls |= {name: partial(model, images), f"{name}, authors": partial(way_of(name), model, images)}
+        seconds = interleaved(calls, setup.rounds, f"authors' ways, batch {batch}")
+        least = 1.0 if batch >= 8 else 0.95
+        found += [
+            Finding("authors' way / ours", f"{n}, batch {batch}", ratio(seconds[f"{n}, authors"], seconds[n]), least, at_least=True)
+            for n in models
+        ]
+    return found
+
+
+def way_of(name: str) -> Way:
+    """Return the authors' way of a model of `MODELS`; that of no selector is timm's own."""
+    return {
+        "no": plain,
+        "evit": evit,
+        "topk": topk,
+        "tome": tome,
+        "dynamicvit": dynamicvit,
+        "cropr": cropr,
+        "evo_vit": evo_vit,
+        "ats": ats,
+    }[name.split()[0]]
+
+
+def plain(model: PrunedViT, images: Tensor) -> Tensor:
+    """Return the logits of the timm model itself."""
+    return model.backbone(images)
+
+
+def evit(model: PrunedViT, images: Tensor) -> Tensor:
+    """EViT: explicit attention everywhere, two gathers by expanded indices, the complement of the kept ones by a scatter and a sort."""
+    x, vit, budgets = _embedded(model, images)
+    for number, block in enumerate(vit.blocks):
+        out, weights, _, _ = _explicit(block.attn, block.norm1(x))
+        x = x + out
+        if number in budgets:
+            row, rest = weights[:, :, 0, 1:].mean(1), x[:, 1:]
+            kept = row.topk(budgets[number].keep, dim=1).indices
+            marked = torch.arange(row.shape[1], device=x.device).expand_as(row).scatter(1, kept, 0)
+            gone = marked.sort(dim=1).values[:, kept.shape[1] :]
+            fused = (_gathered(rest, gone) * row.gather(1, gone).unsqueeze(-1)).sum(1, keepdim=True)
+            x = torch.cat([x[:, :1], _gathered(rest, kept), fused], 1)
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def topk(model: PrunedViT, images: Tensor) -> Tensor:
+    """Top-K of TokenReduction: explicit attention everywhere, one gather by expanded indices."""
+    x, vit, budgets = _embedded(model, images)
+    for number, block in enumerate(vit.blocks):
+        out, weights, _, _ = _explicit(block.attn, block.norm1(x))
+        x = x + out
+        if number in budgets:
+            kept = weights[:, :, 0, 1:].mean(1).topk(budgets[number].keep, dim=1).indices
+            x = torch.cat([x[:, :1], _gathered(x[:, 1:], kept)], 1)
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def tome(model: PrunedViT, images: Tensor) -> Tensor:
+    """ToMe: explicit attention with log(size), a matching, and two merges by gather and scatter_reduce, in every block."""
+    x, vit, budgets = _embedded(model, images)
+    size: Tensor | None = None
+    for number, block in enumerate(vit.blocks):
+        out, _, keys, _ = _explicit(block.attn, block.norm1(x), None if size is None else size[..., 0].log())
+        x = x + out
+        if number in budgets:
+            merged = _matching(keys.mean(1), budgets[number].live - budgets[number].keep)
+            size = torch.ones_like(x[..., :1]) if size is None else size
+            x, size = merged(x * size), merged(size)
+            x = x / size
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def dynamicvit(model: PrunedViT, images: Tensor) -> Tensor:
+    """DynamicViT at test time: a predictor, a full sort, a flat selection of tokens and of its policy; explicit attention everywhere."""
+    x, vit, budgets = _embedded(model, images)
+    policy = torch.ones(*x[:, 1:, :1].shape)
+    for number, block in enumerate(vit.blocks):
+        if number in budgets:
+            selector: Any = model.selectors[str(number)]
+            score = selector.gate(x[:, 1:], policy.squeeze(-1))[..., 0]
+            kept = score.argsort(dim=1, descending=True)[:, : budgets[number].keep]
+            with_cls = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], 1)
+            x, policy = _selected(x, with_cls), _selected(policy, kept)
+        out, _, _, _ = _explicit(block.attn, block.norm1(x))
+        x = x + out
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def cropr(model: PrunedViT, images: Tensor) -> Tensor:
+    """Cropr: timm's own blocks, so fused attention; a full sort, and gathers of kept and, for Last Layer Fusion, of dropped tokens."""
+    x, vit, budgets = _embedded(model, images)
+    dropped: list[Tensor] = []
+    for number, block in enumerate(vit.blocks):
+        if number in budgets:
+            selector: Any = model.selectors[str(number)]
+            score = (selector.ask(selector.query) @ x[:, 1:].transpose(1, 2)).sum(1)
+            order, keep = score.argsort(dim=1, descending=True), budgets[number].keep
+            if model.treatment.revive == "last":
+                dropped.append(_gathered(x[:, 1:], order[:, keep:]))
+            x = torch.cat([x[:, :1], _gathered(x[:, 1:], order[:, :keep])], 1)
+        if dropped and number == len(vit.blocks) - 1:
+            x = torch.cat([x, *dropped], 1)
+        x = block(x)
+    return vit.forward_head(vit.norm(x))
+
+
+def evo_vit(model: PrunedViT, images: Tensor) -> Tensor:
+    """Evo-ViT: before each deciding block all tokens are sorted by their attention; the first are computed, the others put behind them."""
+    x, vit, budgets = _embedded(model, images)
+    first, running = min(budgets), torch.zeros(*x[:, 1:, 0].shape)
+    for number, block in enumerate(vit.blocks):
+        keep = x.shape[1] - 1
+        if number in budgets:
+            order, keep = running.argsort(dim=1, descending=True), budgets[number].keep
+            x = torch.cat([x[:, :1], _gathered(x[:, 1:], order)], 1)
+            running = running.gather(1, order)
+        fast, rest = x[:, : keep + 1], x[:, keep + 1 :]
+        out, weights, _, _ = _explicit(block.attn, block.norm1(fast))
+        now = weights[:, :, 0, 1:].sum(1)
+        now = now if number < first else 0.5 * running[:, :keep] + 0.5 * now
+        running = torch.cat([now, running[:, keep:]], 1)
+        fast = fast + out
+        x = torch.cat([fast + block.mlp(block.norm2(fast)), rest], 1)
+    return vit.forward_head(vit.norm(x))
+
+
+def ats(model: PrunedViT, images: Tensor) -> Tensor:
+    """ATS: explicit attention with a mask everywhere, sampling by a matrix of distances, rows of the weights gathered for each head."""
+    x, vit, budgets = _embedded(model, images)
+    real = torch.ones(*x.shape[:2], dtype=torch.bool)
+    for number, block in enumerate(vit.blocks):
+        hidden = torch.zeros(*real.shape).masked_fill(~real, float("-inf"))
+        normed = block.norm1(x)
+        weights, _, v = _weights(block.attn, normed, hidden)
+        if number in budgets:
+            score = (weights[:, :, 0].sum(1) * v.transpose(1, 2).flatten(2).norm(dim=-1))[:, 1:].masked_fill(~real[:, 1:], 0.0)
+            keep = by_distances(score / score.sum(1, keepdim=True), budgets[number].keep) & real[:, 1:]
+            found = [torch.cat([torch.zeros(1, dtype=torch.long), image.nonzero().squeeze(1) + 1]) for image in keep]
+            rows = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-1)
+            real, rows = rows >= 0, rows.clamp(min=0)
+            weights = weights.gather(2, rows[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[3]))
+            x = _gathered(x, rows)
+        x = x + block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def _embedded(model: PrunedViT, images: Tensor) -> tuple[Tensor, Any, dict[int, Any]]:
+    vit: Any = model.backbone
+    x = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
+    return x, vit, model.budgets(x.shape[1] - 1)
+
+
+def _weights(attn: Any, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    B, T, C = x.shape
+    q, k, v = attn.qkv(x).reshape(B, T, 3, attn.num_heads, C // attn.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+    logits = (q @ k.transpose(-2, -1)) * attn.scale
+    return (logits if bias is None else logits + bias[:, None, None, :]).softmax(-1), k, v
+
+
+def _explicit(attn: Any, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weights, k, v = _weights(attn, x, bias)
+    return attn.proj((weights @ v).transpose(1, 2).reshape(x.shape)), weights, k, v
+
+
+def _gathered(x: Tensor, slots: Tensor) -> Tensor:
+    return x.gather(1, slots.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _selected(x: Tensor, slots: Tensor) -> Tensor:
+    (B, M, C), K = x.shape, slots.shape[1]
+    flat = slots + torch.arange(B, device=x.device).view(B, 1) * M
+    return x.reshape(B * M, C)[flat.reshape(-1)].reshape(B, K, C)
+
+
+def _matching(metric: Tensor, merged: int) -> Callable[[Tensor], Tensor]:
+    metric = F.normalize(metric, dim=-1)
+    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    scores[:, 0] = float("-inf")
+    best, partner = scores.max(-1)
+    edges = best.argsort(dim=-1, descending=True)
+    source, stays = edges[:, :merged], edges[:, merged:].sort(dim=1).values
+    into = partner.gather(1, source)
+
+    def merge(x: Tensor) -> Tensor:
+        even, odd = x[:, ::2], x[:, 1::2]
+        target = into.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        return torch.cat([_gathered(even, stays), odd.scatter_reduce(1, target, _gathered(even, source), reduce="sum")], 1)
+
+    return merge

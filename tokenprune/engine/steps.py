@@ -1,0 +1,67 @@
+"""The walk over blocks: blocks that nothing touches run as the model's own, one after the other; the others step by step."""
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from tokenprune.engine.execution import BlockUsage, unhidden
+from tokenprune.engine.indexing import recorded_by_jit
+from tokenprune.engine.policy import DeadSlotRule
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.state import TokenState
+
+if TYPE_CHECKING:
+    from tokenprune.engine.model import PrunedViT
+
+
+def rule_of(model: "PrunedViT") -> DeadSlotRule:
+    """Return how a pass treats what is not live, in the model's present mode."""
+    selectors, mode, treatment = list(model.selectors.values()), model.mode(), model.treatment
+    if mode == "packed" and model.execution == "auto" and recorded_by_jit():
+        warnings.warn(
+            "token counts of this selector depend on the image, and a traced program has fixed ones: it computes every token and"
+            " hides the dropped ones, so it is right for any image and saves nothing; do not count its FLOPs or time it",
+            stacklevel=2,
+        )
+        mode = "masked"
+    soft = model.training and any(s.gated for s in selectors) and selectors[0].visibility == "soft"
+    fade = soft and not treatment.remembers  # released DynamicViT: dropped tokens go on being updated, unseen
+    return DeadSlotRule(mode, treatment.fills_canvas, treatment.key_bias, soft, fade, treatment.may_revive)
+
+
+def run_blocks(
+    model: "PrunedViT", state: TokenState, start: int, stop: int, policy: DeadSlotRule
+) -> tuple[TokenState, tuple[BlockUsage, ...]]:
+    """Run blocks start ... stop-1 of a model under a policy; return the state after them and the tokens that each of them used."""
+    budgets, blocks = model.budgets(state.positions), model.adapters
+    usage: list[BlockUsage] = []
+    saves = getattr(model.backbone, "grad_checkpointing", False) and torch.is_grad_enabled()
+    last = stop if model.listener is None else min(stop, model.listener.block + 1)
+    while start < last:
+        ahead = start if saves else untouched_until(model, state, start, last, budgets, policy)
+        if ahead == start:
+            state, used = (model.checkpointed if saves else model.step)(state, start, budgets, policy)
+            usage.append(used)
+            start += 1
+            continue
+        x, used = state.sequence(), BlockUsage.even(state.lengths())
+        for number in range(start, ahead):
+            x = blocks[number].whole(x)
+            usage.append(used)
+        state, start = state.with_sequence(x), ahead
+    return state, tuple(usage)
+
+
+def untouched_until(
+    model: "PrunedViT", state: TokenState, start: int, stop: int, budgets: Mapping[int, Budget], policy: DeadSlotRule
+) -> int:
+    """Return the first block from `start` on in which something is decided, watched or hidden; `stop` if there is none."""
+    if model.hooks.observes or model.watch is not None or model.probe is not None or not model.treatment.lets_pass:
+        return start
+    stop = stop if model.treatment.revive != "last" else min(stop, model.depth - 1)
+    blocks, ahead = model.adapters, start
+    while ahead < stop and ahead not in budgets and blocks[ahead].runs_whole(state):
+        ahead += 1
+    return ahead if ahead > start and unhidden(state, policy) else start
