@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tokenprune.cli.bench import fixed, router, sampling, timing
+from tokenprune.cli.bench import authors, fixed, router, sampling, timing
 from tokenprune.cli.bench.__main__ import BENCHMARKS, main
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.ragged import masks
@@ -27,7 +27,7 @@ def test_one_command_measures_every_goal_and_writes_them(tmp_path, capsys):
     goals = {
         "speed-up / MACs ratio", "time / slice oracle", "no selector / timm", "ragged block / uniform", "slice oracle / SViT",
         "preserve / remove", "reactivate / remove", "remove / oracle", "class row, % of its block", "attention memory, sizes of q",
-        "distance matrix / ATS sampling", "Cropr / random choice", "Cropr / free choice",
+        "distance matrix / ATS sampling", "Cropr / random choice", "Cropr / free choice", "authors' way / ours",
         "published: speed-up / MACs ratio", "published: time / slice oracle",
     }  # fmt: skip
     assert set(table["goal"]) == goals
@@ -54,7 +54,7 @@ def test_the_list_names_every_benchmark(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["atss"], "there are fixed, ragged"), (["--rounds", "0"], "whole number from 1"), (["--batches", "1,x"], "'x' is no whole number")],
+    [(["atss"], "there are fixed, authors"), (["--rounds", "0"], "whole number from 1"), (["--batches", "1,x"], "'x' is no whole number")],
 )
 def test_bad_arguments_are_refused(arguments, text, capsys):
     with pytest.raises(SystemExit):
@@ -93,6 +93,19 @@ def test_released_sampling_keeps_what_the_bisection_keeps():
     score = torch.rand(3, 20, generator=torch.Generator().manual_seed(2)) + 0.1
     score = score / score.sum(1, keepdim=True)
     assert torch.equal(sampling.by_distances(score, 12), inverse_transform(score, torch.ones(3, 20, dtype=torch.bool), 12))
+
+
+@pytest.mark.parametrize("name", authors.MODELS)
+def test_the_authors_way_gives_the_logits_of_the_engine(name):
+    count, side = (1, 80) if name == "ats" else (2, 224)  # see `authors.ats`
+    torch.manual_seed(0)
+    vit, images = TINY.model(TINY.small, img_size=side), torch.randn(count, 3, side, side)
+    with torch.no_grad():
+        model = prune(vit, *authors.MODELS[name]).eval().deploy()
+        for part in [*(block.attn.qkv for block in vit.blocks), model.selectors]:
+            for parameter in part.parameters():
+                parameter.mul_(4.0)  # scores that are not flat, so that choices are not ties
+        torch.testing.assert_close(authors.way_of(name)(model, images), model(images), atol=1e-5, rtol=1e-5)
 
 
 def test_masks_have_the_mean_that_was_asked_for():

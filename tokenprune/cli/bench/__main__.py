@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tokenprune.cli.bench import attention, dense_tasks, every, fixed, ragged, report, router, sampling
+from tokenprune.cli.bench import attention, authors, dense_tasks, every, fixed, ragged, report, router, sampling
 from tokenprune.cli.bench.goals import Benchmark, Finding, Setup
 from tokenprune.utils import console
 from tokenprune.utils.paths import home_path
 
 BENCHMARKS = (
     Benchmark("fixed", "methods of fixed counts: speed-up against their MACs, a slice oracle, and the engine's own cost", fixed.measure),
+    Benchmark("authors", "each method against the way in which its authors' code computes a block", authors.measure),
     Benchmark("ragged", "a block on uneven counts over a uniform one", ragged.measure_block),
     Benchmark("svit", "SViT against an oracle of its mean counts", ragged.measure_svit),
     Benchmark("router", "Cropr's deployed router against random and against free choices, with Last Layer Fusion", router.measure),

@@ -20,7 +20,6 @@ from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
 
 Way = Callable[[PrunedViT, Tensor], Tensor]
-LAYER_WISE = {"name": "constant", "rate": 0.5}
 MODELS: dict[str, tuple[str | None, str | None, dict[str, Any] | None]] = {
     "no selector": (None, None, None),
     "evit": ("evit", "fuse", None),
@@ -30,7 +29,7 @@ MODELS: dict[str, tuple[str | None, str | None, dict[str, Any] | None]] = {
     "dynamicvit": ("dynamicvit", "remove", None),
     "cropr": ("cropr", "remove", {"name": "per_block", "remove": 8}),
     "cropr with Last Layer Fusion": ("cropr", "last_layer_fusion", {"name": "per_block", "remove": 8}),
-    "evo_vit": ("evo_vit", "reactivate", LAYER_WISE),
+    "evo_vit": ("evo_vit", "reactivate", None),
     "ats": ("ats", "remove", None),
 }
 
@@ -155,9 +154,8 @@ def cropr(model: PrunedViT, images: Tensor) -> Tensor:
 def evo_vit(model: PrunedViT, images: Tensor) -> Tensor:
     """Evo-ViT: before each deciding block all tokens are sorted by their attention; the first are computed, the others put behind them."""
     x, vit, budgets = _embedded(model, images)
-    first, running = min(budgets), torch.zeros(*x[:, 1:, 0].shape)
+    first, keep, running = min(budgets), x.shape[1] - 1, torch.zeros(*x[:, 1:, 0].shape)
     for number, block in enumerate(vit.blocks):
-        keep = x.shape[1] - 1
         if number in budgets:
             order, keep = running.argsort(dim=1, descending=True), budgets[number].keep
             x = torch.cat([x[:, :1], _gathered(x[:, 1:], order)], 1)
@@ -173,7 +171,11 @@ def evo_vit(model: PrunedViT, images: Tensor) -> Tensor:
 
 
 def ats(model: PrunedViT, images: Tensor) -> Tensor:
-    """ATS: explicit attention with a mask everywhere, sampling by a matrix of distances, rows of the weights gathered for each head."""
+    """ATS: explicit attention with a mask everywhere, sampling by a matrix of distances, rows of the weights gathered for each head.
+
+    Padding lies among the scores that are sampled, so that in a batch an image's tokens depend on the other images. The logits are the
+    engine's for one image, where the matrix is exact (up to 25 positions).
+    """
     x, vit, budgets = _embedded(model, images)
     real = torch.ones(*x.shape[:2], dtype=torch.bool)
     for number, block in enumerate(vit.blocks):
