@@ -382,7 +382,7 @@ class TokenState:
         joined, P = self.known.joined_sequence, self.prefix.shape[1]
         if joined is None:
             return self.replace(tokens=take(self.tokens, slots))
-        first = torch.arange(P, device=slots.device).expand(len(slots), P)
+        first = torch.arange(P, device=slots.device).expand(slots.shape[0], P)  # a size that tracers follow
         return self.with_sequence(take(joined, torch.cat([first, slots + P], 1)))
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
