@@ -9,8 +9,10 @@ import torch
 import tokenprune
 from tests.helpers.releases import SIZES, mae_state, saved
 from tokenprune.errors import CheckpointMismatch
+from tokenprune.utils.checkpoints import read_weights, save_weights
 from tokenprune.zoo.convert import to_timm, to_tokenprune
-from tokenprune.zoo.load import load_into, read
+from tokenprune.zoo.layout import Imported
+from tokenprune.zoo.load import load_into, read, save
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 48 * 48).reshape(2, 3, 48, 48)
 
@@ -99,3 +101,46 @@ def test_prune_takes_a_plain_file(file):
 def test_plain_files_are_left_to_the_reader_of_plain_files(file):
     model = tokenprune.load(file, r=3)
     assert load_into(model, file, {"task": {"name": "classification"}, "selector": {"name": "tome"}}) is None
+
+
+def saved_kmedoids(path, **more):
+    """Write a file whose average is the better one, as TokenReduction saves it; its keys are plain."""
+    vit = timm.models.vision_transformer.VisionTransformer(**SIZES, num_classes=5)
+    torch.manual_seed(3)
+    good = {key: torch.randn_like(value) for key, value in vit.state_dict().items()}
+    torch.save({"model": {key: value + 1 for key, value in good.items()}, "model_ema": good, "ema_best": True, **more}, path)
+    return vit, good
+
+
+def test_the_better_average_counts_for_readers_of_plain_files_too(tmp_path):
+    vit, good = saved_kmedoids(tmp_path / "best.pth")
+    pruned = tokenprune.prune(vit, "topk", schedule={"name": "stages", "blocks": [1, 2]}, init=tmp_path / "best.pth")
+    assert torch.equal(pruned.backbone.head.weight, good["head.weight"])
+    assert torch.equal(read_weights(tmp_path / "best.pth")["cls_token"], good["cls_token"])
+
+
+def test_a_converted_file_starts_a_row_with_its_selectors(tmp_path):
+    from tokenprune.runs.row import _load_any
+
+    plan = {"name": "stages", "blocks": [1, 2]}
+    vit = timm.models.vision_transformer.VisionTransformer(**SIZES, num_classes=5)
+    torch.manual_seed(4)
+    model = tokenprune.prune(vit, "dynamicvit", "remove", plan)
+    for value in model.state_dict().values():
+        value.copy_(torch.randn_like(value)) if value.is_floating_point() else None
+    settings = {"task": {"name": "classification"}, "backbone": {"name": "small", **SIZES}, "selector": {"name": "dynamicvit"}}
+    settings |= {"treatment": {"name": "remove"}, "schedule": plan}
+    save(tmp_path / "c.safetensors", Imported(settings, model.state_dict(), 5))
+    fresh = tokenprune.prune(timm.models.vision_transformer.VisionTransformer(**SIZES, num_classes=5), "dynamicvit", "remove", plan)
+    assert _load_any(fresh, tmp_path / "c.safetensors", settings) == []
+    assert torch.equal(fresh.eval()(IMAGES), model.eval()(IMAGES))
+    other = {**settings, "schedule": {"name": "stages", "blocks": [1, 2], "keep_rate": 0.5}, "treatment": {"name": "preserve"}}
+    told = " ".join(_load_any(fresh, tmp_path / "c.safetensors", other))
+    assert "treatment.name='remove', the model has 'preserve'" in told and "schedule.keep_rate=0.7, the model has 0.5" in told
+
+
+@pytest.mark.parametrize("header", ["{broken", "{}", "[]"])
+def test_a_broken_header_is_one_error(tmp_path, header):
+    save_weights(tmp_path / "c.safetensors", {"a": torch.ones(2)}, metadata={"tokenprune.settings": header})
+    with pytest.raises(CheckpointMismatch, match="the settings in the header of c.safetensors cannot be read"):
+        tokenprune.load(tmp_path / "c.safetensors")

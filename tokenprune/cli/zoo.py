@@ -1,6 +1,6 @@
 """Published files: print them, judge one as its authors do, or turn one into a file of this project or of timm.
 
-tokenprune zoo list [WORD ...]                                every published file; WORD: a part of a name, method, model or task
+tokenprune zoo list [WORD ...]                                every published file; WORD: a part of name, method, model, task, family
 tokenprune zoo verify NAME --weights FILE --data ROOT         accuracy beside the printed numbers, one result row
 tokenprune zoo convert FILE --to tokenprune --out NEW         safetensors for tokenprune.load(NEW); --to timm: for timm
 """
@@ -43,7 +43,7 @@ def listed(words: Sequence[str] = ()) -> str:
     Raises:
         InvalidConfig: There is none.
     """
-    found = [e for e in entries() if all(word.lower() in f"{e.name} {e.method} {e.model} {e.task}".lower() for word in words)]
+    found = [e for e in entries() if all(word.lower() in f"{e.name} {e.method} {e.model} {e.task} {e.family}".lower() for word in words)]
     if not found:
         raise InvalidConfig(f"no published file has {' and '.join(words)} in its name, method, model or task; leave them out to see all")
     head = ["name", "method", "model", "task", "printed", "size", "licence", "needs", "file", "link"]
@@ -73,9 +73,12 @@ def _verify(given: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     released.require_known(overrides)
     chosen = entry(given.name)
-    imported = released.checked(chosen, given.weights, _settings(given.set))
+    settings = _settings(given.set)
+    imported = released.checked(chosen, given.weights, settings)
     root = [] if given.data is None else [f"data.root='{given.data.resolve()}'"]
     run = released.run_of(chosen, given.weights, [*root, *overrides])
+    run = released.with_method(run, imported) if settings else run
+    released.check_size(imported, run)
     for text in released.differences(imported, run):
         console.warn(f"{chosen.name}: {text}")
     for key, reason in imported.left_out.items():
@@ -84,9 +87,9 @@ def _verify(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     released.check_classes(imported, run)
     row = shown_row(run)
     console.say("\n".join(released.in_words(chosen, row)))
-    values = released.contribution(chosen, given.weights, row)
-    text = yaml.safe_dump({"entries": {chosen.name: values}}, sort_keys=False)
-    console.say(f"To contribute this measurement, send the row and these values for tokenprune/zoo/{chosen.family}.yaml:\n{text}")
+    if run.data.get("max_val") is None:  # numbers of a part of the data compare with nobody's
+        text = yaml.safe_dump({"entries": {chosen.name: released.contribution(chosen, given.weights, row)}}, sort_keys=False)
+        console.say(f"To contribute this measurement, send the row and these values for tokenprune/zoo/{chosen.family}.yaml:\n{text}")
     return 0 if all(v.within for v in released.verdicts(chosen, row)) else 3
 
 

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenprune.backbones.vit import read_backbone
-from tokenprune.engine.schedule import TARGET, Layout
+from tokenprune.engine.schedule import TARGET
 from tokenprune.errors import CheckpointMismatch, InvalidConfig
-from tokenprune.registry import build, names
+from tokenprune.registry import names
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.runs.run import NONE, Run
 from tokenprune.utils.files import sha256
 from tokenprune.zoo.catalog import Entry
+from tokenprune.zoo.compared import counts, same
 from tokenprune.zoo.layout import Imported, layout_of
 from tokenprune.zoo.load import built, imported_of
 from tokenprune.zoo.release import read_release
 
+_SIZES = ("embed_dim", "depth", "num_heads", "patch_size")
 _SCORES = ("top1", "ap_box", "ap_mask", "miou")
 _FOR_TRAINING = ("name", "size", "pretrained", "drop_path", "pos_init", "pretrained_grid")  # change nothing of a finished model
 
@@ -75,6 +77,23 @@ def run_of(entry: Entry, path: Path, overrides: Sequence[str]) -> Run:
     return resolve(compose([f"zoo={entry.name}", f"init='{path.resolve()}'", *overrides]))
 
 
+def with_method(run: Run, imported: Imported) -> Run:
+    """Return a run with selector, treatment and schedule as its file was made, where settings were given in the place of the entry's."""
+    return run.replace(**{kind: imported.settings[kind] for kind in KINDS if kind in imported.settings})
+
+
+def check_size(imported: Imported, run: Run) -> None:
+    """Compare the sizes of the ViT of a file and of a run.
+
+    Raises:
+        CheckpointMismatch: They differ, so that the file is another one.
+    """
+    file, model = (read_backbone(settings["backbone"]) for settings in (imported.settings, run))
+    wrong = [f"{name} {getattr(file, name)}, not {getattr(model, name)}" for name in _SIZES if getattr(file, name) != getattr(model, name)]
+    if wrong:
+        raise CheckpointMismatch(f"the file's model has {'; '.join(wrong)}: it is another file than the one that the entry is of")
+
+
 def differences(imported: Imported, run: Run) -> list[str]:
     """Return in words where a run has other settings than its file was made with; [] if there are none."""
     reads_cls = run.selector_kind is not None and run.selector_kind.wants_cls(run.selector)
@@ -84,13 +103,13 @@ def differences(imported: Imported, run: Run) -> list[str]:
     ]
     for group in ("task", "backbone", *KINDS):
         wanted, got = (_completed(group, settings.get(group, {})) for settings in (imported.settings, run))
-        if group == "schedule" and _says_the_same(got, wanted, imported.settings["backbone"]):
+        if group == "schedule" and _says_thesame(got, wanted, imported.settings["backbone"]):
             continue
         wanted = wanted if group != "task" else {name: wanted[name] for name in imported.settings["task"]}
         found += [
             f"{group}.{name} is {got.get(name)!r}, the file's is {value!r}"
             for name, value in wanted.items()
-            if not _same(got.get(name), value)
+            if not same(got.get(name), value)
         ]
     return found
 
@@ -160,21 +179,8 @@ def _completed(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in known.items() if option != TARGET}
 
 
-def _says_the_same(got: Mapping[str, Any], wanted: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
+def _says_thesame(got: Mapping[str, Any], wanted: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
     """Tell whether schedules of two names keep as many positions at the same blocks of a model."""
     if got.get("name", NONE) == wanted.get("name", NONE):
         return False
-    vit = read_backbone(backbone)
-    layout = Layout(depth=vit.depth, positions=(vit.img_size // vit.patch_size) ** 2)
-    one, other = ([(b.block, b.keep) for b in build("schedule", dict(given)).budgets(layout)] for given in (got, wanted))
-    return one == other
-
-
-def _same(got: Any, wanted: Any) -> bool:
-    if isinstance(wanted, Mapping) and isinstance(got, Mapping):
-        return all(_same(got.get(name), value) for name, value in wanted.items())
-    if isinstance(wanted, (list, tuple)) and isinstance(got, (list, tuple)):
-        return len(wanted) == len(got) and all(map(_same, got, wanted))
-    if isinstance(wanted, (int, float)) and isinstance(got, (int, float)):
-        return math.isclose(got, wanted, rel_tol=1e-9)
-    return got == wanted
+    return counts(got, backbone) == counts(wanted, backbone)

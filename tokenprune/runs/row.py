@@ -273,13 +273,15 @@ def _load_any(model: Any, path: Path, config: Run) -> list[str]:
     """Load a file that holds the whole model, is a published one of the method (see `zoo`), or holds a ViT; return what is worth a note."""
     from tokenprune.backbones.weights import load_timm, load_vit
     from tokenprune.engine.model import pruned_of
-    from tokenprune.utils.checkpoints import load_dense, read_weights
-    from tokenprune.zoo.load import load_into
+    from tokenprune.utils.checkpoints import load_dense, read_metadata, read_weights
+    from tokenprune.zoo.load import SETTINGS, load_into
 
     pruned = pruned_of(model)
     if pruned is None:
         load_timm(model, path)
         return []
+    if SETTINGS in read_metadata(path):  # a file of `zoo convert`, whose selectors count
+        return load_into(model, path, config) or []
     whole = set(model.state_dict()) & set(read_weights(path))
     if len(whole) > len(pruned.state_dict()) // 2:
         load_dense(model, path)

@@ -21,6 +21,7 @@ from tokenprune.utils.files import atomic_write
 GRID_NOTE = "grid"  # metadata: rows x columns of the position codes, where they are no square
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # a name in torch's message on an object that it does not read
 _REMEDY = "use the backbone and task settings that it was written with"
+AVERAGE = "model_ema"
 _NESTED = ("model", "state_dict", "model_state", "module")
 
 
@@ -46,7 +47,7 @@ def save_weights(
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Return every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
 
-    A mapping under "model", "state_dict", "model_state" or "module" is unwrapped; several others ("student", "teacher") are joined, each
+    `model_ema` is taken where the file says `ema_best`, as TokenReduction's do. Else a mapping under "model", "state_dict", "model_state" or "module" is unwrapped; several others ("student", "teacher") are joined, each
     key with the name of its mapping and a dot before it. Other content of a training run (optimizer, epoch, its
     arguments as argparse's Namespace) is ignored.
 
@@ -55,6 +56,8 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     content = read_plain(path)
+    if isinstance(content, Mapping) and content.get("ema_best") and isinstance(content.get(AVERAGE), Mapping):
+        content = content[AVERAGE]  # the file itself says that its average is the better one
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             averaged = [str(other) for other, part in content.items() if "ema" in str(other).split("_") and isinstance(part, Mapping)]

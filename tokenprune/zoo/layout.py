@@ -1,7 +1,8 @@
 """Defines the contract of importers: a layout recognises a published file by its keys and turns it into settings and weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -123,7 +124,9 @@ def converted(release: Release, given: Mapping[str, Any]) -> Imported:
         CheckpointMismatch: See `layout_of` and `Layout.convert`; or a setting is missing, unknown, or contradicts the file.
     """
     layout = layout_of(release)
-    known, allowed = layout.known(release), [*layout.asks, *layout.offers]
+    allowed = [*layout.asks, *layout.offers]
+    with _readable(release, layout):
+        known = layout.known(release)
     problems = [f"{name!r} is no setting of it" for name in given if name not in allowed]
     problems += [
         f"{name} is {given[name]!r}, and the file itself says {known[name]!r}"
@@ -135,4 +138,17 @@ def converted(release: Release, given: Mapping[str, Any]) -> Imported:
     if problems:
         settings = ", ".join(allowed) or "none"
         raise CheckpointMismatch(f"checkpoint {release.name} (layout {layout.name}): {'; '.join(problems)}. Settings: {settings}")
-    return layout.imported(release, {**layout.offers, **known, **given})
+    with _readable(release, layout):
+        return layout.imported(release, {**layout.offers, **known, **given})
+
+
+@contextmanager
+def _readable(release: Release, layout: Layout) -> Iterator[None]:
+    """Turn what a layout stumbles over in a file's arguments, or in settings that were given, into one error."""
+    try:
+        yield
+    except (TypeError, ValueError, SyntaxError, LookupError, AttributeError) as error:
+        raise CheckpointMismatch(
+            f"checkpoint {release.name} (layout {layout.name}): its arguments or the settings given have another form than expected"
+            f" ({type(error).__name__}: {error}). Settings: {', '.join([*layout.asks, *layout.offers]) or 'none'}"
+        ) from error

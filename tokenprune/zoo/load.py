@@ -13,6 +13,7 @@ from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import get
 from tokenprune.utils import console
 from tokenprune.utils.checkpoints import copy_state, save_weights
+from tokenprune.zoo.compared import method_differences
 from tokenprune.zoo.layout import Imported, converted, recognised
 from tokenprune.zoo.release import Release, read_release
 
@@ -82,17 +83,21 @@ def load_into(model: nn.Module, path: Path | str, settings: Mapping[str, Any]) -
     Args:
         model: The model.
         path: The file.
-        settings: Groups of a run that the model was built from: `task` and `selector` count, `backbone` is compared.
+        settings: Groups of a run that the model was built from: `task` and `selector` count; `treatment`, `schedule` and `backbone` are
+            compared.
 
     Returns:
-        Remarks on what does not fit; None, with the model untouched, for a file of plain keys or of another task: `load_vit` reads those.
+        Remarks on what does not fit; None, with the model untouched, for a file of plain keys: `load_vit` reads those.
 
     Raises:
-        CheckpointMismatch: The file is of the task and does not fit the model; the message names each key.
+        CheckpointMismatch: The file is of the task and does not fit the model, and the message names each key; or it is a detector or a
+            segmenter, and the model is none.
     """
-    release = read_release(path)
-    imported = _own(release) or _of_task(release, settings["task"]["name"])
-    if imported is None or imported.settings["task"]["name"] != settings["task"]["name"]:
+    release, task = read_release(path), settings["task"]["name"]
+    own = _own(release)
+    imported, left_open = (own, ()) if own is not None else _of_task(release, task)
+    if imported is None or imported.settings["task"]["name"] != task:
+        _refuse_other_tasks(release, task)
         return None
     state, notes, allowed = dict(imported.state), list(imported.notes), imported.added
     theirs, ours = (_name(groups.get("selector")) for groups in (imported.settings, settings))
@@ -102,7 +107,8 @@ def load_into(model: nn.Module, path: Path | str, settings: Mapping[str, Any]) -
         notes.append(f"the file's selectors are those of {theirs}, the run has {ours}: they are left out")
     copy_state(state, model, release.name, allowed, _ADVICE)
     differing = _differences(imported.settings["backbone"], settings["backbone"]) if "backbone" in settings else _eps(imported, model)
-    return [*notes, *differing]
+    method = method_differences(imported.settings, settings, left_open) if theirs == ours != "none" else []
+    return [*notes, *differing, *method]
 
 
 def save(path: Path | str, imported: Imported, about: Mapping[str, str] | None = None) -> None:
@@ -122,14 +128,29 @@ def in_words(imported: Imported) -> str:
     return json.dumps({**fields, "notes": list(imported.notes)}, sort_keys=True)
 
 
-def _of_task(release: Release, task: str) -> Imported | None:
-    """Return a file of one of the layouts that are not plain, if it is of a task; settings that it does not say take example values."""
+def _of_task(release: Release, task: str) -> tuple[Imported | None, tuple[str, ...]]:
+    """Return a file of one of the layouts that are not plain, if it is of a task, and the settings that it does not say.
+
+    The latter take example values.
+    """
     found = [get("layout", name)() for name in recognised(release)]
     fitting = [layout for layout in found if layout.task == task and not layout.plain]
     if len(fitting) != 1:
-        return None
+        return None, ()
     layout = fitting[0]
-    return layout.imported(release, {**layout.offers, **layout.examples, **layout.known(release)})
+    known = layout.known(release)
+    left_open = tuple(name for name in layout.asks if name not in known)
+    return layout.imported(release, {**layout.offers, **layout.examples, **known}), left_open
+
+
+def _refuse_other_tasks(release: Release, task: str) -> None:
+    """Raise for a detector or a segmenter where a model of another task asks for weights."""
+    for layout in (get("layout", name) for name in recognised(release)):
+        if layout.task != task and not layout.plain and layout.task != "classification":
+            raise CheckpointMismatch(
+                f"checkpoint {release.name} (layout {layout.name}) is a model for {layout.task}, and the model here is for {task}; give"
+                f" task={layout.task}, or a file of the encoder alone: tokenprune zoo convert FILE --to timm --out NEW.safetensors"
+            )
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -140,9 +161,16 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
 
 
 def _eps(imported: Imported, model: nn.Module) -> list[str]:
-    """Return in words that the blocks of a model that was not built here have another eps than those of the file."""
-    wanted, norm = read_backbone(imported.settings["backbone"]).norm_eps, pruned_of(model).backbone.blocks[0].norm1
-    return [] if wanted in (None, norm.eps) else [f"the file was made with eps {wanted} in the blocks' norms, the model has {norm.eps}"]
+    """Return in words that a model that was not built here has another eps in its blocks, or another pooling, than the file."""
+    vit, backbone = read_backbone(imported.settings["backbone"]), pruned_of(model).backbone
+    eps = backbone.blocks[0].norm1.eps
+    found = [] if vit.norm_eps in (None, eps) else [f"the file was made with eps {vit.norm_eps} in the blocks' norms, the model has {eps}"]
+    pools = [
+        (vit.pool, getattr(backbone, "global_pool", vit.pool)),
+        (vit.pool_includes_prefix, getattr(backbone, "pool_include_prefix", False)),
+    ]
+    words = ("pool", "pool_includes_prefix")
+    return found + [f"the file was made with {word}={a}, the model has {b}" for word, (a, b) in zip(words, pools, strict=True) if a != b]
 
 
 def _name(spec: Any) -> str:
@@ -156,8 +184,13 @@ def _of_selectors(key: str) -> bool:
 def _own(release: Release) -> Imported | None:
     """Return a file whose settings this project noted in its header, or in the row beside it; None for files of others."""
     if SETTINGS in release.meta:
-        found = json.loads(release.meta[SETTINGS])
-        return Imported(**{**found, "state": release.state, "added": tuple(found["added"]), "notes": tuple(found["notes"])})
+        try:
+            found = json.loads(release.meta[SETTINGS])
+            return Imported(**{**found, "state": release.state, "added": tuple(found["added"]), "notes": tuple(found["notes"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointMismatch(
+                f"the settings in the header of {release.name} cannot be read ({error!r}); convert it again"
+            ) from error
     row = None if release.folder is None else release.folder / _ROW
     if "key" not in release.meta or row is None or not row.is_file():
         return None

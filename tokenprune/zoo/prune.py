@@ -37,7 +37,8 @@ def prune(
     """
     pruned = pruned_without_file(model, selector, treatment, schedule, **options)
     if init is not None:
-        published = load_into(pruned, init, {"task": {"name": "classification"}, "selector": selector})
+        groups = {"task": {"name": "classification"}, "selector": selector, "treatment": treatment, "schedule": schedule}
+        published = load_into(pruned, init, groups)
         for note in load_vit(pruned, init) if published is None else published:
             console.warn(f"{Path(init).name}: {note}")
     return pruned

@@ -9,12 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from tokenprune.errors import CheckpointMismatch
-from tokenprune.utils.checkpoints import read_metadata, read_plain
+from tokenprune.utils.checkpoints import AVERAGE, read_metadata, read_plain
 
 # In the order in which authors' evaluation scripts look for weights. A file that says `ema_best` is judged by its average.
 _PARTS = ("state_dict_ema", "ema_state", "model", "state_dict", "model_state", "module")
-_AVERAGE = "model_ema"
-_MODULE = "module."  # of torch's DataParallel
+_WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile and of DataParallel
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,18 @@ def read_release(path: Path | str) -> Release:
     if not state:
         held = ", ".join(map(str, list(content)[:8])) or "nothing"
         raise CheckpointMismatch(f"checkpoint {path.name} holds no tensors (it holds {held}); fetch it again, or take the file of weights")
-    if all(key.startswith(_MODULE) for key in state):
-        state = {key.removeprefix(_MODULE): value for key, value in state.items()}
+    for wrapper in _WRAPPERS:
+        while all(key.startswith(wrapper) for key in state):
+            state = {key.removeprefix(wrapper): value for key, value in state.items()}
     meta = content.get("meta")
     return Release(path.name, state, _plain(content.get("args")), {**_plain(meta), **read_metadata(path)}, part, path.parent)
 
 
 def _weights(content: Mapping[Any, Any]) -> tuple[str, Mapping[Any, Any]]:
     """Return (name, mapping) of the part of a file that its authors judge."""
-    if content.get("ema_best") and isinstance(content.get(_AVERAGE), Mapping):
-        return _AVERAGE, content[_AVERAGE]
-    for name in (*_PARTS, _AVERAGE):
+    if content.get("ema_best") and isinstance(content.get(AVERAGE), Mapping):
+        return AVERAGE, content[AVERAGE]
+    for name in (*_PARTS, AVERAGE):
         if isinstance(content.get(name), Mapping):
             return name, content[name]
     return "", content
