@@ -155,5 +155,5 @@ def _kept(provider: str, path: str, name: str, *asked: Any) -> Any:
 
 def _source(provider: str, path: str, name: str) -> Callable[..., Any]:
     scheme = path.partition("://")[0]
-    kind = next(kind for kind in Plugins.instance().discover(ConfigSource) if kind.scheme() == scheme)
-    return getattr(kind(provider, path), name)
+    kinds = [kind for kind in Plugins.instance().discover(ConfigSource) if issubclass(kind, ConfigSource)]
+    return getattr(next(kind for kind in kinds if kind.scheme() == scheme)(provider, path), name)
