@@ -45,7 +45,10 @@ def make(*arguments: str, **env: str) -> subprocess.CompletedProcess:
 def test_listed_packages_are_exactly_the_folders(cfg):
     places = [p.parent for top in ("tokenprune", "hydra_plugins") for p in ROOT.glob(f"{top}/**/__init__.py")]
     folders = {".".join(p.relative_to(ROOT).parts) for p in places}
-    assert set(cfg["options"]["packages"].split()) == folders | {"tokenprune.conf"}  # a new folder is listed in setup.cfg
+    assert set(cfg["options"]["packages"].split()) == folders | {
+        "tokenprune.conf",
+        "tokenprune.experiments",
+    }  # a new folder is listed in setup.cfg
 
 
 def test_every_folder_of_modules_is_a_package():
@@ -79,7 +82,7 @@ def test_repacked_detectron2_requires_nothing_that_set_up_leaves_out(cfg):
 def wheel(tmp_path_factory) -> Path:
     """Build the wheel from a copy, so that the checkout stays clean."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
-    for name in ("tokenprune", "conf", "hydra_plugins"):
+    for name in ("tokenprune", "conf", "experiments", "hydra_plugins"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, source)
@@ -104,18 +107,23 @@ def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for folder in ("tokenprune", "hydra_plugins") for p in ROOT.glob(f"{folder}/**/*.py")}
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
+    numbers = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("experiments/*/expected.csv")}
     templates = {f"tokenprune/report/templates/report.{ending}" for ending in ("html", "css")}
     assert "tokenprune/conf/config.yaml" in configs
-    assert sorted((modules | configs | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names) == []
-    assert not any(name.startswith(("tests", "conf/")) for name in names)
+    assert (
+        sorted((modules | configs | numbers | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names)
+        == []
+    )
+    assert "tokenprune/experiments/table2_preserve/expected.csv" in numbers
+    assert not any(name.startswith(("tests", "conf/", "experiments/")) or "/measured/" in name for name in names)
 
 
-def test_configs_are_found_in_an_unpacked_wheel(wheel, tmp_path):
+def test_configs_and_the_papers_numbers_are_found_in_an_unpacked_wheel(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "import importlib.resources as r; print((r.files('tokenprune.conf') / 'config.yaml').is_file(), r.files('tokenprune.conf'))"
-    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code = "from tokenprune.utils.paths import *; print(config_dir(), expected_of('table2_preserve'))"
+    package, env = tmp_path / "tokenprune", os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stdout == f"True {tmp_path / 'tokenprune' / 'conf'}\n", done.stderr
+    assert done.stdout == f"{package / 'conf'} {package / 'experiments' / 'table2_preserve' / 'expected.csv'}\n", done.stderr
 
 
 def test_make_lists_every_target():

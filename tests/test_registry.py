@@ -19,9 +19,10 @@ from tokenprune.utils.settings import misfits
 def test_what_ships():
     trained = {"a_vit", "adavit", "cropr", "dtop", "dynamicvit", "ia_red2", "patch_merger", "sinkhorn", "sit", "spvit", "svit"}
     ready = {"ats", "attn_topk", "dpc_knn", "evit", "evo_vit", "kmedoids", "radial", "random", "tome", "topk", "variance"}
+    ready |= {"algm", "atc", "diffrate", "frequency", "mctf", "pitome", "ppt", "representation_shift", "tofu"}
     assert set(registry.names("selector")) == trained | ready
     assert {name for name in registry.names("selector") if registry.get("selector", name).learns} == trained
-    fixed = {"fuse", "last_layer_fusion", "merge", "none", "preserve", "reactivate", "remove"}
+    fixed = {"fuse", "last_layer_fusion", "merge", "mlerp", "none", "preserve", "reactivate", "remove"}
     learned = {"cross_attention", "cross_attention_concat", "mhsa_concat"}
     assert set(registry.names("treatment")) == fixed | learned
     assert {name for name in registry.names("treatment") if registry.get("treatment", name).learns} == learned
@@ -61,7 +62,7 @@ def test_every_plugin_declares_itself(kind):
 @pytest.mark.parametrize("name", registry.names("selector"))
 def test_selector_facts_are_of_the_declared_values(name):
     facts = registry.facts("selector", name)
-    assert facts["site"] in ("before", "rows", "inside") and facts["budget"] in ("fixed", "dynamic")
+    assert facts["site"] in ("before", "ahead", "rows", "inside") and facts["budget"] in ("fixed", "dynamic")
     assert facts["visibility"] in ("hard", "soft") and facts["paper"] and facts["module"]
 
 
@@ -78,7 +79,7 @@ def test_a_name_is_taken_once(own_registry):  # noqa: F811
 
 
 def test_unknown_names_and_kinds():
-    with pytest.raises(UnknownPlugin, match="Available: a_vit, adavit, ats"):
+    with pytest.raises(UnknownPlugin, match="Available: a_vit, adavit, algm, atc, ats"):
         registry.get("selector", "zzz")
     with pytest.raises(UnknownPlugin, match="no plugin kind"):
         registry.names("colour")

@@ -112,6 +112,8 @@ def test_convert_writes_a_file_that_loads_in_one_line(command, file, tmp_path):
     code, out, _ = command("convert", file, "--to", "tokenprune", "--out", tmp_path / "new.safetensors", "--entry", "fake-mae")
     assert code == 0 and "tokenprune.load" in out
     assert len(tokenprune.load(tmp_path / "new.safetensors").selectors) == 4
+    code, _, err = command("convert", file, "--out", tmp_path / "new.safetensors", "--entry", "fake-mae")
+    assert code == 1 and "is there already; give --out another name, or remove it first" in err
     code, out, _ = command("convert", file, "--to", "timm", "--out", tmp_path / "timm.safetensors", "--set", "r=3")
     assert code == 0 and "tensors in timm's keys" in out
     assert command("convert", file, "--out", tmp_path / "new.pth", "--set", "r=3")[0] == 1

@@ -1,7 +1,9 @@
 """The registry as a test matrix: every selector with every treatment, legal or refused."""
 
+from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -25,6 +27,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "patch_merger": [{"scaled": False}, {"scaled": True}],
     "adavit": [{"variant": "fixed"}, {"variant": "released"}],
     # With the paper's beta nothing halts in a model this small.
+    "mctf": [{"mode": "ahead"}, {"mode": "precise"}, {"mode": "after", "pool": "mass", "both_ways": False}],
+    "ppt": [{"threshold": 1.2e-4}],  # some images are pruned, others pooled
+    "algm": [{"threshold": 0.2}],  # in a model this small neighbours are no more alike than others
     "a_vit": [{"gamma": 5.0, "beta": 1.0}, {"gamma": 5.0, "beta": 1.0, "variant": "released"}],
 }
 SCHEDULES = {
@@ -56,6 +61,32 @@ def verdict(selector: dict[str, Any], treatment: str) -> str | None:
 def pairings(legal: bool = True) -> list[tuple[dict[str, Any], str]]:
     """Return all pairings of one verdict."""
     return [(s, t) for s in selectors() for t in treatments() if (verdict(s, t) is None) == legal]
+
+
+def timed(pairs: list[tuple[dict[str, Any], str]]) -> list[Any]:
+    """Return pairings as test cases: `mlerp`, which merges as `merge` does from a block on, is slow but for one selector of each kind."""
+    return [_case(pair, _takes_long(*pair)) for pair in pairs]
+
+
+def sampled(pairs: list[tuple[dict[str, Any], str]]) -> list[Any]:
+    """Return pairings as test cases: those of `each_selector_once` always run, the others are slow tests.
+
+    It is for laws that hold within one execution. That the executions agree is asked of every pairing (`timed`).
+    """
+    return [_case(pair, _takes_long(*pair) or pair not in _often()) for pair in pairs]
+
+
+@cache
+def _often() -> list[tuple[dict[str, Any], str]]:
+    return each_selector_once()
+
+
+def _case(pair: tuple[dict[str, Any], str], slow: bool) -> Any:
+    return pytest.param(*pair, marks=pytest.mark.slow) if slow else pair
+
+
+def _takes_long(selector: dict[str, Any], treatment: str) -> bool:
+    return treatment == "mlerp" and selector["name"] not in ("tofu", "evit", "svit", "frequency", "mctf")
 
 
 def representatives() -> list[tuple[dict[str, Any], str]]:

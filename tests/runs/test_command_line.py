@@ -144,3 +144,10 @@ def test_a_sweep_writes_below_the_home_folder_and_makes_no_folder_of_that_name(c
     code, _, err = cli("-m", *TINY, "seed=0,1", "results_dir=~/results")
     assert (code, err) == (0, "") and [path.name for path in Path(tmp_path).iterdir()] == ["home"]
     assert len(list((tmp_path / "home/results/rows").iterdir())) == 2
+
+
+@pytest.mark.parametrize("group", ["reports", "losses", "treatment_labels", "dense", "dense.training", "pretrained.data"])
+def test_a_group_that_an_interpolation_makes_a_text_of_is_refused(cli, group):  # noqa: F811
+    code, _, err = cli("scale=smoke", "validate_only=true", f"{group}=${{scale}}")
+    assert code == 2 and err.startswith("error: ") and "Traceback" not in err
+    assert group in err and "smoke" in err

@@ -29,7 +29,7 @@ def test_axes_are_multiplied_and_globs_are_files():
         rates = [f"schedule.keep_rate={rate}" for rate in ("0.9", "0.8", "0.7", "0.6", "0.5")]
         assert together.rows("training_free") == [["+experiment=training_free", *row] for row in product(own, rates)]
         assert together.rows("table1_taxonomy") == [["+experiment=table1_taxonomy"]]
-        assert len(together.rows("cube")) == 17 * 6
+        assert len(together.rows("cube")) == 25 * 6
         assert [len(together.rows("cropr_fig5_segmentation", scale)) for scale in ("smoke", "demo", "paper")] == [5, 5 * 3, 5 * 5]
 
 

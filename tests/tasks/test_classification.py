@@ -13,6 +13,7 @@ from tokenprune.backbones.vit import build_vit
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import get
 from tokenprune.runs.config import compose, resolve
+from tokenprune.tasks.classification.settings import read_recipe
 from tokenprune.tasks.classification.task import patch_labels
 from tokenprune.training.loop import fit
 from tokenprune.training.settings import TrainingConfig
@@ -262,3 +263,18 @@ def test_the_classifier_that_ships_tells_the_classes_apart():
     load_dense(model, path)
     assert path.stat().st_size < 3_000_000 and read_metadata(path)["run"] == "Dense (classification, seed 0)"
     assert task.evaluate(model, config)["top1"] > 60, "8 classes: chance is 12.5"
+
+
+def test_an_evaluation_runs_in_the_precision_of_its_view(monkeypatch):
+    view = ["task.view.crop_pct=1.0", "data.val_size=4", "task.batch_size=4"]
+    seen = {}
+    for dtype in ("float32", "half", "bfloat16"):
+        config = resolve(compose(["task=classification", *view, f"task.view.dtype={dtype}"]))
+        task = get("task", "classification")()
+        model = task.build_model(config)
+        load_dense(model, weights_path(config["init_weights"]))
+        model.backbone.blocks[0].mlp.fc1.register_forward_hook(lambda _, given, out, dtype=dtype: seen.update({dtype: out.dtype}))
+        assert task.evaluate(model, config)["top1"] >= 0
+    assert seen == {"float32": torch.float32, "half": torch.float32, "bfloat16": torch.bfloat16}  # half is for GPUs
+    with pytest.raises(InvalidConfig, match="task.view.dtype is 'fp16', allowed are float32, bfloat16, float16, half"):
+        read_recipe(resolve(compose(["task=classification", "task.view.dtype=fp16"])))

@@ -9,7 +9,7 @@ import torch
 from tests.helpers.pairings import images, tiny_vit
 from tokenprune import prune
 from tokenprune.measure import speed
-from tokenprune.measure.speed import SpeedPlan, seconds_per_image
+from tokenprune.measure.speed import SpeedPlan, seconds_alone, seconds_per_image
 
 CPU = torch.device("cpu")
 
@@ -63,6 +63,14 @@ def test_without_a_backbone_it_has_no_time(timed, pruned):
 
     found = seconds_per_image(pruned, whole, [(images(1), images(1))], CPU)
     assert found["seconds_backbone"] is None and found["seconds_encoder"] == 1 and timed == ["pruned", "dense", "whole"]
+
+
+def test_without_images_nothing_is_timed_and_the_note_says_so(pruned):
+    cpu = torch.device("cpu")
+    found, alone = seconds_per_image(pruned, pruned, [], cpu), seconds_alone(pruned, [], cpu)
+    note = "not timed: no images were asked for (speed_images=0)"
+    assert found.pop("seconds_note") == note and set(found.values()) == {None} and "speedup_encoder" in found
+    assert alone == {"seconds_total": None, "seconds_note": note}
 
 
 def test_masked_execution_is_not_timed(pruned):

@@ -21,6 +21,12 @@ def test_the_average_counts_where_the_file_says_that_it_is_better(tmp_path):
     assert read_release(path).part == "model" and read_release(path).state["a.weight"].sum() == 2
 
 
+def test_an_average_alone_is_taken(tmp_path):
+    torch.save({"model_ema": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "a.pth")
+    release = read_release(tmp_path / "a.pth")
+    assert release.part == "model_ema" and release.state["a"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("ema_best", [numpy.bool_(True), numpy.float64(1.0)])
 def test_numpy_scalars_are_read_by_name(tmp_path, ema_best):
     release = read_release(saved(tmp_path / "best.pth", STATE, model_ema=AVERAGE, ema_best=ema_best, best=numpy.float32(79.4)))

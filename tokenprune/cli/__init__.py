@@ -1,6 +1,7 @@
 """Runs the command `tokenprune`: one sub-command for each task."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ COMMANDS = {
     "smoke": ("tokenprune.cli.smoke", "run every experiment in seconds a row"),
     "report": ("tokenprune.report.__main__", "write one page of a results folder"),
     "bench": ("tokenprune.cli.bench.__main__", "measure the engine's speed against its goals"),
+    "gpu": ("tokenprune.cli.gpu.__main__", "check and measure everything on one GPU: a table, curves, one page"),
     "zoo": ("tokenprune.cli.zoo", "published files: list them, judge one, convert one"),
     "export": ("tokenprune.cli.export", "export a classifier with torch.export or as ONNX"),
     "docs": ("tokenprune.cli.docs.__main__", "write the generated pages of docs/ again"),
@@ -45,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.fail(f"unknown command {words[0]!r}.{hint(words[0], COMMANDS)} Available: {', '.join(COMMANDS)}")
         return USAGE
     sys.argv = [f"tokenprune {words[0]}", *words[1:]]
-    return importlib.import_module(COMMANDS[words[0]][0]).main() or 0
+    try:
+        return importlib.import_module(COMMANDS[words[0]][0]).main() or 0
+    except BrokenPipeError:  # who reads the output has seen enough: `tokenprune list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 0
 
 
 def _help() -> str:

@@ -25,6 +25,8 @@ from tokenprune.runs.command_line import quoted
 from tokenprune.runs.composer import Composer, composer
 from tokenprune.runs.config import implied_method
 from tokenprune.runs.nodes import nodes
+from tokenprune.runs.rule_lists import choices_in, held, rule_lists
+from tokenprune.runs.rules import GROUP as RULES
 from tokenprune.runs.sources import folder_options, folders, read_data, shown, without_folders
 from tokenprune.utils import console
 from tokenprune.utils.paths import config_dir
@@ -70,14 +72,19 @@ def explained(compose: Composer, overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _sources(choices: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield (file, choice) of every choice that has a file or a node. Optional rules that do not hold are left out."""
+    """Yield (file, choice) of every choice that has a file or a node, and of every rule that holds."""
     listed = [key for entry in read_data(config_dir() / "config.yaml")["defaults"] if isinstance(entry, dict) for key in entry]
     order = {key.removeprefix("optional "): number for number, key in enumerate(listed)}
     for key in sorted(
         choices, key=lambda key: order.get(key, order.get(key.partition("/.")[0], len(order)))
     ):  # experiment and rows at the end
         group, option = key.partition("@")[0], choices[key]
-        if not group.startswith("hydra/") and option:
+        start, _, name = group.rpartition("/")
+        if start == RULES and name in rule_lists(config_dir()):
+            for rule in held(name, choices_in(option)):
+                source = _data_file(rule.folder, f"{RULES}/{rule.name}", rule.combination)
+                yield source, f"{RULES}/{rule.name}@{rule.place}={rule.combination}"
+        elif not group.startswith("hydra/") and option:
             source = _source(group, option)
             if source:
                 yield source, f"{key}={option}"

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from hydra.errors import HydraException
@@ -64,16 +65,20 @@ def checked(names: Sequence[str]) -> Iterator[tuple[str, Checked]]:
 
     torch.set_num_threads(1)  # a process must not be copied while its threads are at work
     with composer() as compose, console.progress((), "validating", 0) as bar:
-        parts = [part for name in names for part in _parts(compose, name)]
-        bar.reset(len(parts))
+        compose.compose([])  # reads what every row needs, for all copies of this process
+        gc.freeze()
         with multiprocessing.get_context("fork").Pool(os.cpu_count(), _begin, (compose,)) as pool:
-            results = pool.imap(_check, parts)
+            expanded = list(zip(product(names, SCALES), pool.imap(_parts, product(names, SCALES)), strict=True))
+            parts = [(name, part) for (name, _), (found, _) in expanded for part in found]
+            bar.reset(len(parts))
+            results = pool.imap(_check, [part for _, part in parts])
             for name in names:
-                found = Checked()
+                found = Checked(wrong=tuple(text for (of, _), (_, wrong) in expanded if of == name for text in wrong))
                 for _ in (part for part in parts if part[0] == name):
                     found = found.plus(next(results))
                     bar.update()
                 yield name, found
+        gc.unfreeze()
 
 
 def tell(name: str, found: Checked) -> tuple[str, ...]:
@@ -108,11 +113,15 @@ def _expects(config: Run, error: Exception) -> bool:
         return False
 
 
-def _parts(compose: Composer, name: str) -> list[tuple[str, list[list[str]]]]:
-    """Return the rows of an experiment at all scales in parts; rows that are composed alike stand together."""
-    rows = [[*row, f"scale={scale}"] for scale in SCALES for row in compose.rows(name, scale)]
-    rows.sort(key=compose.choices)
-    return [(name, rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
+def _parts(asked: tuple[str, str]) -> tuple[list[list[list[str]]], tuple[str, ...]]:
+    """Return the rows of an experiment at a scale in parts, and why they cannot be told; rows that are composed alike stand together."""
+    name, scale = asked
+    compose = _composer[0]
+    try:
+        rows = sorted(([*row, f"scale={scale}"] for row in compose.rows(name, scale)), key=compose.choices)
+    except (HydraException, OmegaConfBaseException, TokenPruneError) as error:
+        return [], (f"+experiment={name} scale={scale}: {explain(error)}",)
+    return [rows[start : start + _PART] for start in range(0, len(rows), _PART)], ()
 
 
 _composer: list[Composer] = []  # holds the composer of this copy of the process
@@ -123,9 +132,9 @@ def _begin(compose: Composer) -> None:
     _composer[:] = [compose]
 
 
-def _check(part: tuple[str, list[list[str]]]) -> Checked:
+def _check(part: list[list[str]]) -> Checked:
     found = Checked()
-    for row in part[1]:
+    for row in part:
         found = found.plus(check(_composer[0], row))
     return found
 

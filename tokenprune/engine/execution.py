@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenprune.engine.ahead import run_ahead
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.packed import feed, run_packed
@@ -48,7 +49,8 @@ def run_block(
         see: an observer of the projections that stores traits.
     """
     entering, at_rows = state.lengths(), decider is not None and decider.site is Site.ROWS
-    packed = policy.packs(adapter) and (at_rows or not state.known.complete)
+    ahead = decider is not None and decider.site is Site.AHEAD
+    packed = policy.packs(adapter) and not ahead and (at_rows or not state.known.complete)
     if decider is None and see is None and adapter.runs_whole(state) and unhidden(state, policy):
         return state.with_sequence(adapter.whole(state.sequence())), BlockUsage.even(entering)
     call = HookCall.of(adapter.block)
@@ -58,7 +60,7 @@ def run_block(
     if call is not None:
         after = after.with_sequence(call.leave(after.sequence()))
     fed = entering if decider is None else after.lengths()
-    return after, BlockUsage(entering, fed if at_rows else entering, fed)
+    return after, BlockUsage(entering, fed if at_rows or ahead else entering, fed)
 
 
 def unhidden(state: TokenState, policy: DeadSlotRule) -> bool:
@@ -69,6 +71,8 @@ def unhidden(state: TokenState, policy: DeadSlotRule) -> bool:
 
 def run_padded(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decider: Decider | None, see: Decide | None) -> TokenState:
     """Run one block over every slot, dead keys hidden; the arguments are those of `run_block`."""
+    if decider is not None and decider.site is Site.AHEAD:
+        return run_ahead(adapter, state, policy, decider.decide, see)
     bias, weights = visibility(state, policy)
     x = state.sequence()
     p = adapter.project(x, adapter.codes(state))

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tokenprune.engine.arguments import check_images
 from tokenprune.engine.as_timm import TimmTools
 from tokenprune.engine.blocks import adapt
-from tokenprune.engine.blocks.base import ProjectionView
+from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
 from tokenprune.engine.blocks.class_token import class_token
 from tokenprune.engine.blocks.compiled import CompiledBlock
 from tokenprune.engine.blocks.family import Family
@@ -28,7 +28,7 @@ from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.plan import described
-from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, blended, settle
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, blended, settle, visibility
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
 from tokenprune.engine.state import TokenState
@@ -50,6 +50,7 @@ class PrunedViT(TimmTools, nn.Module):
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
     (`training.calibration`).
+    `capacities` {block: rows of the whole batch}, if set, are the sizes of packed passes after decisions, see `engine.capped`.
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
@@ -58,6 +59,7 @@ class PrunedViT(TimmTools, nn.Module):
     listener: DecisionListener | None = None
     progress: float = 1.0
     compiled: Mapping[str, Any] | None = None  # options of torch.compile for parts of blocks
+    capacities: Mapping[int, int] | None = None
 
     def __init__(
         self,
@@ -144,7 +146,7 @@ class PrunedViT(TimmTools, nn.Module):
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
         if torch.compiler.is_compiling():
             found = _resolve_untraced(id(self), positions, self.progress, id(self.schedule), id(self.treatment))
-            return {block: Budget(block, keep, live, share) for block, keep, live, share in found}
+            return {facts[0]: Budget(*facts) for facts in found}
         return self._exact_budgets(positions)
 
     def describe(self, positions: int | None = None) -> str:
@@ -219,12 +221,12 @@ class PrunedViT(TimmTools, nn.Module):
         state = state if self.fusion is None else self.fusion(state)
         map_, present = self.view(state)
         map_ = self._family.norm(map_)
-        map_ = map_ if self.treatment.remembers else map_ * present.unsqueeze(-1)
+        map_ = map_ if self.treatment.remembers and not state.vanished else map_ * present.unsqueeze(-1)
         return Outputs(state, usage, map_, present, self._family.norm(state.prefix))
 
     def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
         """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""
-        if self.treatment.remembers:
+        if self.treatment.remembers and not state.vanished:
             map_ = state.dense()
             return map_, torch.ones_like(map_[..., 0], dtype=torch.bool)
         present = state.present()
@@ -261,6 +263,8 @@ class PrunedViT(TimmTools, nn.Module):
     def step(self, state: TokenState, number: int, budgets: Mapping[int, Budget], policy: DeadSlotRule) -> tuple[TokenState, BlockUsage]:
         """Run block `number` with what is decided before or inside it."""
         adapter, budget = self._family.blocks[number], budgets.get(number)
+        if self.capacities is not None and number in self.capacities:
+            policy = replace(policy, capacity=(number, self.capacities[number]))
         state = self.treatment.before_block(state, number, self.depth)
         see = self._see(number, number + 1 in budgets) if self.hooks.observes or self.probe is not None else None
         if budget is None:
@@ -271,7 +275,8 @@ class PrunedViT(TimmTools, nn.Module):
             self._show(number, state)
             decider = Decider(selector.site, partial(self._decide, number, selector, budget))
             return run_block(adapter, state, policy, decider, see=see)
-        state = settle(self._decide(number, selector, budget, self.treatment.candidates_of(state)), policy)
+        state = self.treatment.candidates_of(state)
+        state = settle(self._decide(number, selector, budget, state, *self._peeked(adapter, selector, state, policy)), policy)
         self._show(number, state)
         adapter, state = switched(adapter, state.branch), state.replace(branch=None)
         if state.gate is None or policy.soft:
@@ -333,7 +338,13 @@ class PrunedViT(TimmTools, nn.Module):
             decision = replace(decision, gate=gate)
         for name, payload in decision.notes.items():
             state = state.note(name, number, payload)
-        return self.treatment.apply(state, decision)
+        return self.treatment.at(number, self.depth).apply(state, decision)
+
+    def _peeked(self, adapter: BaseBlock, selector: Selector, state: TokenState, policy: DeadSlotRule) -> tuple[Any, ...]:
+        """Return the queries and keys of the block to come, and its key bias, for a selector that reads them before it."""
+        if not selector.peeks:
+            return ()
+        return adapter.asks(state.sequence(), adapter.codes(state)), visibility(state, policy)[0]
 
     def _exact_budgets(self, positions: int) -> dict[int, Budget]:
         now = (self.schedule, self.treatment, self.progress)
@@ -387,12 +398,13 @@ class PrunedViT(TimmTools, nn.Module):
 
 
 @torch.compiler.assume_constant_result
-def _resolve_untraced(model: int, positions: int, *depends: float) -> tuple[tuple[int, int, int, float], ...]:
+def _resolve_untraced(model: int, positions: int, *depends: float) -> tuple[tuple[Any, ...], ...]:
     """Return the budgets of the model of that id for N positions as plain numbers.
 
     torch.compile cannot trace exact fractions, so it calls this while it compiles, again where one of the numbers it `depends` on differs.
     """
-    return tuple((b.block, b.keep, b.live, float(b.rate)) for b in _MODELS[model]._exact_budgets(positions).values())
+    found = _MODELS[model]._exact_budgets(positions).values()
+    return tuple((b.block, b.keep, b.live, float(b.rate), b.between, b.stage) for b in found)
 
 
 def pruned_of(model: nn.Module) -> PrunedViT | None:

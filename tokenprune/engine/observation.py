@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tokenprune.engine.blocks.base import ProjectionView
 from tokenprune.engine.blocks.windowed import received
-from tokenprune.engine.indexing import sized
+from tokenprune.engine.indexing import sized, sort_stably
 from tokenprune.engine.state import TokenState
 from tokenprune.errors import TokenPruneError
 
@@ -14,12 +14,13 @@ COLUMN_CHUNK = 256
 
 
 class Observation:
-    """A lazy, read-only view of the tokens at one block; nothing here ever holds a T x T matrix.
+    """A lazy, read-only view of the tokens at one block; nothing here ever holds a T x T matrix, but for the block's own at site `ahead`.
 
     Args:
         state: tokens before the block (site `before`) or after its attention (site `inside`).
         block: 0-based block number.
-        projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `MethodHooks.observe`).
+        projection: q, k, v of the block where they exist (sites `rows`, `inside`, and `MethodHooks.observe`); at site `ahead`, and for
+            selectors that peek, queries and keys only.
         bias: (B,P+M) key bias of that attention, or None.
         progress: share of training that is done, in [0,1]; 1 at test.
         precedes: whether the next block begins with a decision (for `MethodHooks.observe`).
@@ -72,6 +73,9 @@ class Observation:
         if self.projection.windows is not None:
             return received(self.projection, self.projection.windows)
         q, weight = self.projection.q, self._live_queries()
+        if self.projection.map is not None:
+            rows = self.projection.map[..., self.state.prefix.shape[1] :] * weight[:, None, :, None]
+            return rows.sum(2) / weight.sum(1)[:, None, None]
         total = q.new_zeros(*q.shape[:2], self.tokens.shape[1])
         for some, w in zip(q.split(COLUMN_CHUNK, 2), weight.split(COLUMN_CHUNK, 1), strict=True):
             total = total + (self._rows(some) * w[:, None, :, None]).sum(2)
@@ -106,6 +110,19 @@ class Observation:
             )
         size = (height // H, width // W)
         return F.unfold(images, size, stride=size).unflatten(1, (images.shape[1], -1)).permute(0, 3, 1, 2)
+
+    def ranked(self, count: int | None = None) -> Tensor:
+        """Return the slots in the order that decisions have set (`Decision.order`), else in their own, live ones first.
+
+        Args:
+            count: of slots to return, (B,count), where as many are live in each image; None for (B,K) with all live ones among them.
+        """
+        state = self.state
+        (B, M), order = self.live.shape, state.order
+        if order is None:
+            order = torch.arange(M, device=self.live.device).expand(B, M)
+            order = order if state.known.complete else sort_stably((~self.live).to(torch.uint8))[1]
+        return order if count is None else order[:, :count]
 
     def policy(self) -> Tensor:
         """Return how far each slot counts, (B,M): the gate of the last decision, or 1 for live slots (all of them under reactivation)."""

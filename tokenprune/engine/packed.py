@@ -59,7 +59,7 @@ def _ask(
 
     A token fused just now has no query and gets nothing yet.
     """
-    asks = Packing.of(after.live, kept.prefix)
+    asks = policy.packing(after)
     before, now = kept.alive.shape[1], asks.alive.shape[1]
     place = asks.rows % now
     queries = kept.rank(asks.rows // now * before + place.clamp(max=before - 1))

@@ -42,6 +42,11 @@ class Packing:
         """Tell whether all images have the same number of rows."""
         return min(self.lengths) == max(self.lengths)
 
+    @property
+    def longest(self) -> int:
+        """Return the rows of the longest image."""
+        return max(self.lengths)
+
     @once
     def alive(self) -> Tensor:
         """Return which rows of the padded sequence are live, (B,S)."""
@@ -83,6 +88,12 @@ class Packing:
         counts = self.live.sum(1, keepdim=True)
         return slots, torch.arange(K, device=slots.device) < counts
 
+    def ordered(self, order: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what `slots` does, in an order (B,K) that lists live slots first."""
+        K = max(self.lengths) - self.prefix
+        real = torch.arange(K, device=order.device) < self.live.sum(1, keepdim=True)
+        return order[:, :K], None if self.even else real
+
     def take(self, x: Tensor) -> Tensor:
         """Return the live rows of x (B,S,...) as (1,T,...)."""
         if sum(self.lengths) == self.alive.numel():
@@ -108,7 +119,7 @@ class Packing:
 class Spread:
     """A projection of packed rows as selectors read one: q, k and v (B,h,S,d), padded only when asked for."""
 
-    windows = None  # blocks that attend inside windows never run packed
+    windows = map = None  # blocks that attend inside windows, or make their attention map, never run packed
 
     def __init__(self, projection: "Projection", packing: Packing) -> None:
         self._packed, self._packing, self.scale = projection, packing, projection.scale

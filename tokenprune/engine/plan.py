@@ -66,7 +66,12 @@ def described_usage(usage: "Sequence[BlockUsage]", positions: int, prefix: int) 
 
 
 def _note(block: PlannedBlock, prefix: int) -> str:
-    place = {Site.BEFORE: "before the block", Site.ROWS: "before its queries", Site.INSIDE: "before its MLP"}[block.site or Site.BEFORE]
+    place = {
+        Site.BEFORE: "before the block",
+        Site.AHEAD: "before its values",
+        Site.ROWS: "before its queries",
+        Site.INSIDE: "before its MLP",
+    }[block.site or Site.BEFORE]
     return f"  {_number(block.fed - prefix)} of {_number(block.before)} patch tokens stay, decided {place}"
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
+from tokenprune.engine.capped import CappedPacking
 from tokenprune.engine.indexing import traced
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.state import TokenState
@@ -21,6 +22,7 @@ class Site(str, Enum):
     """Where a decision is taken; equal to its name, so that a selector may also say `site = "rows"`."""
 
     BEFORE = "before"  # before the block
+    AHEAD = "ahead"  # after the block's attention map, which is then grouped as the tokens are; their values are made of what stays
     ROWS = "rows"  # after qkv, before attention: dropped tokens ask no query
     INSIDE = "inside"  # after attention, before the MLP
 
@@ -33,7 +35,7 @@ class Decider:
     """A decision that is taken in the middle of a block.
 
     Args:
-        site: `Site.ROWS` or `Site.INSIDE`; a decision before the block is applied to the state that enters it.
+        site: `Site.AHEAD`, `Site.ROWS` or `Site.INSIDE`; a decision before the block is applied to the state that enters it.
         decide: Called with the state, the projections and the key bias of the block; returns the state with dropped slots marked.
     """
 
@@ -42,7 +44,8 @@ class Decider:
 
     def __post_init__(self) -> None:
         if self.site is Site.BEFORE:
-            raise ValueError("site is 'before'; allowed in a block: rows, inside. Apply the decision to the state that enters the block")
+            allowed = ", ".join(site for site in Site if site is not Site.BEFORE)
+            raise ValueError(f"site is 'before'; allowed in a block: {allowed}. Apply the decision to the state that enters the block")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class DeadSlotRule:
 
     mode: masked, gathered or packed. remember: dropped values go to the canvas. key_bias: of a state, (B,M) or None. soft: dead
     keys fade by the gate instead of being hidden (DynamicViT's training). free: dead slots are computed and written too. stay: dead
-    slots of an uneven batch stay in their place, because the next decision looks at them again.
+    slots of an uneven batch stay in their place, because the next decision looks at them again. capacity: (block, rows), of the decision
+    of a block in a pass whose sizes are set beforehand (see `capped`); None asks the device for its rows.
     """
 
     mode: str
@@ -60,10 +64,18 @@ class DeadSlotRule:
     soft: bool = False
     free: bool = False
     stay: bool = False
+    capacity: tuple[int, int] | None = None
 
     def packs(self, adapter: BaseBlock) -> bool:
         """Tell whether a block runs on packed rows; DropPath, which drops whole images, needs them apart."""
         return self.mode == "packed" and not (adapter.block.training and adapter.drops_paths)
+
+    def packing(self, state: TokenState) -> Packing:
+        """Return the packing of a state after a decision: one look at the device, none where the rows are set beforehand."""
+        P = state.prefix.shape[1]
+        if self.capacity is None or self.mode != "packed":
+            return Packing.of(state.live, P)
+        return CappedPacking.within(state.live, P, *self.capacity)
 
 
 def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None) -> TokenState:
@@ -76,17 +88,20 @@ def settle(state: TokenState, policy: DeadSlotRule, found: Packing | None = None
     """
     if policy.mode == "masked":
         if state.known.slots is not None:
-            return state.replace(complete=state.known.slots.shape == state.live.shape)
-        return state.replace(complete=_sees_all_live(state.live))
+            return state.replace(complete=state.known.slots.shape == state.live.shape, groups=None)
+        return state.replace(complete=_sees_all_live(state.live), groups=None)
     if state.known.slots is not None:
         return state.compact(state.known.slots, None, policy.remember)
-    found = found if found is not None else Packing.of(state.live, state.prefix.shape[1])
+    found = found if found is not None else policy.packing(state)
     if policy.mode == "gathered" and not found.even:
         low, high = min(found.lengths) - found.prefix, max(found.lengths) - found.prefix
         raise IncompatiblePairing(f"images of a batch keep {low} to {high} tokens; gathered needs equal numbers: use packed")
-    if policy.stay and policy.mode == "packed":
-        return state.replace(packing=found)
-    state = state.compact(*found.slots(), policy.remember)
+    if isinstance(found, CappedPacking):
+        state = state.note("overflow", found.block, found.overflow)
+    if (policy.stay or isinstance(found, CappedPacking)) and policy.mode == "packed":
+        return state.replace(packing=found, groups=None)
+    places = found.slots() if state.order is None else found.ordered(state.order)
+    state = state.compact(*places, policy.remember)
     return state.replace(packing=Packing(state.live, found.prefix, found.lengths))
 
 

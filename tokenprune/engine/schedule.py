@@ -5,7 +5,7 @@ Counts are of patch slots; prefix tokens (CLS, registers) are never counted and 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -20,13 +20,16 @@ ANSWERS = ("keep_rate", "rate", "remove")
 class Budget:
     """One decision: before (or inside) `block`, `keep` of `live` slots stay; `rate` is the target share of the N grid positions.
 
-    `rate` is an exact fraction; in a program that torch.compile made it is the nearest float.
+    `rate` is an exact fraction; in a program that torch.compile made it is the nearest float. `between`: how many are left between two
+    actions of a decision that first prunes and then merges; None where the schedule does not say. `stage`: number of the decision, from 0.
     """
 
     block: int
     keep: int
     live: int
     rate: Fraction | float
+    between: int | None = None
+    stage: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Schedule:
         """Return how many slots stay; the default counts against the N original positions."""
         return self._round(rate * layout.positions, float(layout.positions) * float(rate))
 
+    def between(self, stage: int, keep: int, live: int, layout: Layout) -> int | None:
+        """Return how many of `live` slots are left after pruning, before merging leaves `keep`; None where there is one action."""
+        return None
+
     def budgets(self, layout: Layout) -> tuple[Budget, ...]:
         """Resolve to one Budget a decision.
 
@@ -78,7 +85,7 @@ class Schedule:
                 keep = max(keep, live - layout.cap(live, layout.prefix))
             if keep < 1:
                 raise InvalidSchedule(f"block {block}: {keep} of {live} tokens would stay, at least 1 must: raise keep_rate or drop less")
-            result.append(Budget(block, keep, live, rate))
+            result.append(Budget(block, keep, live, rate, self.between(stage, keep, live, layout), stage))
             live = keep + layout.extra if keep < live else live
         return tuple(result)
 

@@ -25,8 +25,11 @@ class Selector(nn.Module):
     schedules and execution modes are legal.
 
     Attributes:
-        site: Where the decision is taken: `Site.BEFORE` a block, `Site.ROWS` (after qkv, before attention) or `Site.INSIDE` (after
-            attention, before the MLP). The names `before`, `rows` and `inside` do as well.
+        site: Where the decision is taken: `Site.BEFORE` a block, `Site.AHEAD` (after the attention map, which is then grouped as tokens are
+            merged; values are made of what stays), `Site.ROWS` (after qkv, before attention) or `Site.INSIDE` (after attention, before the
+            MLP). The names `before`, `ahead`, `rows` and `inside` do as well. An instance may set another by its options.
+        peeks: A decision before the block reads the block's queries and keys, which are made for it alone.
+        vanishing: The selector names a target for some dropped tokens only; the others vanish (`Decision.vanish`).
         budget: `fixed` keeps as many tokens as the schedule says; `dynamic` keeps its own number for each image, at test time.
         gated: The selector trains by a straight-through gate, hence in masked execution.
         visibility: What a dropped key is in training: `hard` (masked) or `soft` (DynamicViT's policy softmax).
@@ -55,6 +58,7 @@ class Selector(nn.Module):
     reads_cls: ClassVar[bool] = False
     absorbing: ClassVar[bool] = False
     merging: ClassVar[bool] = False
+    vanishing: ClassVar[bool] = False
     mixing: ClassVar[bool] = False
     reads_previous_block: ClassVar[bool] = False
     taught_by: ClassVar[str] = ""
@@ -72,6 +76,7 @@ class Selector(nn.Module):
 
     calibration_images: int = 0  # training images that `calibrate` wants to see, after training
     may_keep_none: bool = False  # whether an image may keep no patch token at all, beside its prefix tokens
+    peeks: bool = False
     normed: int = 0  # elements of each slot that norms of a decision take
 
     def __init__(self, context: Context) -> None:
@@ -106,6 +111,7 @@ class Selector(nn.Module):
             "reads_cls",
             "absorbing",
             "merging",
+            "vanishing",
             "mixing",
             "saves_computation",
             "module",

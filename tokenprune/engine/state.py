@@ -41,6 +41,11 @@ class Decision:
     `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values`; values (B,M,C): what new tokens and the means of
     a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix tokens that stay, those of before if None (site `before`
     only); prefix_gate (B,P): their gate in training.
+
+    Beside `target`: vanish (B,M) bool, dropped slots that go nowhere (DiffRate prunes some and merges others), none if None; carry (B,M),
+    factor of a slot's mass on its way to the target, 1 if None; chain, how many targets may follow each other until a kept slot is met
+    (MCTF: 2). order (B,K) long: slots in the order that later decisions count them in (`Observation.ranked`), the kept ones first; not for
+    site `rows`. It is part of methods that split tokens by rank; None leaves the order of before.
     """
 
     keep: Tensor
@@ -58,6 +63,28 @@ class Decision:
     values: Tensor | None = None
     prefix_keep: Tensor | None = None
     prefix_gate: Tensor | None = None
+    vanish: Tensor | None = None
+    carry: Tensor | None = None
+    chain: int = 1
+    order: Tensor | None = None
+
+
+class Groups(NamedTuple):
+    """Says which slots a decision has just merged, for the attention map of the block that runs (site `ahead`).
+
+    Attributes:
+        gone: (B,R) slots, among them all that were merged.
+        into: (B,R) their targets.
+        amount: (B,R) weight with which they enter the mean; 0 for a slot that was not merged.
+        total: (B,M) weight of each slot's mean.
+        exact: Whether every dropped slot was merged, so that rows of the map still sum to 1.
+    """
+
+    gone: Tensor
+    into: Tensor
+    amount: Tensor
+    total: Tensor
+    exact: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +143,14 @@ def _are_live_slots(slots: Tensor, live: Tensor) -> bool:
     return once and torch.equal(torch.zeros_like(live).scatter(1, slots, 1), live)
 
 
+def _lists_live_first(order: Tensor, live: Tensor) -> bool:
+    """Tell whether an order (B,K) begins with the live slots of a mask (B,M), each once."""
+    counts = live.sum(1, keepdim=True)
+    first = torch.arange(order.shape[1], device=order.device) < counts
+    once = torch.zeros_like(live, dtype=torch.long).scatter_add(1, order, first.long())
+    return torch.equal(once, live.long())
+
+
 @dataclass(frozen=True)
 class TokenState:
     """All data of a forward pass between two blocks; immutable, so that the engine can stop and resume.
@@ -140,6 +175,9 @@ class TokenState:
         prefix_live: (B,P) bool, False for prefix tokens that were dropped; they stay in the sequence, unseen and unchanged. None: all live.
         prefix_gate: See `Decision`.
         aux: ((name, block, payload), ...) notes for losses and measurements.
+        order: (B,K) slots in the order that decisions count them in, live ones first; None: the order of slots.
+        groups: What the decision of the block that runs has merged, until dead slots are removed.
+        vanished: Whether a position may have no value at all: it was dropped, is not remembered, and no other token speaks for it.
         known: Facts about these tensors that need not be read from them.
     """
 
@@ -160,6 +198,9 @@ class TokenState:
     prefix_live: Tensor | None = None
     prefix_gate: Tensor | None = None
     aux: tuple[tuple[str, int, Any], ...] = ()
+    order: Tensor | None = None
+    groups: Groups | None = None
+    vanished: bool = False
     known: Known = field(default_factory=Known)
 
     @classmethod
@@ -203,7 +244,10 @@ class TokenState:
         Raises:
             RuntimeError: names the facts that are wrong.
         """
-        if wrong := self.known.problems(self):
+        wrong = self.known.problems(self)
+        if self.order is not None and not _lists_live_first(self.order, self.live):
+            wrong.append("order")
+        if wrong:
             B, M = self.live.shape
             raise RuntimeError(f"TokenState.known is wrong about {', '.join(wrong)} of {B} images with {M} slots on a grid of {self.grid}")
 
@@ -231,7 +275,7 @@ class TokenState:
         P = self.prefix.shape[1]
         if self.known.complete:
             return torch.full(self.live.shape[:1], self.live.shape[1] + P, device="cpu")
-        if self.known.packing is not None:
+        if self.known.packing is not None and self.known.packing.lengths:
             return torch.tensor(self.known.packing.lengths)
         return self.live.sum(1) + P
 
@@ -276,7 +320,7 @@ class TokenState:
             return take(stored, self.index)
         values = take(stored, self.index.clamp(min=0))
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
-        return values.where(known, torch.as_tensor(missing, dtype=values.dtype, device=values.device))
+        return values.where(known, values.new_full((), missing))  # a number of the host would be copied to the device
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
@@ -297,14 +341,16 @@ class TokenState:
         """Bring every position and prefix token back, in raster order; fused tokens, which have no place, leave."""
         if self.known.in_grid_order and self.owner is None:
             everywhere = self.live if self.known.complete else torch.ones_like(self.live)
-            return self.replace(
-                live=everywhere, complete=True, mass=None, gate=None, canvas=None, retired=(), prefix_live=None, prefix_gate=None
-            )
+            left = dict.fromkeys(("mass", "gate", "canvas", "prefix_live", "prefix_gate", "order"))
+            return self.replace(live=everywhere, complete=True, retired=(), **left)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
         return fresh.replace(traits=self.traits, aux=self.aux, rope=self.rope)
 
     def compact(self, slots: Tensor, real: Tensor | None, remember: bool) -> "TokenState":
-        """Keep only `slots` (B,K), live where `real` (None: everywhere); with `remember` what was there goes to the canvas first."""
+        """Keep only `slots` (B,K), live where `real` (None: everywhere); with `remember` what was there goes to the canvas first.
+
+        From then on the slots lie in the order of decisions.
+        """
         live = self.live.new_ones(slots.shape) if real is None else real
         canvas, retired = self._left() if remember else (None, ())
         mass = None if self.mass is None else take(self.mass, slots)
@@ -316,6 +362,8 @@ class TokenState:
             retired=retired,
             mass=mass if mass is None or real is None else mass.where(live, 1.0),
             gate=None if self.gate is None else take(self.gate, slots),
+            order=None,
+            groups=None,
             complete=real is None,
             all_placed=real is None and self.known.all_placed,
         )

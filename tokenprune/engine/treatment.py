@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.indexing import flat, recorded_by_jit, sort_stably, take
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import Decision, Groups, TokenState
 from tokenprune.errors import InvalidConfig, TokenPruneError
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ class Treatment:
         """Return a learned way back to all `positions` N for models of a family, with weights of its own; None for none."""
         return None
 
+    def at(self, block: int, depth: int) -> "Treatment":
+        """Return the treatment in force at a block of a model of `depth` blocks; it may differ in `fold` and `memory` only."""
+        return self
+
     @property
     def lets_pass(self) -> bool:
         """Tell whether `before_block` is this class's own, which changes nothing but for `revive`."""
@@ -93,24 +97,33 @@ class Treatment:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         if decision.mix is not None:
             return mixed(state, decision.mix, decision.values)
-        if self.fold == "merge" and decision.target is None and decision.slots is None:
+        if self.fold == "merge" and decision.target is None and decision.slots is None and state.live.shape[1]:
             decision = replace(decision, keep=with_heir(state, decision))
         dropped = None if self.fold == "none" else state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" and dropped is not None else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
         slots, gone = (decision.slots, decision.gone) if state.known.complete else (None, None)
-        gates = {"gate": decision.gate, "prefix_gate": decision.prefix_gate}
-        state = state.replace(live=decision.keep, slots=slots, gone=gone, branch=decision.branch, **gates)
+        order = reordered(state, decision)
+        vanished = state.vanished or (self.fold == "none" and not self.remembers)
+        gates = {"gate": decision.gate, "branch": decision.branch, "prefix_gate": decision.prefix_gate}
+        state = state.replace(live=decision.keep, slots=slots, gone=gone, order=order, vanished=vanished, **gates)
         state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
         if dropped is None:
             return state
         if weight is not None:
             return fuse(state, dropped, weight)
+        if self.fold != "merge" or not state.live.shape[1]:
+            return state
         if decision.target is None:
-            return merge(state, dropped, nearest(state, decision.keep))
-        state = state if decision.values is None else state.replace(tokens=decision.values)
-        return merge(state, dropped, decision.target, decision.weight)
+            decision = replace(decision, target=nearest(state, decision.keep), weight=None)  # that of dropped tokens in a fused one
+        elif decision.values is not None:
+            state = state.replace(tokens=decision.values)
+        return self.merged(state, dropped, decision)
+
+    def merged(self, state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
+        """Return the state with dropped slots (B,M) merged into the targets of a decision."""
+        return merge(state, dropped, decision)
 
     def macs(self, names_targets: bool, squared_slots: float, dim: int) -> float:
         """Return the MACs of one decision: the M x M similarities in C channels of `nearest`, where nobody names the targets of merging.
@@ -146,7 +159,7 @@ def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
 
 
 def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
-    """Append one token an image, the sum of dropped tokens times their weight (B,M), not normalised (EViT Eq. 4)."""
+    """Append one token an image, last in order, the sum of dropped tokens times their weight (B,M), not normalised (EViT Eq. 4)."""
     fused = weight.to(state.tokens.dtype).unsqueeze(1) @ state.tokens  # (B,1,C)
     some = dropped.any(1, keepdim=True)
     nowhere = torch.full_like(state.index[:, :1], -1)
@@ -154,11 +167,11 @@ def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
     slots = state.known.slots
     if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
         slots = F.pad(slots, (0, 1), value=dropped.shape[1])
-    joined = state.known.joined_sequence
-    state = (
-        state.replace(tokens=torch.cat([state.tokens, fused], 1)) if joined is None else state.with_sequence(torch.cat([joined, fused], 1))
-    )
+    joined, order = state.known.joined_sequence, state.order
+    tokens = torch.cat([state.tokens if joined is None else joined, fused], 1)
+    state = state.replace(tokens=tokens) if joined is None else state.with_sequence(tokens)
     return state.replace(
+        order=None if order is None else live_first(F.pad(order, (0, 1), value=dropped.shape[1]), torch.cat([state.live, some], 1)),
         index=torch.cat([state.index, nowhere], 1),
         live=torch.cat([state.live, some], 1),
         gate=gate,
@@ -179,20 +192,52 @@ def mixed(state: TokenState, mix: Tensor, values: Tensor | None) -> TokenState:
         slots=torch.arange(M, M + K, device=live.device).expand(B, K),
         mass=None,
         gate=None,
+        order=None,
     )
 
 
-def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | None = None) -> TokenState:
-    """Move dropped slots into their targets (B,M): mean by mass (ToMe section 3) or `weight` (B,M); masses, owners follow."""
+def reordered(state: TokenState, decision: Decision) -> Tensor | None:
+    """Return the order of slots after a decision: its own, or that of before without the dropped ones."""
+    if decision.order is not None or state.order is None:
+        return decision.order
+    return live_first(state.order, decision.keep)
+
+
+def live_first(order: Tensor, live: Tensor) -> Tensor:
+    """Return an order (B,K) of slots with those of a mask (B,M) first."""
+    return order.gather(1, sort_stably((~live.gather(1, order)).to(torch.uint8))[1])
+
+
+def final_targets(decision: Decision, dropped: Tensor) -> Tensor:
+    """Return the kept slot (B,M) that each dropped one ends in, where targets may have targets."""
+    target, length = decision.target, 1
+    if target is None:
+        raise TokenPruneError("a decision without targets cannot be merged: give `target` (B,M)")
+    if decision.chain > 1:
+        target = target.where(dropped, torch.arange(target.shape[1], device=target.device))
+    while length < decision.chain:
+        target, length = target.gather(1, target), 2 * length
+    return target
+
+
+def merge(state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
+    """Move dropped slots (B,M) into the targets of a decision, but for those that vanish.
+
+    The new value is the mean by mass (ToMe section 3), or by the decision's `weight`; masses, times `carry`, and owners follow.
+    """
+    weight, carry, vanish = decision.weight, decision.carry, decision.vanish
     mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
     gone = leaving(state, dropped)
-    into = target.gather(1, gone)
+    into = final_targets(decision, dropped).gather(1, gone)
+    moves = dropped if vanish is None else dropped & ~vanish
 
-    def flows(amount: Tensor) -> tuple[Tensor, Tensor]:
-        moving = (amount if state.known.slots is not None else amount * dropped).gather(1, gone)
+    def flows(amount: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        leaves = amount if factor is None else amount * factor.to(amount.dtype)
+        moving = (leaves if state.known.slots is not None and vanish is None else leaves * moves).gather(1, gone)
         return moving, amount.scatter_add(1, into, moving)
 
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
+    groups = Groups(gone, into, moving, total, vanish is None)
     share = (moving / total.gather(1, into)).unsqueeze(-1)
     joined = state.known.joined_sequence  # read and written in one piece where it is one
     x, first = (state.tokens, 0) if joined is None else (joined, state.prefix.shape[1])
@@ -206,7 +251,9 @@ def merge(state: TokenState, dropped: Tensor, target: Tensor, weight: Tensor | N
     else:
         x = rows.index_add(0, target, gain.flatten(0, 1)).view_as(x)
     after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
-    return after.replace(mass=total if weight is None else flows(mass)[1], owner=new_owner(state, dropped, gone, into))
+    mass = total if weight is None and carry is None else flows(mass, carry)[1]
+    owner = new_owner(state, dropped, gone, into, vanish)
+    return after.replace(mass=mass, owner=owner, groups=groups, vanished=state.vanished or vanish is not None)
 
 
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:
@@ -219,11 +266,15 @@ def leaving(state: TokenState, dropped: Tensor) -> Tensor:
     return sort_stably(dropped.to(torch.uint8), descending=True)[1][:, : M - state.known.slots.shape[1]]
 
 
-def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor) -> Tensor:
-    """Return (B,N): positions whose owner was dropped now belong to the target's position; `gone`, `into` (B,R) are slots."""
+def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor, vanish: Tensor | None = None) -> Tensor:
+    """Return (B,N): positions whose owner was dropped now belong to the target's position; `gone`, `into` (B,R) are slots.
+
+    A position that vanishes stays its own, and no live slot stands there.
+    """
     B, N = state.live.shape[0], state.positions
     itself = torch.arange(N, device=into.device).expand(B, N)
     place, heir = state.index.gather(1, gone), state.index.gather(1, into)
+    heir = heir if vanish is None else place.where(vanish.gather(1, gone), heir)
     if state.known.slots is not None and state.known.all_placed:
         heirs = itself.scatter(1, place, heir)
     else:

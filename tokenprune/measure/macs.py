@@ -60,7 +60,7 @@ class _Counts(NamedTuple):
         attended: Tokens that are keys of the attention.
         rows: Tokens that are queries of the attention.
         fed: Tokens that enter the MLP.
-        products: Mean product of keys and queries.
+        products: Mean product of keys and queries; at site `ahead` of half the products before and half of those after the decision.
         scored: Slots that the selector scores.
         squared: Mean square of the slots that a decision finds.
         observed: Slots in the attention of the block before.
@@ -101,7 +101,8 @@ def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs
         scored = _scored(model, number, entering - P, float(before.mean()), N)
         squared = float((before if _site(model, number) is Site.BEFORE else attended - P).square().mean())
         before = fed - P
-        working = (attended * heads, rows * heads, fed * feeds, attended * rows * heads)
+        products = (attended**2 + rows**2) / 2 if _site(model, number) is Site.AHEAD else attended * rows
+        working = (attended * heads, rows * heads, fed * feeds, products * heads)
         normed = (float((attended * attends).mean()), float((rows * attends).mean()))
         counts.append(_Counts(*(float(t.mean()) for t in working), scored, squared, observed, entering, normed))
         observed = entering - P
@@ -121,9 +122,10 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
         head: Whether the classification head counts, too.
     """
     counts, observed, P = [], float(positions), model.prefix_tokens
-    for number, (before, attended, rows, fed, _) in enumerate(planned_blocks(model, positions)):
+    for number, (before, attended, rows, fed, site) in enumerate(planned_blocks(model, positions)):
         scored = _scored(model, number, attended - P, before, positions)
-        counts.append(_Counts(attended, rows, fed, attended * rows, scored, before**2, observed, attended, (attended, rows)))
+        products = (attended**2 + rows**2) / 2 if site is Site.AHEAD else attended * rows
+        counts.append(_Counts(attended, rows, fed, products, scored, before**2, observed, attended, (attended, rows)))
         observed = attended - P
     return _sum(model, counts, positions, head)
 
@@ -160,12 +162,13 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
     deciding = model.budgets(positions)  # a schedule that changes in training does not use all of its selectors at all times
     norm = 5.0 * model.embed_dim * (positions + P)
     for number, (block, c) in enumerate(zip(model.family.blocks, counts, strict=True)):
-        cost = block.macs(c.attended, c.rows, c.fed, c.products)
-        norm += block.macs(*c.normed, c.fed, 0.0).norm
+        valued = c.rows if number in deciding and _site(model, number) is Site.AHEAD else None
+        cost = block.macs(c.attended, c.rows, c.fed, c.products, valued)
+        norm += block.macs(*c.normed, c.fed, 0.0, valued).norm
         linear, attention = linear + cost.linear, attention + cost.attention
         if number in deciding and str(number) in model.selectors:
             selector = model.selectors[str(number)]
-            treating = model.treatment.macs(selector.merging, c.squared, model.embed_dim)
+            treating = model.treatment.at(number, model.depth).macs(selector.merging, c.squared, model.embed_dim)
             elsewhere = selector.observed_macs(c.observed) - selector.observed_macs(c.scored)
             selecting += selector.macs(c.scored) + elsewhere + treating
             norm += 5.0 * selector.normed * c.scored

@@ -1,7 +1,7 @@
 """Times the encoder, the backbone and the whole model in seconds an image, and the encoder's gain over the dense one, side by side."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,10 @@ from tokenprune.measure.memory import peak_memory
 
 Step = Callable[[Any], Any]
 DTYPES = ("float32", "bfloat16", "float16")
+HALF = "half"  # of an evaluation: the half precision of published results
 _FIELDS = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder")
 _QUARTILES = ("seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles")
+_NO_IMAGES = "not timed: no images were asked for (speed_images=0)"
 _MEBI = 2**20
 
 
@@ -62,9 +64,10 @@ def seconds_per_image(
         seconds_encoder, seconds_backbone (None without one) and seconds_total: medians over all passes, batch 1. speedup_encoder: median of
         the passes' own ratios of dense to pruned. `*_quartiles`: first and third quartile of three of these. memory_encoder_mib: the most
         that the encoder holds at a time on the first image, without weights. seconds_note: how they were taken. All times are None under
-        masked execution, which computes the tokens that it drops, and for a selector that switches parts off without skipping them.
+        masked execution, which computes the tokens that it drops, for a selector that switches parts off without skipping them, and without
+        inputs.
     """
-    reason = untimed(pruned)
+    reason = untimed(pruned) or ("" if inputs else _NO_IMAGES)
     if reason:
         return {**dict.fromkeys(_FIELDS), "seconds_note": reason}
     plan, dense = plan or SpeedPlan(), prune(pruned.backbone)
@@ -93,8 +96,10 @@ def seconds_alone(whole: Step, inputs: Sequence[Any], device: torch.device, plan
     """Time a model that has no dense counterpart on each input.
 
     Returns:
-        seconds_total (median, batch 1) and seconds_note.
+        seconds_total (median, batch 1; None without inputs) and seconds_note.
     """
+    if not inputs:
+        return {"seconds_total": None, "seconds_note": _NO_IMAGES}
     plan, timer = plan or SpeedPlan(), timed_by(device)
     with one_thread(device), precision(device, plan.dtype):
         for _ in range(plan.warmup):
@@ -129,6 +134,26 @@ def _note(device: torch.device, images: int, plan: SpeedPlan, kernel: str = "") 
     return f"{how}, {plan.dtype}, batch 1, median of {images} images{times}"
 
 
+@torch.inference_mode()
+def seconds_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, warmup: int = 3) -> dict[str, list[float]]:
+    """Return the seconds of each call, one a round; in each round all run in turn, so that a slow moment affects all alike.
+
+    Args:
+        calls: Calls by name.
+        rounds: Number of rounds.
+        device: The device that runs them.
+        warmup: Runs of each call that do not count.
+    """
+    timer, seconds = timed_by(device), {name: [] for name in calls}
+    with one_thread(device):
+        for call in [*calls.values()] * warmup:
+            call()
+        for _ in range(rounds):
+            for name, call in calls.items():
+                seconds[name].append(timer(call))
+    return seconds
+
+
 def timed_by(device: torch.device) -> Callable[[Callable[[], Any]], float]:
     """Return the function that times a call on a device, in seconds: by CUDA events, or by the CPU time of this thread."""
     return _cuda_seconds if device.type == "cuda" else _thread_seconds
@@ -152,7 +177,8 @@ def _cuda_seconds(call: Callable[[], Any]) -> float:
 
 
 def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """Return the context in which a model runs in one of `DTYPES`."""
+    """Return the context in which a model runs in one of `DTYPES`, or in `half`: float16 on a GPU, where autocast has it, else float32."""
+    dtype = ("float16" if device.type == "cuda" else "float32") if dtype == HALF else dtype
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.prune import prune
 from tokenprune.errors import InvalidConfig, is_out_of_memory
+from tokenprune.measure.replayed import captured_pass
 from tokenprune.measure.speed import DTYPES, attention_kernel, one_thread, precision, timed_by, untimed
 
 FIELDS = ("throughput_mean", "throughput_sd", "throughput_speedup")
 Images = Callable[[int, int], Tensor]  # (size, number) -> batch `number` of that size, normalised and on the device
-_CAPTURE_PASSES = 3  # warm-up passes that PyTorch wants before a capture
 
 
 @dataclass(frozen=True)
@@ -175,26 +175,13 @@ def captured(model: nn.Module, batch: Tensor) -> Callable[[Tensor], Any] | None:
 
     A pass that asks the device for a number cannot be captured. Then the model runs as it is, and the note says so.
     """
-    inputs, graph, side = batch.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_CAPTURE_PASSES):
-            model(inputs)
-    torch.cuda.current_stream().wait_stream(side)
     try:
-        with torch.cuda.graph(graph):
-            model(inputs)
+        return captured_pass(model, batch)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         torch.cuda.synchronize()
         return None
-
-    def replay(images: Tensor) -> None:
-        inputs.copy_(images)
-        graph.replay()
-
-    return replay
 
 
 def _note(device: torch.device, plan: ThroughputPlan, graphed: bool, kernel: str) -> str:

@@ -36,6 +36,7 @@ _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'\s+1\. ")
 _PLAIN = re.compile(r"[\w/\-\\+.$%*@?|:\s]*", re.ASCII)  # values that Hydra's grammar takes as they are
 _MARKS = set("'\"[]{}()\\=")  # of values that were written for Hydra's grammar
 _FORM = "write KEY=VALUE"
+_MOST_LISTED = 200  # options that a message lists; only the published files are more
 
 
 def prepared(words: Sequence[str]) -> list[str]:
@@ -127,7 +128,9 @@ def _unknown_flag(flag: str, words: Sequence[str]) -> str:
 def _unknown_choice(path: str, options: Sequence[str]) -> str:
     group, _, name = path.rpartition("/")
     begun = [option for option in options if name and option.startswith(name)]  # table2 means table2_preserve
-    return f"unknown {group} {name!r}.{hint(begun[0] if begun else name, options, 0.5)} Available: {', '.join(options)}"
+    many = len(options) > _MOST_LISTED
+    there = f"tokenprune {group} list prints all {len(options)}" if many else f"Available: {', '.join(options)}"
+    return f"unknown {group} {name!r}.{hint(begun[0] if begun else name, options, 0.5)} {there}"
 
 
 def _unreadable(word: str, message: str) -> str:

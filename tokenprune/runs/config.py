@@ -1,7 +1,7 @@
 """Configurations: where the YAML lives, the top-level schema, composing one outside the command line, and deriving one from another."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import chain
 from typing import Any
 
@@ -174,6 +174,7 @@ def resolve(cfg: DictConfig) -> Run:
         InvalidConfig: settings that do not exist, which a plus on the command line or a file may have added.
     """
     values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    _only_mappings(values)  # type: ignore[arg-type]
     values.pop("zoo", None)  # type: ignore[union-attr,call-arg,arg-type]  # `init` has taken it in
     only_known(values)  # type: ignore[arg-type]
     run = _at_home(Run.of(values))  # type: ignore[arg-type]
@@ -186,6 +187,18 @@ def resolve(cfg: DictConfig) -> Run:
     if run.is_dense and run.trains_dense:
         return dense_of(run, run.seed).replace(label=run.label, fresh=run.fresh)
     return run
+
+
+def _only_mappings(values: Mapping[str, Any]) -> None:
+    """Refuse a group that is no mapping, which an interpolation can make of it (`reports=${scale}`)."""
+    parts = {name: values.get(name) for name in (*FREE, "treatment_labels", *_PARTS)}
+    for part in (name for name in _PARTS if isinstance(parts[name], Mapping)):
+        parts |= {f"{part}.{f.name}": parts[part].get(f.name) for f in fields(_PARTS[part]) if f.default_factory is not MISSING}
+    wrong = {name: value for name, value in parts.items() if value is not None and not isinstance(value, Mapping)}
+    if wrong:
+        raise InvalidConfig(
+            [f"{name} is {value!r}; allowed: a mapping, e.g. {name}.KEY=VALUE for one setting" for name, value in wrong.items()]
+        )
 
 
 def only_known(values: Mapping[str, Any]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenprune.backbones.vit import read_backbone
-from tokenprune.engine.schedule import TARGET
+from tokenprune.engine.schedule import TARGET, Layout
 from tokenprune.errors import CheckpointMismatch, InvalidConfig
-from tokenprune.registry import names
+from tokenprune.registry import build, names
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.runs.run import NONE, Run
@@ -84,6 +84,8 @@ def differences(imported: Imported, run: Run) -> list[str]:
     ]
     for group in ("task", "backbone", *KINDS):
         wanted, got = (_completed(group, settings.get(group, {})) for settings in (imported.settings, run))
+        if group == "schedule" and _says_the_same(got, wanted, imported.settings["backbone"]):
+            continue
         wanted = wanted if group != "task" else {name: wanted[name] for name in imported.settings["task"]}
         found += [
             f"{group}.{name} is {got.get(name)!r}, the file's is {value!r}"
@@ -156,6 +158,16 @@ def _completed(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
     name = given.get("name", NONE)
     known = {**defaults(group, name), **given} if group in KINDS and name in names(group) else dict(given)
     return {option: value for option, value in known.items() if option != TARGET}
+
+
+def _says_the_same(got: Mapping[str, Any], wanted: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
+    """Tell whether schedules of two names keep as many positions at the same blocks of a model."""
+    if got.get("name", NONE) == wanted.get("name", NONE):
+        return False
+    vit = read_backbone(backbone)
+    layout = Layout(depth=vit.depth, positions=(vit.img_size // vit.patch_size) ** 2)
+    one, other = ([(b.block, b.keep) for b in build("schedule", dict(given)).budgets(layout)] for given in (got, wanted))
+    return one == other
 
 
 def _same(got: Any, wanted: Any) -> bool:

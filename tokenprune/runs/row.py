@@ -24,6 +24,7 @@ from tokenprune.utils.locks import locked
 from tokenprune.utils.paths import weights_path
 
 WEIGHTS = "model.safetensors"
+PER_IMAGE = "per_image.safetensors"  # what was found for each validation image
 NOT_WRITTEN = "not written"  # begins the notes on files that are missing on disk
 _REASON_LENGTH = 500
 
@@ -171,6 +172,7 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
     from tokenprune.engine.model import pruned_of
     from tokenprune.runs.validation import idle_schedule
     from tokenprune.tasks.base import parameters_of
+    from tokenprune.utils.checkpoints import save_weights
 
     model.eval()  # before calibration: what surrounds the encoder must not learn from it (batch norms)
     uncalibrated = _calibrate(task, model, config)
@@ -183,6 +185,10 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()
+    if "accuracy" in measured and task.per_image:
+        with saving(folder / PER_IMAGE) as problems:
+            save_weights(folder / PER_IMAGE, task.per_image)
+        notes = [*notes, *(f"{NOT_WRITTEN}: {problem}" for problem in problems)]
     timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
     cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}
     if "throughput" in measured:

@@ -5,7 +5,8 @@ an option of the group `rows/NAME`, numbered in the order of the file, so that `
 A file of rows without a file conf/experiment/NAME.yaml is an experiment by itself, which runs all of its rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from tokenprune.runs.sources import folders, is_group, read_data, shown
 GROUP = "rows"
 
 
-def row_nodes(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return {"rows/NAME": {numbered name: row as Hydra's configurations are}} of FOLDER/rows/NAME.yaml, and an experiment for each.
+def row_groups(folder: Path) -> dict[str, Callable[[], dict[str, dict[str, Any]]]]:
+    """Return {"rows/NAME": reader of its rows as Hydra's configurations are} of FOLDER/rows/NAME.yaml, and an experiment for each."""
+    files = sorted((folder / GROUP).glob("*.yaml"))
+    experiments = {path.stem: _experiment(path.stem) for path in files}
+    return {"experiment": lambda: experiments, **{f"{GROUP}/{path.stem}": partial(_nodes_in, path) for path in files}}
 
-    Raises:
-        InvalidConfig: a file that does not map names of rows to their choices.
-    """
-    found: dict[str, dict[str, dict[str, Any]]] = {"experiment": {}}
-    for path in sorted((folder / GROUP).glob("*.yaml")):
-        found[f"{GROUP}/{path.stem}"] = {name: node(row) for name, row in rows_in(path).items()}
-        sweep = {"mode": "MULTIRUN", "sweeper": {"params": {f"+{GROUP}/{path.stem}": "glob(*)"}}}
-        found["experiment"][path.stem] = {"experiment": path.stem, "hydra": sweep}
-    return found
+
+def _nodes_in(path: Path) -> dict[str, dict[str, Any]]:
+    return {name: node(row) for name, row in rows_in(path).items()}
+
+
+def _experiment(table: str) -> dict[str, Any]:
+    return {"experiment": table, "hydra": {"mode": "MULTIRUN", "sweeper": {"params": {f"+{GROUP}/{table}": "glob(*)"}}}}
 
 
 def tables() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Values for combinations of choices as data: conf/rules/NAME.yaml, which conf/config.yaml refers to as `rules/NAME`.
+"""Values for combinations of choices as data: conf/rules/NAME.yaml, which conf/rules.yaml refers to (tokenprune.runs.rule_lists).
 
 A file says `by:` which groups it looks at, and lists `rules:`. A rule gives a name, or a list of names, for each of these groups, and under
 `set:` the values that hold where they meet:
@@ -11,9 +11,11 @@ A file says `by:` which groups it looks at, and lists `rules:`. A rule gives a n
 
 `data: {other_than: [shapes]}` stands for every other option of the group, those of plugins and of --config-dir included.
 
-Hydra gets an option for each combination (`classification_cropr`). Rules of the same combination are merged, the later one wins.
+Each combination has a name (`classification_cropr`). Rules of the same combination are merged, the later one wins.
 """
 
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,17 +31,20 @@ OTHERS = "other_than"
 _FORM = "`by: [GROUP, ...]` and `rules:`, a list of mappings with a name or names for each of these groups and `set:` (a mapping)"
 
 
-def rule_nodes(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return {"rules/NAME": {combination, e.g. "detection_cropr": values}} of FOLDER/rules/NAME.yaml.
+def rule_groups(folder: Path) -> dict[str, Callable[[], dict[str, dict[str, Any]]]]:
+    """Return {"rules/NAME": reader of `combinations_of`} of FOLDER/rules/NAME.yaml."""
+    return {f"{GROUP}/{path.stem}": partial(combinations_of, path) for path in sorted((folder / GROUP).glob("*.yaml"))}
+
+
+def combinations_of(path: Path) -> dict[str, dict[str, Any]]:
+    """Return {combination, e.g. "detection_cropr": values} of a file.
 
     Raises:
         InvalidConfig: a file of another form.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for path in sorted((folder / GROUP).glob("*.yaml")):
-        options = found.setdefault(f"{GROUP}/{path.stem}", {})
-        for option, values in rules_of(path):
-            options[option] = _merged(options[option], values) if option in options else values
+    found: dict[str, dict[str, Any]] = {}
+    for option, values in rules_of(path):
+        found[option] = _merged(found[option], values) if option in found else values
     return found
 
 

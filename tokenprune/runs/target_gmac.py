@@ -138,7 +138,7 @@ def _planner(config: Run) -> Callable[[Mapping[str, Any]], Macs]:
     return macs
 
 
-@lru_cache(maxsize=8)  # whole tables have one encoder, and building it takes longer than all that is done with it here
+@lru_cache(maxsize=32)  # whole tables have one encoder, and building it takes longer than all that is done with it here
 def _without_memory(backbone: str) -> nn.Module:
     with torch.device("meta"):
         return build_vit(json.loads(backbone)).eval()

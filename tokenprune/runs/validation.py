@@ -14,6 +14,7 @@ from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.measure.macs import Macs
 from tokenprune.registry import get, names
 from tokenprune.runs.config import pretrained_of
+from tokenprune.runs.plugin_options import defaults
 from tokenprune.runs.reports import build_reports
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
@@ -97,7 +98,7 @@ def _pretrained(config: Run) -> None:
 
 
 def _fields(config: Run) -> list[str]:
-    rate = config.schedule.get("keep_rate", 1.0)
+    rate = _keep_rate(config)
     problems = []
     if isinstance(rate, bool) or not isinstance(rate, (int, float)):
         problems.append(f"schedule.keep_rate is {rate!r}, which is no number; allowed: 0 < keep_rate <= 1, e.g. schedule.keep_rate=0.7")
@@ -107,6 +108,13 @@ def _fields(config: Run) -> list[str]:
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
     return problems + _measures(config) + _dense_or_pruned(config) + _suits(config)
+
+
+def _keep_rate(config: Run) -> Any:
+    """Return the keep rate of a run; 1 where its schedule has none, or null by default because it then keeps to a plan of its own."""
+    rate, name = config.schedule.get("keep_rate", 1.0), config.schedule_name
+    planned = rate is None and name in names("schedule") and defaults("schedule", name).get("keep_rate", 1.0) is None
+    return 1.0 if planned else rate
 
 
 def _measures(config: Run) -> list[str]:

@@ -7,15 +7,14 @@ from tokenprune.runs.rows import node
 from tokenprune.zoo.catalog import Entry, entries
 
 GROUP = "zoo"
-_NONE = "none"
 # The pictures that a published file is judged on have the size of its model, whatever `scale` says.
 _PHOTOGRAPHS = {"data": "imagefolder", "data.side": "${backbone.img_size}", "task.token_labels": 0.0}
 _DATA = {"classification": _PHOTOGRAPHS, "detection": {"data": "coco"}}
 
 
-def zoo_nodes() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return {"zoo": {name: configuration}} of all entries that can be loaded, and `none`."""
-    return {GROUP: {_NONE: {}, **{name: node(row) for name, row in zoo_rows().items()}}}
+def zoo_nodes() -> dict[str, dict[str, Any]]:
+    """Return {name: configuration} of all entries that can be loaded; conf/zoo/none.yaml stands for none of them."""
+    return {name: node(row) for name, row in zoo_rows().items()}
 
 
 def zoo_rows() -> dict[str, dict[str, Any]]:

@@ -25,6 +25,8 @@ class Task(ABC):
         prunes: False for a task that takes unmodified models, which have no selector and no schedule.
         measures_throughput: Whether the task implements `throughput`.
         gives: Fields of `engine.loss.LossInputs` that its training knows beside the encoder's outputs.
+        per_image: What the latest `evaluate` found for each validation image, by name, in the order of the split; kept beside the row for
+            paired comparisons. {} for a task whose metric is no mean over images.
         reads: Kind of the items that it reads (detection, classification, segmentation), one of a data set's `tasks`; "" for any.
     """
 
@@ -33,6 +35,7 @@ class Task(ABC):
     prunes: ClassVar[bool] = True
     measures_throughput: ClassVar[bool] = False
     reads: ClassVar[str] = ""
+    per_image: Mapping[str, Tensor] = {}
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:

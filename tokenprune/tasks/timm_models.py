@@ -161,7 +161,7 @@ class TimmTask(ClassificationTask):
         known, macs = self._images(cfg), cost_of(cfg["backbone"], len(self._images(cfg).classes))
         device, count = device_of(model), known.recipe.speed_images
         images = [image for image, _ in known.first("val", count, 1, device)]
-        times = seconds_alone(model.eval(), images, device) if images else {}
+        times = seconds_alone(model.eval(), images, device)
         parts = {"linear": macs.linear, "attention": macs.attention, "total": macs.total}
         return {**{f"gmac_{name}": value / _GIGA for name, value in parts.items()}, "gmac_note": NOTE, **times}
 

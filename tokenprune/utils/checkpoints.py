@@ -1,6 +1,7 @@
 """Writes weights as safetensors, atomically, and reads them without ever running code from a file; mismatches are listed in full."""
 
 import pickle
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,8 @@ from tokenprune.utils import console
 from tokenprune.utils.files import atomic_write
 
 GRID_NOTE = "grid"  # metadata: rows x columns of the position codes, where they are no square
+_REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # a name in torch's message on an object that it does not read
+_REMEDY = "use the backbone and task settings that it was written with"
 _NESTED = ("model", "state_dict", "model_state", "module")
 
 
@@ -75,18 +78,31 @@ def read_plain(path: Path | str) -> Any:
         CheckpointMismatch: The file is missing or damaged, or reading it would need code.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointMismatch(f"checkpoint {path} is a folder; allowed: the file of weights in it")
     if not path.is_file():
         raise CheckpointMismatch(f"checkpoint {path.name}: there is no file {path}; check the path (`make weights` makes the demo's)")
     try:
         with _plain_values():
-            return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+            if is_safetensors(path):
+                return load_file(path)
+            with path.open("rb") as file:  # torch would judge a path by its ending
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointMismatch(  # torch's own text would advise loading it unsafely
-            f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values, and no code is run from one;"
+        named = _REFUSED.search(str(error))  # torch's own text would advise loading it unsafely
+        held = f" (it holds {named.group(1)})" if named else ""
+        raise CheckpointMismatch(
+            f"checkpoint {path.name} is no checkpoint, or holds more than tensors and plain values{held}, and no code is run from one;"
             " convert it in a place you trust: torch.save(model.state_dict(), ...)"
         ) from error
     except Exception as error:  # the readers of both formats let any exception through
         raise _damaged(path, error) from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Tell by its first bytes whether a file is safetensors, whatever its ending says: the length of a header, and the header."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
@@ -96,7 +112,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         CheckpointMismatch: The file is damaged.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.is_file() and not is_safetensors(path):
         return {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -132,7 +148,9 @@ def load_weights(
     return read_metadata(path)
 
 
-def copy_state(state: Mapping[str, Tensor], module: nn.Module, name: str, allow_missing: tuple[str, ...] = ()) -> None:
+def copy_state(
+    state: Mapping[str, Tensor], module: nn.Module, name: str, allow_missing: tuple[str, ...] = (), remedy: str = _REMEDY
+) -> None:
     """Copy tensors into a module, in the module's own dtype.
 
     Args:
@@ -140,6 +158,7 @@ def copy_state(state: Mapping[str, Tensor], module: nn.Module, name: str, allow_
         module: The module.
         name: Name of the file that the tensors are from, for messages.
         allow_missing: Keys of the module that may be missing; "selectors." matches at the start of a key and after any dot.
+        remedy: Advice at the end of the message on keys that differ.
 
     Raises:
         CheckpointMismatch: Keys are missing, unexpected or wrongly shaped; the message names ALL of them, and the module is untouched.
@@ -152,9 +171,7 @@ def copy_state(state: Mapping[str, Tensor], module: nn.Module, name: str, allow_
     problems += [f"kind of {k}: file {_kind(v)}, model {_kind(own[k])}" for k, v in state.items() if k in own and _kind(v) != _kind(own[k])]
     if problems:
         raise CheckpointMismatch(
-            f"checkpoint {name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
-            + "; ".join(problems)
-            + ". Use the backbone and task settings that it was written with"
+            f"checkpoint {name} is not of this {type(module).__name__}: {len(problems)} keys differ: " + "; ".join(problems) + f"; {remedy}"
         )
     module.load_state_dict(state, strict=False)
 

@@ -20,10 +20,10 @@ def to_tokenprune(imported: Imported, source: Path, out: Path) -> list[str]:
         out: The new file.
 
     Raises:
-        InvalidConfig: The new file has another ending than .safetensors.
+        InvalidConfig: The new file is there already, or has another ending than .safetensors.
         CheckpointMismatch: The weights do not fit the model that the settings make.
     """
-    _check_ending(out)
+    _check_new(out)
     built(imported, source.name)
     save(out, imported, {"origin": source.name})
     return [f"wrote {out}: {len(imported.state)} tensors; tokenprune.load({str(out)!r}) is the model", *_left(imported)]
@@ -33,10 +33,10 @@ def to_timm(imported: Imported, source: Path, out: Path) -> list[str]:
     """Write the encoder, and the head of a classifier, in the keys of the timm model; return lines that tell what was written.
 
     Raises:
-        InvalidConfig: The new file has another ending than .safetensors.
+        InvalidConfig: The new file is there already, or has another ending than .safetensors.
         CheckpointMismatch: The weights do not fit the model that the settings make.
     """
-    _check_ending(out)
+    _check_new(out)
     pruned = pruned_of(built(imported, source.name))
     if pruned is None:
         raise CheckpointMismatch(f"{source.name} holds no Vision Transformer that timm knows")
@@ -51,6 +51,8 @@ def _left(imported: Imported) -> list[str]:
     return [f"left out of the file: {key}* ({reason})" for key, reason in imported.left_out.items()]
 
 
-def _check_ending(out: Path) -> None:
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise InvalidConfig(f"{out} is there already; give --out another name, or remove it first")
     if out.suffix != _ENDING:
         raise InvalidConfig(f"{out.name} has the ending {out.suffix!r}; allowed: {_ENDING}, which holds the settings in its header")

@@ -81,6 +81,10 @@ class Layout(ABC):
         found = self.convert(release, given)
         return replace(found, settings={"task": {"name": self.task}, **found.settings})
 
+    def agree(self, name: str, given: Any, said: Any, release: Release) -> bool:
+        """Tell whether a setting that was given means the same as the one that the file says; equal values do."""
+        return given == said
+
     def known(self, release: Release) -> dict[str, Any]:
         """Return the settings of `asks` and `offers` that the file itself says, in its `args`, `meta` or name. {} by default."""
         return {}
@@ -124,7 +128,7 @@ def converted(release: Release, given: Mapping[str, Any]) -> Imported:
     problems += [
         f"{name} is {given[name]!r}, and the file itself says {known[name]!r}"
         for name in given
-        if name in known and given[name] != known[name]
+        if name in known and not layout.agree(name, given[name], known[name], release)
     ]
     missing = [name for name in layout.asks if name not in given and name not in known]
     problems += [f"{name} is not given, and the file does not say it: {layout.asks[name]}" for name in missing]

@@ -19,6 +19,7 @@ from tokenprune.zoo.release import Release, read_release
 SETTINGS = "tokenprune.settings"  # key in the header of a file that this project wrote: JSON of `Imported` without its tensors
 _ROW = "result.json"  # beside the weights of a row
 _UNSEEN = ("norm_eps", "final_norm_eps", "pool", "pool_includes_prefix", "pos_resample")  # settings of a ViT that no shape shows
+_ADVICE = "fetch it again if it is cut off or changed, and give the settings that it was trained with"
 _GROUPS = ("task", "backbone", "selector", "treatment", "schedule", "cls", "execution")
 
 
@@ -71,7 +72,7 @@ def built(imported: Imported, name: str) -> nn.Module:
     """
     task = get("task", imported.settings["task"]["name"])()
     model = task.build(imported.settings, imported.classes)
-    copy_state(imported.state, model, name, imported.added)
+    copy_state(imported.state, model, name, imported.added, _ADVICE)
     return model.eval()
 
 
@@ -99,7 +100,7 @@ def load_into(model: nn.Module, path: Path | str, settings: Mapping[str, Any]) -
         state = {key: value for key, value in state.items() if not _of_selectors(key)}
         allowed = (*allowed, "selectors.", "fusion.", "class_token")
         notes.append(f"the file's selectors are those of {theirs}, the run has {ours}: they are left out")
-    copy_state(state, model, release.name, allowed)
+    copy_state(state, model, release.name, allowed, _ADVICE)
     differing = _differences(imported.settings["backbone"], settings["backbone"]) if "backbone" in settings else _eps(imported, model)
     return [*notes, *differing]
 

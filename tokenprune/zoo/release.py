@@ -63,7 +63,7 @@ def _weights(content: Mapping[Any, Any]) -> tuple[str, Mapping[Any, Any]]:
     """Return (name, mapping) of the part of a file that its authors judge."""
     if content.get("ema_best") and isinstance(content.get(_AVERAGE), Mapping):
         return _AVERAGE, content[_AVERAGE]
-    for name in _PARTS:
+    for name in (*_PARTS, _AVERAGE):
         if isinstance(content.get(name), Mapping):
             return name, content[name]
     return "", content

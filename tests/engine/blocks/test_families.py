@@ -13,6 +13,7 @@ PAIRINGS = {
     "merged": ("tome", "merge", ("masked", "gathered", "packed")),
     "remembered": ("variance", "preserve", ("masked", "gathered", "packed")),
     "back again": ("dynamicvit", "reactivate", ("masked", "gathered", "packed")),
+    "grouped": ("mctf", "merge", ("masked", "gathered", "packed")),
     "kept rows": ("ats", "preserve", ("masked", "packed")),
 }
 TURNING = [label for label in ROTARY if label.endswith(("eva02_base_patch14_224", "mixed_ape_224", "dinov3", "sapiens2", "gated"))]
@@ -45,6 +46,20 @@ def test_shuffled_slots_are_timm(label):
     order = torch.stack([torch.randperm(16, generator=torch.Generator().manual_seed(i)) for i in range(3)])
     outputs = ours.finish(*ours.run(state.compact(order, None, False), 0, ours.depth))
     torch.testing.assert_close(torch.cat([outputs.prefix, outputs.map], 1), model.forward_features(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("label", EVERY)
+@torch.no_grad()
+def test_attention_in_two_steps_is_attention(label):
+    """Queries and keys first, values later (site `ahead`): of the same tokens it is what the block does in one step."""
+    ours = pruned(small(label))
+    state, _ = ours.run(ours.start(images(small(label), 2)), 0, 1)
+    adapter, x = ours.family.blocks[1], state.sequence()
+    p = adapter.asks(x, adapter.codes(state))
+    map_ = ((p.q * p.scale) @ p.k.transpose(-2, -1)).softmax(-1)
+    whole = adapter.attend(adapter.project(x, adapter.codes(state)))
+    torch.testing.assert_close(adapter.answer(x, map_, p.call), whole, atol=1e-5, rtol=1e-5)
+    assert adapter.macs(17, 17, 17, 17**2, 17).linear == pytest.approx(adapter.macs(17, 17, 17, 17**2).linear)
 
 
 @pytest.mark.parametrize("execution", ["masked", "gathered", "packed"])

@@ -37,7 +37,7 @@ def test_every_way_is_a_loop_over_images(counts, asked, biased):
     q, k, v, asking, seen = case(counts, asked)
     bias = torch.randn(1, k.shape[2]) if biased else None
     expected = alone(q, k, v, asking, seen, bias)
-    ways = [ragged.ragged_attention, ragged._looped, ragged._padded, *([ragged._even] if asking.even and seen.even else [])]
+    ways = [ragged.ragged_attention, ragged.looped, ragged.padded, *([ragged.even] if asking.even and seen.even else [])]
     for way in ways:
         torch.testing.assert_close(way(q, k, v, asking, seen, bias, 0.0), expected, msg=lambda text, way=way: f"{way.__name__}: {text}")
 
@@ -51,7 +51,7 @@ def test_variable_length_attention_is_called_with_starts_and_rows_of_heads(monke
 
     q, k, v, asking, seen = case((3, 7, 1), (2, 4, 1))
     monkeypatch.setattr(ragged, "_varlen_attn", lambda: varlen)
-    torch.testing.assert_close(ragged._varlen(q, k, v, asking, seen), alone(q, k, v, asking, seen, None))
+    torch.testing.assert_close(ragged.varlen(q, k, v, asking, seen), alone(q, k, v, asking, seen, None))
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_variable_length_attention_is_called_with_starts_and_rows_of_heads(monke
 def test_variable_length_attention_is_taken_where_it_has_a_kernel(monkeypatch, dtype, width, there, capability, takes):
     monkeypatch.setattr(ragged, "_varlen_attn", lambda: (lambda: None) if there else None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert ragged._varlen_takes(torch.zeros(1, 2, 3, width, dtype=dtype)) is takes
+    assert ragged.varlen_takes(torch.zeros(1, 2, 3, width, dtype=dtype)) is takes

@@ -40,15 +40,16 @@ def measure(setup: Setup) -> list[Finding]:
 
 
 def published(vit: nn.Module) -> dict[str, PrunedViT]:
-    """Return a deployed model for each selector, under the treatment and schedule that it declares. Selectors that only mask are left out.
+    """Return each selector's deployed model, as its paper has it. Selectors that only mask are left out."""
+    return {name: as_published(vit, name) for name in names("selector") if get("selector", name).saves_computation}
+
+
+def as_published(vit: nn.Module, name: str) -> PrunedViT:
+    """Return the deployed model of a selector, under the treatment and schedule that it declares.
 
     A selector whose own schedule is for another grid than this model's gets the schedule of the routers.
     """
-    models = {}
-    for name in names("selector"):
-        if get("selector", name).saves_computation:
-            try:
-                models[name] = prune(vit, name).deploy()
-            except InvalidSchedule:
-                models[name] = prune(vit, name, schedule=PLAN).deploy()
-    return models
+    try:
+        return prune(vit, name).deploy()
+    except InvalidSchedule:
+        return prune(vit, name, schedule=PLAN).deploy()

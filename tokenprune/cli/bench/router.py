@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from torch import nn
 
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.timing import interleaved, ratio
@@ -28,22 +29,27 @@ class FirstTokens(Selector):
 
 
 def measure(setup: Setup) -> list[Finding]:
-    """Return Cropr's time over that of random and of free choices, 16 tokens a block and Last Layer Fusion, for each batch size.
-
-    At test time the random baseline hashes each image, which takes longer than Cropr's choice. The timed baseline draws plain noise
-    instead.
-    """
+    """Return Cropr's time over that of random and of free choices, 16 tokens a block and Last Layer Fusion, for each batch size."""
     vit = setup.model(setup.small)
-    models = {name: prune(vit, name, "last_layer_fusion", PLAN).deploy() for name in ("cropr", "random")}
-    models["free"], found = freely(prune(vit, "random", "last_layer_fusion", PLAN).eval()), []
-    for selector in models["random"].selectors.values():
-        selector.train()
+    models, found = routers(vit), []
     for batch in setup.batches:
         images = torch.randn(batch, *vit.default_cfg["input_size"])
         calls = {name: partial(model, images) for name, model in models.items()}
         seconds, case = interleaved(calls, setup.rounds, f"routers, batch {batch}"), f"batch {batch}"
         found += [Finding(f"Cropr / {n} choice", case, ratio(seconds["cropr"], seconds[n]), limit) for n, limit in LIMITS.items()]
     return found
+
+
+def routers(vit: nn.Module) -> dict[str, PrunedViT]:
+    """Return a model with Cropr's deployed router, one with a random choice and one with a free one.
+
+    At test time the random baseline hashes each image, which takes longer than Cropr's choice. The timed baseline draws plain noise
+    instead.
+    """
+    models = {name: prune(vit, name, "last_layer_fusion", PLAN).deploy() for name in ("cropr", "random")}
+    for selector in models["random"].selectors.values():
+        selector.train()
+    return {**models, "free": freely(prune(vit, "random", "last_layer_fusion", PLAN).eval())}
 
 
 def freely(model: PrunedViT) -> PrunedViT:

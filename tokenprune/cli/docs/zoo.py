@@ -29,7 +29,7 @@ and every row and `prune` start from it as well; the layout is recognised from t
 
     model = tokenprune.load("evit-0.7-fuse-img224-deit-s.pth", method="evit", keep_rate=0.7, fuse_token=True)
     model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), "dynamicvit", init="dynamicvit-deit-s-0.7.pth")
-    tokenprune run method=dynamicvit task=classification init=FILE ...
+    tokenprune run method=dynamicvit task=classification backbone=vit_small data=imagefolder data.root=DIR init=FILE training.iterations=0
 
 Settings that a file does not say are asked for by name. `tokenprune zoo convert FILE --out NEW.safetensors --entry NAME` writes a file that
 holds them, so that `tokenprune.load("NEW.safetensors")` needs none; `--to timm` writes the encoder in timm's keys. No machine of this

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -31,6 +32,7 @@ class Projection:
     """Queries, keys and values of one block, (B,h,T,d) each, rotated if the model is; `gate` (B,T,hd) for timm's gated attention.
 
     windows: inside which the block attends, None for the whole sequence. call: of the attention module, for its hooks; None without any.
+    map (B,h,T,T): softmax of the logits, where the block itself makes it (site `ahead`); there and for selectors that peek v is empty.
     """
 
     q: Tensor
@@ -40,6 +42,7 @@ class Projection:
     gate: Tensor | None = None
     windows: "Windows | None" = None
     call: HookCall | None = None
+    map: Tensor | None = None
 
 
 class ProjectionView(Protocol):
@@ -68,6 +71,11 @@ class ProjectionView(Protocol):
     @property
     def windows(self) -> "Windows | None":
         """The windows inside which the block attends."""
+        ...
+
+    @property
+    def map(self) -> Tensor | None:
+        """The attention map (B,h,T,T) of the block, where it exists."""
         ...
 
 
@@ -122,6 +130,13 @@ class BaseBlock(ABC):
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B,h,T,d), keys and values (B,h',T,d) of the normed sequence x (B,T,C); h' divides h."""
 
+    def some(self, x: Tensor, first: int, last: int) -> Sequence[Tensor]:
+        """Return those of queries (0), keys (1) and values (2) of the normed sequence x from `first` up to `last`.
+
+        A layer that makes all three at once is asked for all of them unless the adapter can ask for a part.
+        """
+        return self.qkv(x)[first:last]
+
     @abstractmethod
     def scaled(self, x: Tensor, branch: int) -> Tensor:
         """Return branch 1 (attention) or 2 (MLP) times its LayerScale, if there is one."""
@@ -156,6 +171,27 @@ class BaseBlock(ABC):
             k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
         gate = getattr(attn, "gate", None)
         return Projection(q, k, v, attn.scale, gate(x).sigmoid() if gate is not None else None, call=call)
+
+    def asks(self, x: Tensor, rope: Tensor | None = None) -> Projection:
+        """Return queries and keys of a sequence x (B,T,C) as `project` does, without its values."""
+        attn, x = self.block.attn, self.block.norm1(x)
+        call = HookCall.of(attn)
+        q, k = self.some(x if call is None else call.enter(x), 0, 2)
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        if rope is not None:
+            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).type_as(t) for t in (q, k))
+        if k.shape[1] != q.shape[1]:
+            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        return Projection(q, k, k[:, :, :0], attn.scale, call=call)
+
+    def answer(self, x: Tensor, weights: Tensor, call: HookCall | None) -> Tensor:
+        """Return the attention branch (B,T,C) of weights (B,h,T,T) over the values of a sequence x (B,T,C)."""
+        attn, x = self.block.attn, self.block.norm1(x)
+        (v,) = self.some(x, 2, 3)
+        v = v.repeat_interleave(weights.shape[1] // v.shape[1], dim=1) if v.shape[1] != weights.shape[1] else v
+        gate = getattr(attn, "gate", None)
+        out = attn.attn_drop(weights).type_as(v) @ v
+        return self.merge_heads(out, gate(x).sigmoid() if gate is not None else None, call)
 
     def attend(self, p: Projection, rows: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None) -> Tensor:
         """Return the attention branch, ready to be added to x.
@@ -216,18 +252,25 @@ class BaseBlock(ABC):
         normed = normed if channels is None else normed * channels
         return self._branch(self.block.drop_path2, self.scaled(self.block.mlp(normed), 2))
 
-    def macs(self, attended: float, rows: float, fed: float, products: float) -> BlockMacs:
+    def macs(self, attended: float, rows: float, fed: float, products: float, valued: float | None = None) -> BlockMacs:
         """Return MACs for `attended` tokens in, `rows` queries, `fed` tokens through the MLP; `products` = mean of attended * rows.
 
-        Weights are counted layer by layer as they are (SwiGLU has three, grouped keys are narrower); rotation is not counted.
+        Weights are counted layer by layer as they are (SwiGLU has three, grouped keys are narrower); rotation is not counted. `valued`: how
+        many tokens have values, where they are normed anew and are not those that have keys (site `ahead`).
         """
         block, attn = self.block, self.block.attn
-        out = layer_macs(attn.proj)
-        linear = attended * (layer_macs(attn) - out) + rows * out + fed * layer_macs(block.mlp)
+        out, again = layer_macs(attn.proj), 0.0 if valued is None else valued
+        value = 0.0 if valued is None else self._value_macs()
+        linear = attended * (layer_macs(attn) - out - value) + again * value + rows * out + fed * layer_macs(block.mlp)
         asked = attn.num_heads * _width(attn.q_norm) + getattr(attn, "num_kv_heads", attn.num_heads) * _width(attn.k_norm)
         inner = rows * _width(getattr(attn, "norm", None)) + fed * _width(getattr(block.mlp, "norm", None))
-        norm = attended * (_width(block.norm1) + asked) + fed * _width(block.norm2) + inner
+        norm = attended * (_width(block.norm1) + asked) + again * _width(block.norm1) + fed * _width(block.norm2) + inner
         return BlockMacs(linear, 2.0 * products * attn.proj.in_features, 5.0 * norm)
+
+    def _value_macs(self) -> float:
+        attn = self.block.attn
+        apart = getattr(attn, "v_proj", None)
+        return layer_macs(attn.qkv) / 3 if apart is None else layer_macs(apart)
 
     def _branch(self, drop_path: nn.Module, x: Tensor) -> Tensor:
         return drop_path(x) if self.drop_path else x

@@ -25,15 +25,15 @@ def ragged_attention(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Pac
         dropout: of the attention weights.
     """
     if asking.even and seen.even:
-        return _even(q, k, v, asking, seen, bias, dropout)
-    if not q.is_cuda:
-        return _looped(q, k, v, asking, seen, bias, dropout)
-    if bias is None and not dropout and _varlen_takes(q):
-        return _varlen(q, k, v, asking, seen)
-    return _padded(q, k, v, asking, seen, bias, dropout)
+        return even(q, k, v, asking, seen, bias, dropout)
+    if not q.is_cuda and asking.lengths and seen.lengths:
+        return looped(q, k, v, asking, seen, bias, dropout)
+    if bias is None and not dropout and varlen_takes(q):
+        return varlen(q, k, v, asking, seen)
+    return padded(q, k, v, asking, seen, bias, dropout)
 
 
-def _even(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bias: Tensor | None, dropout: float) -> Tensor:
+def even(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bias: Tensor | None, dropout: float) -> Tensor:
     """One batch: nothing is ragged."""
     B = len(seen.lengths)
     q, k, v = (t.unflatten(2, (B, -1)).squeeze(0).transpose(0, 1) for t in (q, k, v))  # (B,h,L,d)
@@ -42,7 +42,7 @@ def _even(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bias:
     return out.transpose(1, 2).flatten(0, 1).unsqueeze(0).transpose(1, 2)
 
 
-def _looped(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bias: Tensor | None, dropout: float) -> Tensor:
+def looped(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bias: Tensor | None, dropout: float) -> Tensor:
     """One fused product an image."""
     parts = zip(q.split(asking.lengths, 2), k.split(seen.lengths, 2), v.split(seen.lengths, 2), strict=True)
     masks = [None] * len(seen.lengths) if bias is None else [b[:, None, None, :] for b in bias.split(seen.lengths, 1)]
@@ -50,17 +50,17 @@ def _looped(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bia
     return torch.cat([o.transpose(1, 2) for o in out], 1).transpose(1, 2)  # joined as the heads are merged: no second copy
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing) -> Tensor:
+def varlen(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing) -> Tensor:
     """One kernel for all images; nothing is asked of the device."""
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (q, k, v))  # (T,h,d)
     kernel = _varlen_attn()
     if kernel is None:
-        raise RuntimeError("this torch has no varlen_attn; ask `_varlen_takes` first")
-    out = kernel(q, k, v, asking.starts, seen.starts, max(asking.lengths), max(seen.lengths))
+        raise RuntimeError("this torch has no varlen_attn; ask `varlen_takes` first")
+    out = kernel(q, k, v, asking.starts, seen.starts, asking.longest, seen.longest)
     return out.transpose(0, 1).unsqueeze(0)
 
 
-def _padded(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bias: Tensor | None, dropout: float) -> Tensor:
+def padded(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bias: Tensor | None, dropout: float) -> Tensor:
     """One batch of the longest length, padding hidden; only attention pays for it."""
     (rows, _), (keys, real) = asking.window, seen.window
     q, k, v = (t.squeeze(0)[:, places].transpose(0, 1) for t, places in ((q, rows), (k, keys), (v, keys)))  # (B,h,L,d)
@@ -70,7 +70,7 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, asking: Packing, seen: Packing, bia
     return out.transpose(1, 2).flatten(0, 1).index_select(0, asking.back).unsqueeze(0).transpose(1, 2)
 
 
-def _varlen_takes(q: Tensor) -> bool:
+def varlen_takes(q: Tensor) -> bool:
     """Tell whether `varlen_attn` has a kernel for these queries: half precision, FlashAttention's head sizes, Ampere or newer."""
     half = q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
     return half and _varlen_attn() is not None and torch.cuda.get_device_capability(q.device) >= (8, 0)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, Projection
@@ -72,5 +71,4 @@ def _rows(gates: Tensor, packing: Packing | None) -> Tensor:
     """Gates (B,k) of images as gates of their rows: (B,1,k), or packed (1,T,k)."""
     if packing is None:
         return gates.unsqueeze(1)
-    lengths = torch.tensor(packing.lengths, device=gates.device)
-    return gates.repeat_interleave(lengths, 0, output_size=sum(packing.lengths)).unsqueeze(0)
+    return gates.index_select(0, packing.rows // packing.alive.shape[1]).unsqueeze(0)

@@ -58,8 +58,8 @@ class WindowedBlock(BaseBlock):
         inside = replace(p, k=self.windows.fold(p.k), v=self.windows.fold(p.v))
         return self.windows.unfold(super().read(self.windows.fold(q), inside, bias, policy), q.shape[2])
 
-    def macs(self, attended: float, rows: float, fed: float, products: float) -> BlockMacs:
-        """Return MACs; each query has the s*s keys of its window."""
+    def macs(self, attended: float, rows: float, fed: float, products: float, valued: float | None = None) -> BlockMacs:
+        """Return MACs; each query has the s*s keys of its window. No decision is taken ahead of values here, so `valued` is None."""
         return super().macs(attended, rows, fed, rows * self.windows.size**2)
 
 

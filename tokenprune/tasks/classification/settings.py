@@ -8,6 +8,7 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from tokenprune.errors import InvalidConfig
+from tokenprune.measure.speed import DTYPES, HALF
 from tokenprune.measure.throughput import ThroughputPlan
 from tokenprune.registry import get, names
 from tokenprune.tasks.preprocessing import completed_view
@@ -29,6 +30,8 @@ class View:
         mean: Mean of each channel on the 0..1 scale, as the weights were trained.
         std: Standard deviation of each channel on the 0..1 scale, as the weights were trained.
         crop_mode: One of CROP_MODES, as in timm: the centre, the whole image squeezed to the square, or the whole image with a border.
+        dtype: Precision of the evaluation: `float32`; `float16` or `bfloat16` by autocast; `half` for float16 on a GPU and float32 on a
+            CPU, as EViT, Evo-ViT and TokenReduction judge their files.
     """
 
     crop_pct: float = DEFAULT_CROP_PCT
@@ -36,6 +39,7 @@ class View:
     mean: _Triple = IMAGENET_DEFAULT_MEAN
     std: _Triple = IMAGENET_DEFAULT_STD
     crop_mode: str = "center"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ def _view(view: View | None) -> list[str]:
         (view.interpolation not in INTERPOLATIONS,
          f"task.view.interpolation is {view.interpolation!r}, allowed are {', '.join(INTERPOLATIONS)}"),
         (view.crop_mode not in CROP_MODES, f"task.view.crop_mode is {view.crop_mode!r}, allowed are {', '.join(CROP_MODES)}"),
+        (view.dtype not in (*DTYPES, HALF), f"task.view.dtype is {view.dtype!r}, allowed are {', '.join((*DTYPES, HALF))}"),
         (min(view.std) <= 0, f"task.view.std is {view.std}, allowed are values above 0, on the 0..1 scale"),
         (max(*view.mean, *view.std) > 1, f"task.view.mean, std are {view.mean}, {view.std}, allowed is the 0..1 scale: divide by 255"),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tokenprune.engine.prune import prune
 from tokenprune.measure.macs import encoder_cost
-from tokenprune.measure.speed import seconds_per_image
+from tokenprune.measure.speed import precision, seconds_per_image
 from tokenprune.measure.throughput import throughput
 from tokenprune.measure.usage import record
 from tokenprune.registry import register
@@ -127,7 +127,7 @@ class ClassificationTask(Task):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
-        """Return the accuracy on the validation split.
+        """Return the accuracy on the validation split; `per_image` then has the class `predicted` for each image and the `true` one.
 
         Returns:
             top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se.
@@ -138,14 +138,18 @@ class ClassificationTask(Task):
         images = self._images(cfg)
         count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
-        right = dict.fromkeys(guesses, 0)
-        size = images.recipe.batch_size
-        with evaluating(model):
-            for batch, labels in progress(images.first("val", count, size, device_of(model), workers), "evaluation", -(-count // size)):
+        right, found = dict.fromkeys(guesses, 0), []
+        size, device = images.recipe.batch_size, device_of(model)
+        dtype = "float32" if images.recipe.view is None else images.recipe.view.dtype
+        with evaluating(model), precision(device, dtype):
+            for batch, labels in progress(images.first("val", count, size, device, workers), "evaluation", -(-count // size)):
                 logits = model(batch)
                 check_finite(logits, model, partial(model, batch))
-                hit = logits.topk(max(guesses.values())).indices.cpu() == labels.unsqueeze(1)
+                best = logits.topk(max(guesses.values())).indices.cpu()
+                hit = best == labels.unsqueeze(1)
+                found.append(torch.stack([best[:, 0], labels.cpu()]).to(torch.int32))
                 right = {name: right[name] + int(hit[:, :k].sum()) for name, k in guesses.items()}
+        self.per_image = dict(zip(("predicted", "true"), torch.cat(found, 1), strict=True))
         return {key: value for name, n in right.items() for key, value in _percent(name, n / count, count).items()}
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +161,7 @@ class ClassificationTask(Task):
         with evaluating(model):
             cost = encoder_cost(model, images[: max(1, settings.cost_images)])
             timed = [(image, image) for image in images[: settings.speed_images]]
-            times = seconds_per_image(model, model, timed, device_of(model)) if timed else {}
+            times = seconds_per_image(model, model, timed, device_of(model))
         return {**cost, **times}
 
     def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:

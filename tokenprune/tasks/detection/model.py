@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tokenprune.backbones.features import build_features
 from tokenprune.backbones.maps import EncoderMaps
 from tokenprune.backbones.pyramid import ChannelNorm
+from tokenprune.measure.speed import precision
 from tokenprune.tasks.detection.conventions import OWN, ViewConfig, notes_of, resolved
 from tokenprune.tasks.detection.released import BothSides, OriginalPixels, SigmoidRPN, factors_of, finished
 from tokenprune.tasks.detection.scoring import ScoredCascade, ScoredHeads
@@ -95,9 +96,7 @@ class PrunedRCNN(GeneralizedRCNN):
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return a context in which the detector is evaluated in the precision of its view."""
-        device, dtype = self.device.type, self.view.dtype
-        dtype = ("float16" if device == "cuda" else "float32") if dtype == "half" else dtype
-        return nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
+        return precision(self.device, self.view.dtype)
 
     def inference(self, batched_inputs: list[dict[str, Any]], detected_instances: Any = None, do_postprocess: bool = True) -> Any:
         """Return detections as Detectron2 does, or as mmdetection does if the view says so."""

@@ -123,7 +123,7 @@ class DetectionTask(Task):
         data, settings, resize = self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg)
         cost = encoder_cost(model.backbone.dense, measuring.encoder_images(model, data, settings.cost_images, resize))
         timed = [test_input(data[i], resize) for i in range(min(settings.speed_images, len(data)))]
-        return {**cost, **(measuring.measure_speed(model, timed, settings) if timed else {})}
+        return {**cost, **measuring.measure_speed(model, timed, settings)}
 
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True

@@ -135,7 +135,7 @@ class SegmentationTask(Task):
         positions = deployed.pruned.family.positions(*images[0].shape[-2:])
         head = {"gmac_head": deployed.head_macs(positions[0] * positions[1]) / _GIGA}
         timed = [(image, image) for image in images[: settings.speed_images]]
-        times = seconds_per_image(deployed.pruned, deployed, timed, device) if timed else {}
+        times = seconds_per_image(deployed.pruned, deployed, timed, device)
         return {**cost, **head, **times}
 
     def throughput(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, Any]:

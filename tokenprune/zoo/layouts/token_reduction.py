@@ -47,6 +47,15 @@ class TokenReduction(Layout):
         counts = {} if method == "dpc_knn" else {"keep_rate": _counts(release.state, method)}
         return {**counts, **found}
 
+    def agree(self, name: str, given: Any, said: Any, release: Release) -> bool:
+        """Tell whether two settings are equal; keep rates are if they lead to the same counts."""
+        if name != "keep_rate" or given == said:
+            return given == said
+        backbone, blocks = backbone_of(release.state, release.name), self.known(release).get("blocks", PUBLISHED_BLOCKS)
+        positions = (backbone["img_size"] // backbone["patch_size"]) ** 2
+        one, other = (counts_of(rate, blocks, positions) for rate in (given, said))
+        return one == other
+
     def convert(self, release: Release, given: Mapping[str, Any]) -> Imported:
         """Return the settings and weights.
 

@@ -1,0 +1,80 @@
+"""Defines DiffRate (Chen et al., ICCV 2023): each block prunes by the class token's attention and then merges what is least attended."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from tokenprune.engine.indexing import sort_stably, take
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.policy import Site
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Context, Selector
+from tokenprune.engine.state import Decision
+from tokenprune.registry import register
+from tokenprune.utils.settings import one_of
+
+VARIANTS = ("fixed", "released")
+DEIT_S_2_9 = {  # DeiT-S at 2.9 GFLOPs: tokens after pruning and after merging in each block, class token included
+    "prune": (197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3),
+    "merge": (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3),
+}
+
+
+@register("selector", "diffrate")
+class PruneThenMerge(Selector):
+    """Ranks patches by the class token's attention, drops the last ones for good, and merges the last of the others (section 3.1).
+
+    The score is a_j = mean over heads of A[cls, j]. Of the patches by falling a, the first K stay; the next, up to the P that the schedule
+    leaves after pruning, each go to the most similar one that stays, by the cosine c_j of the tokens themselves (section 3.1 draws keys,
+    the released code takes tokens). The rest vanish. A merged token is the plain mean of its group, whatever their sizes. Its size, which
+    the attention sees, is s_k + sum_j c_j s_j.
+
+    Without the two lists of the schedule `counts` nothing is pruned, and all that is dropped is merged.
+
+    Args:
+        context: see `Context`.
+        variant: `fixed` or `released`. In the released code a negative cosine takes size away, and a size of 0 or below has no logarithm:
+            `fixed` lets such a token add no size.
+
+    Raises:
+        InvalidConfig: The variant is unknown.
+    """
+
+    site = Site.INSIDE
+    merging = True
+    vanishing = True
+    reads_cls = True
+    module = "attention-based"
+    paper = "DiffRate, ICCV 2023"
+    published: ClassVar[dict[str, Any]] = {"treatment": "merge", "schedule": {"name": "counts", **DEIT_S_2_9}}
+
+    def __init__(self, context: Context, variant: str = "fixed") -> None:
+        super().__init__(context)
+        self.least = -1.0 if one_of(self.name, "variant", variant, VARIANTS) == "released" else 0.0
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep `budget.keep` tokens, merge those up to `budget.between`, and let the others vanish."""
+        score = seen.cls_row().mean(1)
+        ranked = sort_stably(score.detach().float().masked_fill(~seen.live, float("-inf")), descending=True)[1]
+        left = budget.live if budget.between is None else budget.between
+        kept, rest = ranked[:, : budget.keep], ranked[:, budget.keep : left]
+        unit = F.normalize(seen.tokens.detach(), dim=-1)
+        cosine, nearest = (take(unit, rest) @ take(unit, kept).transpose(1, 2)).max(-1)
+        ones = torch.ones_like(score)
+        target = torch.arange(score.shape[1], device=score.device).expand(score.shape).scatter(1, rest, kept.gather(1, nearest))
+        return Decision(
+            torch.zeros_like(seen.live).scatter(1, kept, 1),
+            target,
+            score,
+            ones,
+            vanish=torch.zeros_like(seen.live).scatter(1, ranked[:, left:], 1),
+            carry=ones.scatter(1, rest, cosine.clamp(min=self.least).to(ones.dtype)),
+            slots=kept,
+        )
+
+    def macs(self, slots: float) -> float:
+        """Return K (P - K) C of the cosines, for K tokens that stay of P after pruning, in proportion to the slots."""
+        made_for = self.context.budget
+        left = made_for.live if made_for.between is None else made_for.between
+        return made_for.keep * (left - made_for.keep) * self.context.dim * (slots / made_for.live) ** 2

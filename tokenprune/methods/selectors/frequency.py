@@ -1,0 +1,34 @@
+"""Defines a score without attention: the high-frequency part of a token, with the rest folded into one mean token."""
+
+from tokenprune.engine.observation import Observation
+from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Selector, keep_top
+from tokenprune.engine.state import Decision
+from tokenprune.registry import register
+
+
+@register("selector", "frequency")
+class HighFrequency(Selector):
+    """Keeps the tokens of greatest high-pass norm, ||x_j - mean_k x_k||, and folds the others into their plain mean.
+
+    The mean over tokens is the component of frequency zero (the DC component) of the sequence, and attention is a low-pass filter: it
+    lets tokens move towards it. So the tokens that differ most from the mean hold what would be lost, and one mean token holds the rest
+    (frequency-aware token reduction, section 3). The mean runs over the live patches. No attention is read, so that any attention kernel
+    goes with it. The paper's window-wise mean tokens and its learned weights are left out: there is one mean token.
+    """
+
+    module = "parameter-free"
+    paper = "Frequency-aware reduction"
+    published = {"treatment": "fuse", "schedule": {"name": "stages", "of": "current", "rounding": "ceil"}}
+
+    def score(self, seen: Observation, budget: Budget) -> Decision:
+        """Keep the `budget.keep` slots of greatest high-pass norm; the weights of the others in a fused token sum to 1."""
+        x, live = seen.tokens, seen.live.to(seen.tokens.dtype).unsqueeze(-1)
+        mean = (x * live).sum(1, keepdim=True) / live.sum(1, keepdim=True)
+        found = keep_top((x - mean).norm(dim=-1), seen.live, budget.keep)
+        gone = (seen.live & ~found.keep).to(x.dtype)
+        return Decision(found.keep, score=found.score, weight=gone / gone.sum(1, keepdim=True).clamp(min=1.0), slots=found.slots)
+
+    def macs(self, slots: float) -> float:
+        """Return M C of the norms."""
+        return slots * self.context.dim
