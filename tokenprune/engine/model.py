@@ -174,6 +174,8 @@ class PrunedViT(TimmTools, nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's logits for images (B,3,h,w). Hooks of the backbone are called as timm's own forward would call them."""
+        if torch.compiler.is_compiling() and self.asks_host:
+            return self._untraced(self.forward, images)
         call = HookCall.of(self.backbone)
         if call is None:
             return self._answered(images)
@@ -205,16 +207,13 @@ class PrunedViT(TimmTools, nn.Module):
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
         if torch.compiler.is_compiling() and self.asks_host:
-            return self._run_untraced(state, start, stop)
+            return self._untraced(self.run, state, start, stop)
         return run_blocks(self, state, start, stop, rule_of(self))
 
     @torch.compiler.disable
-    def _run_untraced(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
-        """Run blocks between two programs of torch.compile: one break for all decisions whose counts only the device knows.
-
-        What `tokenprune.compile` has compiled of single blocks is used here.
-        """
-        return run_blocks(self, state, start, stop, rule_of(self))
+    def _untraced(self, method: Callable[..., Any], *given: Any) -> Any:
+        """Return what a method gives outside of a program of torch.compile: one break for all decisions whose counts only images know."""
+        return method(*given)
 
     def finish(self, state: TokenState, usage: tuple[BlockUsage, ...]) -> Outputs:
         """Return Outputs of the state after the last block, final norm applied."""

@@ -174,9 +174,7 @@ def copy_state(
     problems += [f"kind of {k}: file {_kind(v)}, model {_kind(own[k])}" for k, v in state.items() if k in own and _kind(v) != _kind(own[k])]
     if problems:
         raise CheckpointMismatch(
-            f"checkpoint {name} is not of this {type(module).__name__}: {len(problems)} keys differ: "
-            + "; ".join(problems)
-            + f"; {remedy}"
+            f"checkpoint {name} is not of this {type(module).__name__}: {len(problems)} keys differ: " + "; ".join(problems) + f"; {remedy}"
         )
     module.load_state_dict(state, strict=False)
 
