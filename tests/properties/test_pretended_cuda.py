@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.fake_cuda import fake_cuda, on_cuda
-from tests.helpers.pairings import SIDE, images, label, pairings, pruned, representatives
+from tests.helpers.pairings import SIDE, each_selector_once, images, label, pairings, pruned, representatives
 from tests.helpers.pretended_cuda import CUDA, OnCuda, moved, pretended_cuda
 
 CASES = [("eval", "fp32"), ("eval", "fp16"), ("train", "fp32"), ("train", "fp16")]
@@ -39,11 +39,11 @@ def one_pass(model, x, mode, precision):
 
 
 def matrix():
-    """Return every pairing in every case; each pairing is quick in one of them, and its other cases are slow tests."""
-    found = []
+    """Return every pairing in every case; one case of each selector and of each way through the engine is quick, others are slow."""
+    found, often = [], each_selector_once()
     for number, pair in enumerate(pairings()):
         for case in CASES:
-            quick = case == CASES[number % len(CASES)]
+            quick = pair in often and case == CASES[number % len(CASES)]
             name = "-".join([*map(str, map(label, pair)), *case])
             found.append(pytest.param(*pair, *case, id=name, marks=[] if quick else [pytest.mark.slow]))
     return found

@@ -6,11 +6,11 @@ and `overflow` says so: whoever sets a capacity must look at it (see `measure.re
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from tokenprune.engine.lazy import once
 from tokenprune.engine.packing import Packing
 
 
@@ -49,7 +49,7 @@ class CappedPacking(Packing):
         """Return whether more rows are live than fit, () bool on the device."""
         return self.alive.sum() > self.capacity
 
-    @cached_property
+    @once
     def starts(self) -> Tensor:
         """Return the first row of each image, and the end of the live ones, (B+1,) int32.
 
@@ -58,23 +58,23 @@ class CappedPacking(Packing):
         ends = self.alive.sum(1).cumsum(0).clamp(max=self.capacity)
         return torch.nn.functional.pad(ends, (1, 0)).to(torch.int32)
 
-    @cached_property
+    @once
     def rows(self) -> Tensor:
         """Return the places of the packed rows in the flat batch, (T,): live ones ascending, then dead ones."""
         return self.alive.flatten().to(torch.uint8).argsort(descending=True, stable=True)[: self.capacity]
 
-    @cached_property
+    @once
     def real(self) -> Tensor:
         """Return which packed rows are live, (T,)."""
         return self.alive.flatten().index_select(0, self.rows)
 
-    @cached_property
+    @once
     def window(self) -> tuple[Tensor, Tensor]:
         """Return each image's places in the packed row, padded to all of its slots, (B,S), and which are real (B,S)."""
         place = torch.arange(self.longest, device=self.live.device)
         return (self.starts[:-1, None] + place).clamp(max=self.capacity - 1), place < self.starts.diff()[:, None]
 
-    @cached_property
+    @once
     def back(self) -> Tensor:
         """Return where each packed row is in the flat `window`, (T,); anywhere for a dead one."""
         image = self.rows // self.longest

@@ -155,7 +155,7 @@ def test_no_case_begins_when_the_time_is_over(tmp_path, monkeypatch):
 def test_rows_of_another_machine_share_no_folder(tmp_path):
     part = part_of(Case("a", good()))
     runner.run([part], tiny(), tmp_path, Clock(60), FACTS)
-    with pytest.raises(ResultSchemaError, match="device x, this machine has H200.*--out"):
+    with pytest.raises(ResultSchemaError, match="device cpu, this machine has H200.*--out"):
         runner.run([part], tiny(), tmp_path, Clock(60), {**FACTS, "device": "H200"})
 
 
