@@ -51,7 +51,7 @@ class Selector(nn.Module):
     """
 
     name: ClassVar[str]
-    site: ClassVar[Site] = Site.BEFORE
+    site: Site = Site.BEFORE
     budget: ClassVar[str] = "fixed"
     gated: ClassVar[bool] = False
     visibility: ClassVar[str] = "hard"

@@ -66,6 +66,13 @@ def test_a_share_of_the_current_tokens_goes(options, expected, rounding):
     assert left({"name": "shrink", "rounding": rounding, **options}) == expected
 
 
+def test_listed_blocks_decide_about_all_that_is_there():
+    budgets = build("schedule", {"name": "listed", "blocks": [0, 6]}).budgets(Layout(12, 196, 1))
+    assert [(b.block, b.keep, b.live, b.stage) for b in budgets] == [(0, 196, 196, 0), (6, 196, 196, 1)]
+    with pytest.raises(InvalidSchedule, match="block 12 is outside the model"):
+        build("schedule", {"name": "listed", "blocks": [12]}).budgets(Layout(12, 196, 1))
+
+
 def test_a_wrong_start_is_refused():
     with pytest.raises(InvalidSchedule, match="start is -1"):
         build("schedule", {"name": "shrink", "start": -1})

@@ -26,7 +26,8 @@ class TimmBlock(BaseBlock):
         attn, (B, T, _), layer = self.block.attn, x.shape, self.block.attn.qkv
         if type(layer) is not nn.Linear or HookCall.of(layer) is not None:
             return self.qkv(x)[first:last]
-        weight, bias = (None if t is None else t.unflatten(0, (3, -1))[first:last].flatten(0, 1) for t in (layer.weight, layer.bias))
+        weight = layer.weight.unflatten(0, (3, -1))[first:last].flatten(0, 1)
+        bias = None if layer.bias is None else layer.bias.unflatten(0, (3, -1))[first:last].flatten(0, 1)
         return F.linear(x, weight, bias).reshape(B, T, last - first, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def scaled(self, x: Tensor, branch: int) -> Tensor:

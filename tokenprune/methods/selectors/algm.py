@@ -44,7 +44,7 @@ class LocalThenGlobalMerging(Selector):
     merging = True
     module = "similarity-based"
     paper = "ALGM, CVPR 2024"
-    published = {"treatment": {"name": "merge", "proportional": False}, "schedule": {"name": "explicit", "keep": {0: 1.0, 4: 1.0}}}
+    published = {"treatment": {"name": "merge", "proportional": False}, "schedule": {"name": "listed", "blocks": (0, 4)}}
 
     def __init__(self, context: Context, threshold: float = 0.88, variant: str = "fixed") -> None:
         super().__init__(context)

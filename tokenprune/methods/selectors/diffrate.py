@@ -1,5 +1,6 @@
 """Defines DiffRate (Chen et al., ICCV 2023): each block prunes by the class token's attention and then merges what is least attended."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -47,7 +48,7 @@ class PruneThenMerge(Selector):
     reads_cls = True
     module = "attention-based"
     paper = "DiffRate, ICCV 2023"
-    published: ClassVar[dict[str, Any]] = {"treatment": "merge", "schedule": {"name": "counts", **DEIT_S_2_9}}
+    published: ClassVar[Mapping[str, Any]] = {"treatment": "merge", "schedule": {"name": "counts", **DEIT_S_2_9}}
 
     def __init__(self, context: Context, variant: str = "fixed") -> None:
         super().__init__(context)
