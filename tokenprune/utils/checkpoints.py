@@ -47,9 +47,9 @@ def save_weights(
 def read_weights(path: Path | str) -> dict[str, Tensor]:
     """Return every tensor of a .safetensors file, or of a .pt / .pth / .bin file read with weights_only=True.
 
-    `model_ema` is taken where the file says `ema_best`, as TokenReduction's do. Else a mapping under "model", "state_dict", "model_state" or "module" is unwrapped; several others ("student", "teacher") are joined, each
-    key with the name of its mapping and a dot before it. Other content of a training run (optimizer, epoch, its
-    arguments as argparse's Namespace) is ignored.
+    `model_ema` is taken where the file says `ema_best`, as TokenReduction's do. Else a mapping under "model", "state_dict", "model_state"
+    or "module" is unwrapped; several others ("student", "teacher") are joined, each key with the name of its mapping and a dot before it.
+    Other content of a training run (optimizer, epoch, its arguments as argparse's Namespace) is ignored.
 
     Raises:
         CheckpointMismatch: The file is missing or damaged, or reading it would need code (none is run).
