@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tokenprune.cli.docs import experiments, methods, zoo
+from tokenprune.cli.docs import choice, experiments, methods, zoo
 from tokenprune.utils import console
 from tokenprune.utils.paths import PACKAGE
 
@@ -15,6 +15,7 @@ PAGES: dict[str, Callable[[Path], str]] = {
     "docs/methods.md": methods.page,
     "docs/experiments.md": experiments.page,
     "docs/zoo.md": zoo.page,
+    "docs/which_method.md": choice.page,
 }
 
 

@@ -148,7 +148,8 @@ def budget_of(row: Row) -> str:
 def pairs(rows: Sequence[Answers], dense: Mapping[int, Answers], level: float) -> "pd.DataFrame":
     """Return one line a pair of rows of equal budget and seed, and one for each row with the dense one of its seed.
 
-    Columns: budget, seed, first, second, images, first_only, second_only, difference, low, high (top-1 in points), p, p_holm, better.
+    Columns: budget, seed, first, second, first_top1, second_top1, images, first_only, second_only, difference, low, high (top-1 in points),
+    p, p_holm, better.
     """
     import pandas as pd
 
@@ -169,7 +170,7 @@ def _line(pair: "Paired", corrected: float, level: float, a: Answers, b: Answers
     low, high = pair.interval
     values = {"difference": pair.difference, "low": low, "high": high}
     return {
-        "images": pair.images, "first_only": pair.first_only, "second_only": pair.second_only,
+        "first_top1": round(_top1(a), 3), "second_top1": round(_top1(b), 3), "images": pair.images, "first_only": pair.first_only, "second_only": pair.second_only,
         **{name: round(value, 3) for name, value in values.items()}, "p": pair.p, "p_holm": corrected, "better": better,
     }  # fmt: skip
 
