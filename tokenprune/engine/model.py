@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tokenprune.engine.arguments import check_images
 from tokenprune.engine.as_timm import TimmTools
 from tokenprune.engine.blocks import adapt
-from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
+from tokenprune.engine.blocks.base import ProjectionView
 from tokenprune.engine.blocks.class_token import class_token
 from tokenprune.engine.blocks.compiled import CompiledBlock
 from tokenprune.engine.blocks.family import Family
@@ -28,11 +28,11 @@ from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.plan import described
-from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, blended, settle, visibility
+from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, blended, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector, SelectorDict
 from tokenprune.engine.state import TokenState
-from tokenprune.engine.steps import rule_of, run_blocks
+from tokenprune.engine.steps import peeked, rule_of, run_blocks
 from tokenprune.engine.treatment import Treatment
 from tokenprune.errors import IncompatiblePairing, InvalidSchedule, UnsupportedBackbone
 from tokenprune.registry import build, get
@@ -49,8 +49,7 @@ class PrunedViT(TimmTools, nn.Module):
     `hooks` is what the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
-    (`training.calibration`).
-    `capacities` {block: rows of the whole batch}, if set, are the sizes of packed passes after decisions, see `engine.capped`.
+    (`training.calibration`). `capacities` {block: rows of the whole batch}, if set, are the sizes of packed passes (`engine.capped`).
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
@@ -175,11 +174,9 @@ class PrunedViT(TimmTools, nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's logits for images (B,3,h,w). Hooks of the backbone are called as timm's own forward would call them."""
         if torch.compiler.is_compiling() and self.asks_host:
-            return self._untraced(self.forward, images)
+            return self._untraced(self.forward, images)  # type: ignore[call-arg]  # torch types no method here
         call = HookCall.of(self.backbone)
-        if call is None:
-            return self._answered(images)
-        return call.leave(self._answered(call.enter(images)))
+        return self._answered(images) if call is None else call.leave(self._answered(call.enter(images)))
 
     def encode(self, images: Tensor) -> Outputs:
         """Return the encoder's Outputs for images (B,3,h,w)."""
@@ -207,7 +204,7 @@ class PrunedViT(TimmTools, nn.Module):
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
         if torch.compiler.is_compiling() and self.asks_host:
-            return self._untraced(self.run, state, start, stop)
+            return self._untraced(self.run, state, start, stop)  # type: ignore[call-arg]
         return run_blocks(self, state, start, stop, rule_of(self))
 
     @torch.compiler.disable
@@ -276,7 +273,7 @@ class PrunedViT(TimmTools, nn.Module):
             decider = Decider(selector.site, partial(self._decide, number, selector, budget))
             return run_block(adapter, state, policy, decider, see=see)
         state = self.treatment.candidates_of(state)
-        state = settle(self._decide(number, selector, budget, state, *self._peeked(adapter, selector, state, policy)), policy)
+        state = settle(self._decide(number, selector, budget, state, *peeked(adapter, selector, state, policy)), policy)
         self._show(number, state)
         adapter, state = switched(adapter, state.branch), state.replace(branch=None)
         if state.gate is None or policy.soft:
@@ -311,12 +308,11 @@ class PrunedViT(TimmTools, nn.Module):
             )
         family.blocks[-1].drop_path &= self.treatment.revive != "last"  # Cropr 3.3: no DropPath in the fusing block
         if self.compiled is not None:
-            family.blocks = [CompiledBlock(block, self.compiled) for block in family.blocks]
+            family.blocks = [CompiledBlock(block, self.compiled) for block in family.blocks]  # type: ignore[assignment]  # delegates
         return family
 
-    def _show(self, number: int, state: TokenState) -> None:
-        if self.watch is not None:
-            self.watch(number, state)
+    def _show(self, *seen: Any) -> None:
+        self.watch(*seen) if self.watch is not None else None
 
     def _decide(
         self,
@@ -339,12 +335,6 @@ class PrunedViT(TimmTools, nn.Module):
         for name, payload in decision.notes.items():
             state = state.note(name, number, payload)
         return self.treatment.at(number, self.depth).apply(state, decision)
-
-    def _peeked(self, adapter: BaseBlock, selector: Selector, state: TokenState, policy: DeadSlotRule) -> tuple[Any, ...]:
-        """Return the queries and keys of the block to come, and its key bias, for a selector that reads them before it."""
-        if not selector.peeks:
-            return ()
-        return adapter.asks(state.sequence(), adapter.codes(state)), visibility(state, policy)[0]
 
     def _exact_budgets(self, positions: int) -> dict[int, Budget]:
         now = (self.schedule, self.treatment, self.progress)

@@ -2,14 +2,16 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tokenprune.engine.blocks.base import BaseBlock
 from tokenprune.engine.execution import BlockUsage, unhidden
 from tokenprune.engine.indexing import recorded_by_jit
-from tokenprune.engine.policy import DeadSlotRule
+from tokenprune.engine.policy import DeadSlotRule, visibility
 from tokenprune.engine.schedule import Budget
+from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import TokenState
 
 if TYPE_CHECKING:
@@ -65,3 +67,10 @@ def untouched_until(
     while ahead < stop and ahead not in budgets and blocks[ahead].runs_whole(state):
         ahead += 1
     return ahead if ahead > start and unhidden(state, policy) else start
+
+
+def peeked(adapter: BaseBlock, selector: Selector, state: TokenState, policy: DeadSlotRule) -> tuple[Any, ...]:
+    """Return the queries and keys of the block to come, and its key bias, for a selector that reads them before it; () for others."""
+    if not selector.peeks:
+        return ()
+    return adapter.asks(state.sequence(), adapter.codes(state)), visibility(state, policy)[0]

@@ -193,7 +193,7 @@ def _only_mappings(values: Mapping[str, Any]) -> None:
     """Refuse a group that is no mapping, which an interpolation can make of it (`reports=${scale}`)."""
     parts = {name: values.get(name) for name in (*FREE, "treatment_labels", *_PARTS)}
     for part in (name for name in _PARTS if isinstance(parts[name], Mapping)):
-        parts |= {f"{part}.{f.name}": parts[part].get(f.name) for f in fields(_PARTS[part]) if f.default_factory is not MISSING}
+        parts |= {f"{part}.{f.name}": (parts[part] or {}).get(f.name) for f in fields(_PARTS[part]) if f.default_factory is not MISSING}
     wrong = {name: value for name, value in parts.items() if value is not None and not isinstance(value, Mapping)}
     if wrong:
         raise InvalidConfig(

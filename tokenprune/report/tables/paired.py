@@ -170,7 +170,8 @@ def _line(pair: "Paired", corrected: float, level: float, a: Answers, b: Answers
     low, high = pair.interval
     values = {"difference": pair.difference, "low": low, "high": high}
     return {
-        "first_top1": round(_top1(a), 3), "second_top1": round(_top1(b), 3), "images": pair.images, "first_only": pair.first_only, "second_only": pair.second_only,
+        "first_top1": round(_top1(a), 3), "second_top1": round(_top1(b), 3),
+        "images": pair.images, "first_only": pair.first_only, "second_only": pair.second_only,
         **{name: round(value, 3) for name, value in values.items()}, "p": pair.p, "p_holm": corrected, "better": better,
     }  # fmt: skip
 
