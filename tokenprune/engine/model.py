@@ -352,10 +352,7 @@ class PrunedViT(TimmTools, nn.Module):
         return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
 
     def _decisions(self, own: int) -> list[tuple[int, Budget]]:
-        """Return the blocks that need a selector, with their budget at `own` positions.
-
-        A decision that drops nothing at this size may do so at another (196 tokens stay, of 196 or of 400), so larger sizes are asked, too.
-        """
+        """Return the blocks that need a selector, with their budget at `own` positions; a larger size may drop where this one does not."""
         deciding = {**self._budgets(own, 0.0), **self._budgets(own, 1.0)}
         elsewhere: dict[int, Budget] = {}
         for positions in (own * factor for factor in _LARGER):
