@@ -35,7 +35,8 @@ def test_every_file_of_the_experiments_is_seen(module, seam, monkeypatch, capsys
         return [(name, Checked(valid=3)) for name in names]
 
     monkeypatch.setattr(module, seam, stand_in)
-    assert command(module, monkeypatch, capsys)[0] == 0 and seen == ALL and len(ALL) >= 30
+    published = ["released_classification", "released_svit"] if module is smoke else []  # which smoke leaves out
+    assert command(module, monkeypatch, capsys)[0] == 0 and seen == [name for name in ALL if name not in published] and len(ALL) >= 30
     code, _, err = command(module, monkeypatch, capsys, "no_such_table")
     assert code == 2 and err.startswith("error: unknown experiment 'no_such_table'. Available: cropr_appd_resolution, ")
 

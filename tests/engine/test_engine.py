@@ -338,7 +338,7 @@ def test_a_decision_without_a_selector_is_refused():
 def test_an_unknown_site_is_refused_where_the_class_is_made():
     with pytest.raises(InvalidConfig, match="class Sub: site is 'behind'; allowed: before, ahead, rows, inside"):
         type("Sub", (RandomSelector,), {"site": "behind"})
-    with pytest.raises(ValueError, match="site is 'before'; allowed in a block: rows, inside"):
+    with pytest.raises(ValueError, match="site is 'before'; allowed in a block: ahead, rows, inside"):
         Decider(Site.BEFORE, lambda state, p, bias: state)
 
 

@@ -22,6 +22,7 @@ from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tests.helpers.fakes import row as result_row
 from tokenprune.data.coco import CocoDetection
 from tokenprune.data.imagefolder import ImageFolder
+from tokenprune.data.readers import is_hidden
 from tokenprune.data.semantic import Labelling, SemanticFolder
 from tokenprune.errors import TokenPruneError
 from tokenprune.runs.results import collect, finished, read_result
@@ -229,7 +230,7 @@ def test_names_of_class_folders(tmp_path_factory, names, packed):
 
     def read():
         data = ImageFolder(root)
-        assert set(data.classes) == {name for name in made if not name.startswith(".")} and len(data) == len(data.classes)
+        assert set(data.classes) == {name for name in made if not is_hidden([name])} and len(data) == len(data.classes)
         assert sorted(data[i][1] for i in range(len(data))) == list(range(len(data)))
 
     right_or_refused(read)

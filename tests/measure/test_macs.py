@@ -79,7 +79,8 @@ def test_merging_counts_the_similarities_that_find_its_targets(selector):
         macs, plain = encoder_macs(model, batch).selector, encoder_macs(other, other.encode(images(4))).selector
         each = [encoder_macs(model, model.encode(image)).selector for image in images(4).split(1)]
     assert macs == pytest.approx(sum(each) / 4, rel=0.01)  # squares of uneven counts, not the square of their mean
-    assert macs == plain if kind.merging else macs > plain + 24 * 64 * 64
+    if not (kind.merging and kind.budget == "dynamic"):  # whose counts follow what merging makes of the tokens
+        assert macs == plain if kind.merging else macs > plain + 24 * 64 * 64
     if kind.count_role == "count" and kind.saves_computation:
         assert planned_macs(model, 64).total == pytest.approx(seen, rel=0.01)
 

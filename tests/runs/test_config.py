@@ -71,7 +71,7 @@ def test_keep_rate_of_a_dense_row_means_nothing():
         ({"selector": {"name": "topk", "score": "clss"}}, "allowed: cls, mean_query, column_mean"),
         ({"treatment": {"name": "presrve"}}, "Did you mean 'preserve'"),
         ({"treatment": {"name": "reactivate"}}, "SViT section 4.1"),
-        ({"selector": {"name": "sit"}}, "task=detection reads maps; allowed there: a_vit, adavit, ats"),
+        ({"selector": {"name": "sit"}}, "task=detection reads maps; allowed there: a_vit, adavit, algm, atc, ats"),
         ({"task": {"name": "detecton"}}, "Did you mean 'detection'"),
         ({"cls": "leaned"}, "cls is 'leaned'; allowed: learned, random, mean"),
         ({"execution": "fast"}, "execution is 'fast'; allowed: auto, masked, gathered, packed"),

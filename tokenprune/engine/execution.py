@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenprune.engine.ahead import run_ahead
 from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.blocks.module_hooks import HookCall
+from tokenprune.engine.indexing import recorded_by_jit
 from tokenprune.engine.packed import feed, run_packed
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, held_prefix, settle, visibility, write
@@ -64,7 +65,9 @@ def run_block(
 
 
 def unhidden(state: TokenState, policy: DeadSlotRule) -> bool:
-    """Tell whether nothing of a state is hidden, biased or faded in a block."""
+    """Tell whether nothing of a state is hidden, biased or faded in a block that runs as the model's own."""
+    if recorded_by_jit():  # the older ONNX exporter would fix the sizes that the model's own forward reads
+        return False
     plain = state.known.complete and state.prefix_live is None and not (policy.soft and state.gate is not None)
     return plain and policy.key_bias(state) is None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ class _Counts(NamedTuple):
         rows: Tokens that are queries of the attention.
         fed: Tokens that enter the MLP.
         products: Mean product of keys and queries; at site `ahead` of half the products before and half of those after the decision.
-        scored: Slots that the selector scores.
+        scored: Slots that the selector scores, for each image.
         squared: Mean square of the slots that a decision finds.
         observed: Slots in the attention of the block before.
         entering: Tokens that enter attention, whatever runs there.
@@ -72,7 +73,7 @@ class _Counts(NamedTuple):
     rows: float
     fed: float
     products: float
-    scored: float
+    scored: tuple[float, ...]
     squared: float
     observed: float
     entering: float
@@ -98,7 +99,8 @@ def encoder_macs(model: PrunedViT, outputs: Outputs, head: bool = False) -> Macs
         attended, rows, fed = (t.double().cpu() for t in (used.attended, used.rows, used.fed))
         heads, attends, feeds = _shares(branches.get(number))
         entering = float(attended.mean())
-        scored = _scored(model, number, entering - P, float(before.mean()), N)
+        each = zip((attended - P).tolist(), before.expand_as(attended).tolist(), strict=True)
+        scored = tuple(_scored(model, number, now, then, N) for now, then in each)
         squared = float((before if _site(model, number) is Site.BEFORE else attended - P).square().mean())
         before = fed - P
         products = (attended**2 + rows**2) / 2 if _site(model, number) is Site.AHEAD else attended * rows
@@ -123,7 +125,7 @@ def planned_macs(model: PrunedViT, positions: int, head: bool = False) -> Macs:
     """
     counts, observed, P = [], float(positions), model.prefix_tokens
     for number, (before, attended, rows, fed, site) in enumerate(planned_blocks(model, positions)):
-        scored = _scored(model, number, attended - P, before, positions)
+        scored = (_scored(model, number, attended - P, before, positions),)
         products = (attended**2 + rows**2) / 2 if site is Site.AHEAD else attended * rows
         counts.append(_Counts(attended, rows, fed, products, scored, before**2, observed, attended, (attended, rows)))
         observed = attended - P
@@ -169,9 +171,9 @@ def _sum(model: PrunedViT, counts: Sequence[_Counts], positions: int, head: bool
         if number in deciding and str(number) in model.selectors:
             selector = model.selectors[str(number)]
             treating = model.treatment.at(number, model.depth).macs(selector.merging, c.squared, model.embed_dim)
-            elsewhere = selector.observed_macs(c.observed) - selector.observed_macs(c.scored)
-            selecting += selector.macs(c.scored) + elsewhere + treating
-            norm += 5.0 * selector.normed * c.scored
+            elsewhere = selector.observed_macs(c.observed) - fmean(map(selector.observed_macs, c.scored))
+            selecting += fmean(map(selector.macs, c.scored)) + elsewhere + treating
+            norm += 5.0 * selector.normed * fmean(c.scored)
     if model.fusion is not None:
         cost = model.fusion.macs(counts[-1].fed - P, positions, P)
         linear, attention, norm = linear + cost.linear, attention + cost.attention, norm + cost.norm

@@ -65,7 +65,7 @@ def together(apart: Tensor, joins: int, linkage: str) -> Tensor:
     gone = torch.full_like(size, float("inf"))
     for _ in range(joins):
         closest = apart.flatten(1).argmin(1, keepdim=True)
-        pair = torch.cat([closest // M, closest % M], 1)  # (B,2), in the order of slots: the first of equal distances is found
+        pair = torch.cat([closest // M, closest % M], 1).sort(1).values  # (B,2), in the order of slots, whichever triangle is read
         rows, sizes = apart.gather(1, pair.unsqueeze(2).expand(-1, -1, M)), size.gather(1, pair)
         a, b, share = rows[:, 0], rows[:, 1], sizes[:, :1] / sizes.sum(1, keepdim=True)
         new = share * a + (1 - share) * b if linkage == "average" else a.maximum(b) if linkage == "complete" else a.minimum(b)
