@@ -17,10 +17,10 @@ the budget, does not tell from the best one on these images: take the simplest o
 those that lose against `random` at the same budget in the same test.
 
 - **No training at all**: the tables below.
-- **You can fine-tune**: the tables of [cropr_table1_imagenet](experiments.md#cropr_table1_imagenet) and
-  [table7_imagenet](experiments.md#table7_imagenet) tell what training changes, with seeds.
-- **Detection, segmentation**: [table2_preserve](experiments.md#table2_preserve) tells why tokens should be preserved there, and
-  [cropr_fig5_segmentation](experiments.md#cropr_fig5_segmentation) compares selectors on street scenes. Merging and clustering methods work
+- **You can fine-tune**: the tables of [cropr_table1_imagenet](experiments.md) and
+  [table7_imagenet](experiments.md) tell what training changes, with seeds.
+- **Detection, segmentation**: [table2_preserve](experiments.md) tells why tokens should be preserved there, and
+  [cropr_fig5_segmentation](experiments.md) compares selectors on street scenes. Merging and clustering methods work
   there too, because each position reads the token that holds it.
 - **Latency, not GMAC**: a method that sorts, clusters or merges spends time that GMAC do not show. `tokenprune bench every` measures each
   against a slice of the same size on your machine, and `tokenprune gpu` does so on a GPU for each batch size. ATC and K-Medoids cluster
