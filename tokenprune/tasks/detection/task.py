@@ -28,7 +28,7 @@ class DetectionTask(Task):
 
     name = "detection"
     reads = "detection"
-    gives = ("presence",)
+    gives = ("presence", "foreground")
 
     def __init__(self) -> None:
         self._sets: dict[tuple[str, str], DetectionData] = {}
