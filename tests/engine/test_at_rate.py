@@ -14,7 +14,8 @@ SCHEDULES = {
     "current": {"name": "stages", "blocks": [1, 3, 4], "of": "current", "rounding": "ceil"},
     "every_block": {"name": "every_block", "start": 1, "span": 2},
     "constant": {"name": "constant", "start": 2},
-    "linear": {"name": "linear", "start": 1},
+    "shrink": {"name": "shrink", "start": 1},
+    "counts": {"name": "counts", "prune": [190, 180, 150, 130, 110, 90]},
 }
 EXECUTIONS = ("masked", "gathered", "packed")
 
@@ -36,7 +37,7 @@ def models(selector, treatment, schedule, execution):
 
 
 def executions(selector):
-    dynamic = get("selector", selector["name"]).budget == "dynamic" and selector.get("eval_mode") != "topk"
+    dynamic = get("selector", selector["name"]).budget == "dynamic"
     return [e for e in EXECUTIONS if not (dynamic and e == "gathered")]
 
 

@@ -174,7 +174,7 @@ def test_training_brings_the_pruned_passes_nearer(tmp_path):
     """What the whole model learns of three images, it knows afterwards with half of the tokens, too."""
     model, x = around(), images(3)
     elastic = Elastic(CFG, model, losses)
-    steps = recipe(iterations=60, lr=5e-3)
+    steps = recipe(iterations=120, lr=5e-3)
     point = ("topk", "remove", "stages", 0.5)
     far = float(at(elastic, point).losses(model.train(), x)["loss_cls"])
     fit(model, lambda start: itertools.repeat(x), elastic.losses, steps, tmp_path, before_step=lambda m, i: elastic.before_step(i))

@@ -8,13 +8,12 @@ from tokenprune.engine.rates import exact
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.errors import InvalidSchedule
-from tokenprune.registry import build
+from tokenprune.registry import build, names, options_of
 from tokenprune.utils.modes import evaluating
 
 if TYPE_CHECKING:
     from tokenprune.engine.model import PrunedViT
 
-_RATES = "stages, every_block, constant, linear, counts"
 _WITHOUT_EFFECT = {
     "blocks": "takes the blocks of the schedule and keeps its own number of tokens; the keep rate changes nothing",
     "target": "keeps the tokens above a threshold that training fitted to one keep rate; use its top-k mode (selector.eval_mode=topk)"
@@ -89,9 +88,10 @@ def _at(model: "PrunedViT", keep_rate: float) -> Schedule:
     name = getattr(schedule, "name", type(schedule).__name__)
     options = [f.name for f in fields(schedule)] if is_dataclass(schedule) else []
     if "keep_rate" not in options:
+        rated = [other for other in names("schedule") if "keep_rate" in options_of("schedule", other)]
         raise InvalidSchedule(
             f"set_keep_rate: schedule {name!r} has no keep rate (its options: {', '.join(options) or 'none'}); allowed: schedules with one"
-            f" ({_RATES}), or build another model with prune(..., schedule=...)"
+            f" ({', '.join(rated)}), or build another model with prune(..., schedule=...)"
         )
     if getattr(schedule, "rate", None) is not None:
         raise InvalidSchedule(
