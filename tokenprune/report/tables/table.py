@@ -172,9 +172,19 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     if _has_backbone(data):
         columns.update({title: numbers(1 / data[[name]].astype(float), name, "{:.2f}") for name, title in _FPS})
     columns["status"] = list(data["status"])
+    columns.update(_printed_gain(data))
     papers = [name for name in NUMBERS if f"paper_{name}" in data]
     columns.update({NUMBERS[name][0]: numbers(data, f"paper_{name}", NUMBERS[name][1]) for name in papers})
     return pd.DataFrame(columns)
+
+
+def _printed_gain(data: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the paper's frames a second over those of its dense row, where speed was measured at the paper's size; else no column."""
+    if "paper_fps" not in data or "speedup_paper_size" not in data:
+        return {}
+    fps = pd.to_numeric(data["paper_fps"], errors="coerce")
+    dense = fps[data["treatment"] == "none"].dropna()
+    return {} if dense.empty else {"paper FPS speed-up": numbers((fps / dense.iloc[0]).to_frame("gain"), "gain", "{:.2f}")}
 
 
 def _as_printed(data: pd.DataFrame, parts: tuple[str, ...]) -> pd.DataFrame:
