@@ -52,6 +52,12 @@ def _subjects(options: argparse.Namespace) -> "list[Subject]":
     from tokenprune.runs.subjects import SHIPPED, method_of, of_row, of_shipped, of_timm
 
     rows = [_row_of(model) for model in options.model]
+    if any(row is not None for row in rows) or options.model[0] in SHIPPED:
+        beside = [f"--{name}" for name in ("weights", "names", "size") if getattr(options, name) is not None]
+        if beside:
+            raise InvalidConfig(
+                f"{', '.join(beside)} beside --model {options.model[0]}, which has its own; allowed with a timm model alone"
+            )
     given = [method_of(word) for word in options.methods or ()]
     if len(rows) > 1:
         lacking = [model for model, row in zip(options.model, rows, strict=True) if row is None]
@@ -162,9 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         console.program("show"), description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", nargs="*", type=home_path, help="pictures, or folders of pictures")
-    parser.add_argument(
-        "--model", nargs="+", required=True, help="a timm model, one or more rows (results/rows/KEY), or demo or demo_detector"
-    )
+    parser.add_argument("--model", nargs="+", required=True, help="a timm model, rows (results/rows/KEY), demo or demo_detector")
     parser.add_argument("--weights", type=home_path, help="weights of a timm model: .safetensors, .pth, .pt or .bin")
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD", help=f"methods side by side (default without a row: {' '.join(_METHODS)})"

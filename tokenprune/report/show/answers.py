@@ -1,5 +1,6 @@
 """Makes what a detector or a segmenter found in a picture into boxes, a coloured layer and a list of colours."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,18 +55,30 @@ class Found:
     stroke: float
 
 
-def found_in(picture: Picture) -> Found | None:
-    """Return what a model found in a picture; None for a classifier."""
+def names_in(pictures: Iterable[Picture]) -> tuple[str, ...]:
+    """Return the classes of the objects found in any of the pictures, in the order of their colours."""
+    found = [picture.predictions.above(SCORE).names for picture in pictures if isinstance(picture.predictions, Predictions)]
+    return tuple(dict.fromkeys(name for names in found for name in names))
+
+
+def found_in(picture: Picture, names: Sequence[str] = ()) -> Found | None:
+    """Return what a model found in a picture; None for a classifier.
+
+    Args:
+        picture: The picture.
+        names: Classes of all objects on the sheet: each has one colour for all models.
+    """
     stroke = round(max(1.0, _LINE * max(picture.pixels.shape[:2])), 1)
     if isinstance(picture.predictions, Predictions):
-        return _objects(picture.predictions, stroke)
+        return _objects(picture.predictions, stroke, names)
     return _labels(picture.predictions, stroke) if isinstance(picture.predictions, LabelMap) else None
 
 
-def _objects(predictions: Predictions, stroke: float) -> Found:
+def _objects(predictions: Predictions, stroke: float, order: Sequence[str]) -> Found:
     sure = predictions.above(SCORE)
-    colours = wheel(len(sure.scores))
     names = sure.names or ("object",) * len(sure.scores)
+    every = tuple(dict.fromkeys((*order, *names)))
+    colours = wheel(len(every))[[every.index(name) for name in names]]
     words = [f"{name} {score:.0%}" for name, score in zip(names, sure.scores, strict=True)]
     boxes = tuple(_box(box, hex_of(colour), text) for box, colour, text in zip(sure.boxes, colours, words, strict=True))
     height, width = predictions.masks.shape[1:]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenprune.report.show import svg
-from tokenprune.report.show.answers import Found, found_in
+from tokenprune.report.show.answers import Found, found_in, names_in
 from tokenprune.report.show.pixels import data_uri
 from tokenprune.report.show.shown import Entry, Frame, Shown, frames, hue
 from tokenprune.tasks.pictures import Guesses
@@ -107,10 +107,12 @@ def in_html(shown: Sequence[Shown], title: str, sentences: Sequence[str] = ()) -
 def _sheet(number: int, shown: Shown) -> Sheet:
     pixels = shown.entries[0].picture.pixels
     height, width = pixels.shape[:2]
-    return Sheet(number, shown.name, data_uri(pixels), width, height, tuple(_card(entry, shown.dense) for entry in shown.entries))
+    names = names_in(entry.picture for entry in shown.entries)
+    cards = tuple(_card(entry, shown.dense, names) for entry in shown.entries)
+    return Sheet(number, shown.name, data_uri(pixels), width, height, cards)
 
 
-def _card(entry: Entry, dense: Entry | None) -> Card:
+def _card(entry: Entry, dense: Entry | None, names: Sequence[str]) -> Card:
     picture = entry.picture
     steps = [(frame, _step(frame, picture.patch)) for frame in frames(picture)]
     tokens = picture.tokens or ()
@@ -123,7 +125,7 @@ def _card(entry: Entry, dense: Entry | None) -> Card:
         words,
         *gmac_in_words(entry, dense),
         _guesses(picture.predictions, dense),
-        found_in(picture),
+        found_in(picture, names),
         entry.notes,
     )
 
