@@ -56,7 +56,7 @@ def _subjects(options: argparse.Namespace) -> "list[Subject]":
         beside = [f"--{name}" for name in ("weights", "names", "size") if getattr(options, name) is not None]
         if beside:
             raise InvalidConfig(
-                f"{', '.join(beside)} beside --model {options.model[0]}, which has its own; allowed with a timm model alone"
+                f"{', '.join(beside)} beside --model {options.model[0]}, which has its own; they go with a timm model"
             )
     given = [method_of(word) for word in options.methods or ()]
     if len(rows) > 1:
