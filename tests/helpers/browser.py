@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_PATIENCE = 240_000  # milliseconds: a machine may be busy with other tests
 # Without these Chromium looks for hosts of its own at every start.
 _QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-gpu")
 
@@ -21,7 +22,8 @@ def chromium() -> Iterator[Any]:
     if path is None:
         pytest.skip(f"no browser is installed ({', '.join(_NAMES)}): no browser test")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*_QUIET, *(["--no-sandbox"] if os.geteuid() == 0 else [])])
+        arguments = [*_QUIET, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        browser = playwright.chromium.launch(executable_path=path, args=arguments, timeout=_PATIENCE)
         yield browser
         browser.close()
 
@@ -37,6 +39,7 @@ class Visit:
 
     def __init__(self, browser: Any, path: Any, **options: Any) -> None:
         self.context = browser.new_context(**options)
+        self.context.set_default_timeout(_PATIENCE)
         self.page = self.context.new_page()
         self.left: list[str] = []
         self.said: list[str] = []

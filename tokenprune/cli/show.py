@@ -55,9 +55,7 @@ def _subjects(options: argparse.Namespace) -> "list[Subject]":
     if any(row is not None for row in rows) or options.model[0] in SHIPPED:
         beside = [f"--{name}" for name in ("weights", "names", "size") if getattr(options, name) is not None]
         if beside:
-            raise InvalidConfig(
-                f"{', '.join(beside)} beside --model {options.model[0]}, which has its own; they go with a timm model"
-            )
+            raise InvalidConfig(f"{', '.join(beside)} beside --model {options.model[0]}, which has its own; they go with a timm model")
     given = [method_of(word) for word in options.methods or ()]
     if len(rows) > 1:
         lacking = [model for model, row in zip(options.model, rows, strict=True) if row is None]

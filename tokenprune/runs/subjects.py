@@ -154,6 +154,7 @@ def _timm_model(name: str, outputs: int | None, side: int | None) -> nn.Module:
 
 
 _IMAGENET = 1000
+_HEADS = ("head.weight", "backbone.head.weight", "head.fc.weight", "backbone.head.fc.weight")
 
 
 def imagenet_names() -> tuple[str, ...]:
@@ -166,7 +167,7 @@ def imagenet_names() -> tuple[str, ...]:
 
 def _outputs(state: Mapping[str, Tensor]) -> int | None:
     """Return the number of outputs of the head that a file holds; None if it holds none."""
-    found = [value for key, value in state.items() if key.endswith(("head.weight", "head.fc.weight")) and value.dim() == 2]
+    found = [state[key] for key in _HEADS if key in state and state[key].dim() == 2]
     return len(found[0]) if found else None
 
 

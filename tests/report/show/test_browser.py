@@ -73,7 +73,7 @@ def test_every_control_is_reached_by_tab_and_has_a_name(page):
 
 def test_play_goes_on_and_stops(page):
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function("document.getElementById('block').value === '2'", timeout=10_000)
+    page.wait_for_function("document.getElementById('block').value === '2'")
     page.get_by_role("button", name="Pause").click()
     at = page.locator("#block").input_value()
     page.wait_for_timeout(1000)

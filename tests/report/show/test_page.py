@@ -81,7 +81,15 @@ def test_every_control_and_picture_has_a_name():
 def test_a_picture_is_stored_once_and_used_by_every_frame():
     page = in_html([classified(), segmented()], "Which tokens")
     assert page.count("data:image/png") == 3  # two pictures and the labels
-    assert page.count('href="#picture-0"') == 6 and page.count('href="#picture-1"') == 3 + 1
+    assert page.count('href="#picture-0-0"') == 6 and page.count('href="#picture-1-0"') == 3 + 1
+
+
+def test_models_that_see_other_pixels_have_a_picture_of_their_own():
+    one, other = entry("dense"), entry("drop")
+    object.__setattr__(other.picture, "pixels", other.picture.pixels[:, :-1])
+    parts = parts_of(Shown("a", (one, other)))
+    assert [(image["id"], image["width"]) for image in parts.of("image") if "id" in image] == [("picture-0-0", "30"), ("picture-0-1", "29")]
+    assert [svg["viewbox"] for svg in parts.of("svg", **{"class": "picture"})] == ["0 0 30 22"] + ["0 0 29 22"] * 3
 
 
 def test_a_detectors_objects_have_boxes_names_and_one_colour_a_class():

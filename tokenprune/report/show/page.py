@@ -60,9 +60,20 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Holds the pixels of a picture, as models of one input size see them, and the name by which frames use them."""
+
+    name: str
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Card:
     """Holds what the page says of one model and one picture."""
 
+    stored: Stored
     label: str
     about: str
     frames: tuple[Step, ...]
@@ -77,13 +88,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Holds what the page says of one picture."""
+    """Holds what the page says of one picture; `stored` are its pixels, once for all models that see the same ones."""
 
-    number: int
     name: str
-    uri: str
-    width: int
-    height: int
+    stored: tuple[Stored, ...]
     cards: tuple[Card, ...]
 
 
@@ -105,19 +113,25 @@ def in_html(shown: Sequence[Shown], title: str, sentences: Sequence[str] = ()) -
 
 
 def _sheet(number: int, shown: Shown) -> Sheet:
-    pixels = shown.entries[0].picture.pixels
-    height, width = pixels.shape[:2]
     names = names_in(entry.picture for entry in shown.entries)
-    cards = tuple(_card(entry, shown.dense, names) for entry in shown.entries)
-    return Sheet(number, shown.name, data_uri(pixels), width, height, cards)
+    stored: dict[tuple[tuple[int, ...], bytes], Stored] = {}
+    cards = []
+    for entry in shown.entries:
+        pixels = entry.picture.pixels
+        key = (pixels.shape, pixels.tobytes())
+        if key not in stored:
+            stored[key] = Stored(f"picture-{number}-{len(stored)}", data_uri(pixels), pixels.shape[1], pixels.shape[0])
+        cards.append(_card(entry, stored[key], shown.dense, names))
+    return Sheet(shown.name, tuple(stored.values()), tuple(cards))
 
 
-def _card(entry: Entry, dense: Entry | None, names: Sequence[str]) -> Card:
+def _card(entry: Entry, stored: Stored, dense: Entry | None, names: Sequence[str]) -> Card:
     picture = entry.picture
     steps = [(frame, _step(frame, picture.patch)) for frame in frames(picture)]
     tokens = picture.tokens or ()
     words = "tokens by block: " + ", ".join(map(str, tokens))
     return Card(
+        stored,
         entry.label,
         entry.about,
         tuple(step for _, step in steps),
