@@ -21,6 +21,7 @@ from tokenprune.measure.usage import record
 from tokenprune.registry import register
 from tokenprune.tasks.base import Task, chosen, device_of
 from tokenprune.tasks.classification.images import LabelledImages
+from tokenprune.tasks.classification.looking import Look, looked
 from tokenprune.tasks.classification.settings import read_recipe
 from tokenprune.tasks.classification.views import Batch, as_input, collate
 from tokenprune.tasks.draws import over_draws
@@ -31,6 +32,8 @@ from tokenprune.utils.finite import check_finite
 from tokenprune.utils.modes import evaluating
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tokenprune.engine.model import PrunedViT
 
 _TOP5_FROM = 10  # least number of classes for top-5; with fewer, five guesses say little
@@ -188,6 +191,12 @@ class ClassificationTask(Task):
             with record(model) as seen:
                 model.encode(as_input(collate([(pixels, 0)])[0].to(device_of(model)), images.statistics))
             yield Picture(number, pixels, cropped(seen.images[0], model.patch_size, *pixels.shape[:2]), model.patch_size)
+
+    def look(self, model: nn.Module, cfg: Mapping[str, Any], images: "Sequence[np.ndarray]", names: Sequence[str]) -> Iterator[Picture]:
+        """Yield pictures of the user's own as the test sees photographs, with the best guesses."""
+        known = self._images(cfg)
+        look = Look(known.recipe.view, known.side, known.statistics, names)
+        return (looked(model, image, look, number) for number, image in enumerate(images))
 
     def _images(self, cfg: Mapping[str, Any]) -> LabelledImages:
         key = str([cfg[group] for group in ("data", "task", "training", "backbone")])
