@@ -26,6 +26,7 @@ class WindowedBlock(BaseBlock):
 
     def __init__(self, own: BaseBlock, windows: Windows) -> None:
         super().__init__(own.block, own.number)
+        self.parts = own.parts
         self.own, self.windows, self.max_keys = own, windows, windows.size**2
         self._cut: Windows = windows
 
