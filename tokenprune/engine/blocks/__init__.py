@@ -13,6 +13,7 @@ from tokenprune.engine.blocks.timm_vit import TimmViT
 from tokenprune.errors import UnsupportedBackbone
 
 FAMILIES: tuple[type[Family], ...] = (TimmViT, TimmEva, TimmNaFlex)
+LEAST = (5, 18)  # version of transformers from which on all these models have layers of their own for queries, keys and values
 _REMEDY = "Take a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm, or a ViT, DeiT, DINOv2, CLIP or SigLIP model of transformers"
 
 
@@ -38,13 +39,13 @@ def families_for(model: nn.Module) -> tuple[type[Family], ...]:
     """
     if not of_transformers(model):
         return FAMILIES
-    try:
-        return import_module("tokenprune.engine.blocks.hf_models").FAMILIES
-    except (ImportError, AttributeError) as error:
+    installed = version("transformers")
+    if tuple(int(part) for part in installed.split(".")[:2]) < LEAST:
         raise UnsupportedBackbone(
-            f"{type(model).__name__} cannot be pruned: transformers {version('transformers')} lacks a class that the adapters know"
-            f" ({error}); install the extra: pip install -U 'tokenprune[hf]'"
-        ) from error
+            f"{type(model).__name__} cannot be pruned: its blocks in transformers {installed} have other parts than the adapters know;"
+            f" allowed: {LEAST[0]}.{LEAST[1]} and later, pip install -U 'tokenprune[hf]'"
+        )
+    return import_module("tokenprune.engine.blocks.hf_models").FAMILIES
 
 
 def of_transformers(model: nn.Module) -> bool:
