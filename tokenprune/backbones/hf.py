@@ -131,4 +131,5 @@ def library() -> Any:
         import transformers
     except ImportError as error:
         raise MissingDependency("transformers is not installed: pip install 'tokenprune[hf]' (or `make setup`)") from error
+    transformers.utils.logging.disable_progress_bar()  # of loading; the run has its own
     return transformers
