@@ -107,7 +107,7 @@ def test_the_key_is_of_the_content(tmp_path):
         ({"size": 224, "resample": 3}, {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"}),
         ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}, {"crop_pct": 0.875}),
         ({"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": 224}, {"crop_pct": 0.875, "crop_mode": "squash"}),
-        ({"size": 224, "do_normalize": False}, {"mean": [0.0] * 3, "std": [1.0] * 3}),
+        ({"size": 224, "do_normalize": False}, {"mean": [0.0] * 3, "std": [1.0] * 3, "crop_mode": "squash"}),
     ],
 )
 def test_preprocessors_in_words(tmp_path, said, view):
@@ -179,12 +179,12 @@ def test_zero_shot_is_the_models_own_similarity(tmp_path, label):
     task = get("task", "zero_shot")()
     ours = task.build_model(run).eval()
     load_folder(ours.pruned.backbone, tmp_path / label)
-    images = torch.cat([image for image, _ in task._images(run).first("val", 12, 4, torch.device("cpu"))])
+    parts = list(task._images(run).first("val", 12, 4, torch.device("cpu")))
+    images, truth = (torch.cat([part[i] for part in parts]) for i in range(2))
     with torch.no_grad():
         expected = model(pixel_values=images, input_ids=texts["input_ids"], attention_mask=texts["attention_mask"]).logits_per_image
         torch.testing.assert_close(ours(images), expected, atol=1e-5, rtol=1e-5)
     predicted = expected.argmax(1)
-    truth = torch.tensor([label for _, label in (task._images(run).split("val")[i] for i in range(12))])
     assert row["metrics"]["top1"] == pytest.approx(100 * float((predicted == truth).float().mean()))
     pruned = run_row(run_of(tmp_path, label, "method=tome", *more, task="zero_shot"))
     assert pruned["status"] == "ok" and pruned["cost"]["gmac_total"] < row["cost"]["gmac_total"]
@@ -193,7 +193,7 @@ def test_zero_shot_is_the_models_own_similarity(tmp_path, label):
 def test_prompts_are_averaged_and_names_given(tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("alpha\nbeta\nten\ntwo\n")
-    prompts = ["task.prompts=[a photo of a {}.,a {}]", f"task.class_names={names}"]
+    prompts = ["task.prompts=['a photo of a {}.','a {}']", f"task.class_names={names}"]
     run = run_of(tmp_path, "CLIPModel", *prompts, task="zero_shot")
     assert run.task["class_names"] == {"0": "alpha", "1": "beta", "2": "ten", "3": "two"}
     key = run_key(run)
@@ -212,7 +212,7 @@ def test_prompts_are_averaged_and_names_given(tmp_path):
 def test_zero_shot_refuses_what_it_cannot_do(tmp_path):
     for more, words in (
         (["training.iterations=3"], "training.iterations is 3; allowed: 0"),
-        (["init=dense"], "init is 'dense'"),
+        (["init=dense", "method=tome"], "init is 'dense'"),
         (["task.prompts=[a photo]"], r"task.prompts has 'a photo'; allowed: one \{\} in each"),
     ):
         with pytest.raises(InvalidConfig, match=words):

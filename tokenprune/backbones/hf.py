@@ -67,7 +67,10 @@ def build_hf(cfg: HfConfig | Mapping[str, Any], num_classes: int = 0) -> nn.Modu
         MissingDependency: transformers is not installed.
     """
     transformers, read = library(), read_hf(cfg)
-    config = transformers.AutoConfig.from_pretrained(model_folder(read.model), local_files_only=True)
+    try:
+        config = transformers.AutoConfig.from_pretrained(model_folder(read.model), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"the config.json of {read.model} cannot be read: {error}; fetch the folder again") from error
     options = {"attn_implementation": read.attention, "dtype": torch.float32}
     if not num_classes:
         return transformers.AutoModel.from_config(config, **options).eval()

@@ -42,8 +42,11 @@ def folder_files(folder: Path) -> list[Path]:
 def folder_value(model: Any, name: str) -> Any:
     """Return a size of the vision tower in a folder: img_size, patch_size in pixels, or class_token, whether it has one.
 
-    A folder that cannot be read gives the values of a ViT-B/16; `model_folder` refuses it.
+    `start` is what a run starts from: the folder, `scratch` where none is given. A folder that cannot be read gives the values of a
+    ViT-B/16; `model_folder` refuses it.
     """
+    if name == "start":
+        return model or "scratch"
     try:
         config = _json(model_folder(model) / "config.json")
     except InvalidConfig:
