@@ -4,7 +4,9 @@ import timm, tokenprune
 model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="evit")
 """
 
-<<<<<<< HEAD
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tokenprune.utils.threads import wait_briefly
 
 wait_briefly()  # before torch is imported
@@ -17,19 +19,6 @@ from tokenprune.registry import names as list_plugins  # noqa: E402
 from tokenprune.registry import register  # noqa: E402
 from tokenprune.zoo.load import load  # noqa: E402
 from tokenprune.zoo.prune import prune  # noqa: E402
-=======
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from tokenprune.engine.compiling import compile  # noqa: A004 as torch has it
-from tokenprune.engine.model import PrunedViT
-from tokenprune.engine.outputs import Outputs
-from tokenprune.engine.schedule import Layout
-from tokenprune.registry import names as list_plugins
-from tokenprune.registry import register
-from tokenprune.zoo.load import load
-from tokenprune.zoo.prune import prune
->>>>>>> 9ed5abc76505ff74f5f0cd8abc43f87607731670
 
 if TYPE_CHECKING:
     from tokenprune.measure.facts import cost, kept, speed

@@ -260,6 +260,7 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
 
     Loading a file adds to the notes where its head does not fit.
     """
+    from tokenprune.backbones.hf import load_folder
     from tokenprune.backbones.weights import load_backbone
     from tokenprune.engine.model import pruned_of
     from tokenprune.utils.checkpoints import load_dense
@@ -278,6 +279,8 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
         return lambda model: load_dense(model, dense), [f"starts from the dense run {dense.parent.name}"]
     path = weights_path(str(init))
     notes = [f"starts from {path.name}"]
+    if path.is_dir():
+        return lambda model: notes.extend(load_folder(pruned_of(model).backbone, path)), notes
     return lambda model: notes.extend(_load_any(model, path, config)), notes
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import Any
 
-from tokenprune.backbones.vit import depth
+from tokenprune.backbones.build import depth
 from tokenprune.data.source import data_source
 from tokenprune.engine.blocks.class_token import SOURCES
 from tokenprune.engine.legality import EXECUTIONS, check_pairing
@@ -22,6 +22,7 @@ from tokenprune.runs.target_gmac import asked, plan, samples
 from tokenprune.tasks.encoder import positions
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import console
+from tokenprune.utils.hf_folder import is_hf
 from tokenprune.utils.paths import weights_path
 from tokenprune.utils.settings import read_settings
 
@@ -244,7 +245,7 @@ def _files(config: Run) -> list[str]:
     start = config.dense["init"] if config.trains_dense else config.init
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")
-    elif start not in STARTS and not weights_path(start).is_file():
+    elif start not in STARTS and not weights_path(start).is_file() and not (is_hf(config.backbone) and weights_path(start).is_dir()):
         problems.append(f"init is {start!r}; allowed: {', '.join(STARTS)}, or a file of weights, and there is no such file")
     weights = config.init_weights
     if weights is not None and config.init == "dense" and not weights_path(weights).is_file():

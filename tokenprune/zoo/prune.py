@@ -24,7 +24,7 @@ def prune(
     """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
 
     Args:
-        model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm.
+        model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm, or a ViT, DeiT, DINOv2, CLIP or SigLIP model of transformers.
         selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
         treatment: the same; None takes what the selector's paper uses, and options without a name change that.
         schedule: the same, for example `{"keep_rate": 0.5}`.
