@@ -7,14 +7,18 @@ model = tokenprune.prune(timm.create_model("deit_small_patch16_224"), selector="
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tokenprune.engine.compiling import compile  # noqa: A004 as torch has it
-from tokenprune.engine.model import PrunedViT
-from tokenprune.engine.outputs import Outputs
-from tokenprune.engine.schedule import Layout
-from tokenprune.registry import names as list_plugins
-from tokenprune.registry import register
-from tokenprune.zoo.load import load
-from tokenprune.zoo.prune import prune
+from tokenprune.utils.threads import wait_briefly
+
+wait_briefly()  # before torch is imported
+
+from tokenprune.engine.compiling import compile  # noqa: A004, E402 as torch has it
+from tokenprune.engine.model import PrunedViT  # noqa: E402
+from tokenprune.engine.outputs import Outputs  # noqa: E402
+from tokenprune.engine.schedule import Layout  # noqa: E402
+from tokenprune.registry import names as list_plugins  # noqa: E402
+from tokenprune.registry import register  # noqa: E402
+from tokenprune.zoo.load import load  # noqa: E402
+from tokenprune.zoo.prune import prune  # noqa: E402
 
 if TYPE_CHECKING:
     from tokenprune.measure.facts import cost, kept, speed
