@@ -48,13 +48,15 @@ class PrunedViT(TimmTools, nn.Module):
     `hooks` is what the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
-    (`training.calibration`). `capacities` {block: rows of the whole batch}, if set, are the sizes of packed passes (`engine.capped`).
+    (`training.calibration`), `hearer` the outputs of each pass. `capacities` {block: rows of the whole batch}, if set, are the sizes of
+    packed passes (`engine.capped`).
     `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
     probe: Callable[[Observation], None] | None = None
     listener: DecisionListener | None = None
+    hearer: Callable[[Outputs], None] | None = None
     progress: float = 1.0
     compiled: Mapping[str, Any] | None = None  # options of torch.compile for parts of blocks
     capacities: Mapping[int, int] | None = None
@@ -228,7 +230,10 @@ class PrunedViT(TimmTools, nn.Module):
         map_, present = self.view(state)
         map_ = self._family.norm(map_)
         map_ = map_ if self.treatment.remembers and not state.vanished else map_ * present.unsqueeze(-1)
-        return Outputs(state, usage, map_, present, self._family.norm(state.prefix))
+        outputs = Outputs(state, usage, map_, present, self._family.norm(state.prefix))
+        if self.hearer is not None and not torch.compiler.is_compiling():
+            self.hearer(outputs)
+        return outputs
 
     def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
         """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""

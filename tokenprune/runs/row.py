@@ -17,6 +17,7 @@ from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
 from tokenprune.runs.run_key import SCHEMA, chosen_plugins, plugins_of, run_key
+from tokenprune.runs.tracking import pictures_of, tracked
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
 from tokenprune.utils.files import obstacle, saving
@@ -160,11 +161,16 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
         if pruned is not None:
             pruned.progress = iteration / recipe.iterations
 
-    report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance)
-    if pruned is not None:
-        pruned.progress = 1.0
-    notes += [*found, *report.notes, *untrained.notes(parts)]
-    return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
+    with tracked(config, run_key(config), name_of(config), pruned) as tracker:
+        followed = None if tracker is None else tracker.step
+        report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance, followed)
+        if pruned is not None:
+            pruned.progress, pruned.hearer = 1.0, None
+        notes += [*found, *report.notes, *untrained.notes(parts)]
+        row = distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
+        if tracker is not None:
+            tracker.end(row, pictures_of(task, model, config))
+    return row
 
 
 def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:
