@@ -40,7 +40,7 @@ def test_tensorboard_reads_back_what_a_row_was(tmp_path):
     row = run_row(run)
     assert row["status"] == "ok", row["reason"]
     place, events = read_back(tmp_path / "tracking")
-    assert place.name.endswith(row["key"]) and place.name.startswith("SViT-preserve")
+    assert place.name.endswith(row["key"]) and place.name.startswith("SViT-reactivate-0.7-classification-seed-0")
     tags = events.Tags()
     losses = events.Scalars("loss/total")
     assert [e.step for e in losses] == [1, 2, 3, 4, 5, 6] and all(np.isfinite(e.value) for e in losses)

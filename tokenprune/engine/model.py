@@ -44,13 +44,13 @@ _LARGER = (4, 16)  # times as many positions: images of twice and four times the
 class PrunedViT(TimmTools, nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
-    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
-    `hooks` is what the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
+    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block. `hooks` is what
+    the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
     (`training.calibration`), `hearer` the outputs of each pass. `capacities` {block: rows of the whole batch}, if set, are the sizes of
-    packed passes (`engine.capped`).
-    `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
+    packed passes (`engine.capped`). `progress` in [0,1] is the share of training that is done, for schedules and selectors that change; 1
+    at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
@@ -127,11 +127,6 @@ class PrunedViT(TimmTools, nn.Module):
         return self.family.dim
 
     @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.family.patch
-
-    @property
     def asks_host(self) -> bool:
         """Tell whether, in the present mode, the host has to wait for the number of tokens that a decision keeps."""
         return self.counts_vary and self.mode() != "masked"
@@ -185,7 +180,7 @@ class PrunedViT(TimmTools, nn.Module):
 
     def classify(self, images: Tensor, resize_codes: bool = False) -> Tensor:
         """Return the logits for images (B,3,h,w); no map is made where the head reads prefix tokens alone. `resize_codes` as in `start`."""
-        read = self._pass(images, resize_codes)  # first, for it sees to it that `_family` is that of the backbone as it is now
+        read = self._pass(images, resize_codes)  # first: it sees to it that `_family` is of the backbone as it is now
         return self._family.classify(*read)
 
     def _pass(self, images: Tensor, resize_codes: bool = False) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
