@@ -37,14 +37,15 @@ def test_times_in_words(seconds, words):
     assert in_words(seconds) == words
 
 
-def test_sweeps_say_it_however_they_are_launched(tmp_path):
-    """In a process of the command, and in processes of their own."""
+@pytest.mark.parametrize(
+    "launcher", ["local", pytest.param("joblib", marks=pytest.mark.slow), pytest.param("submitit_local", marks=pytest.mark.slow)]
+)
+def test_sweeps_say_it_however_they_are_launched(tmp_path, launcher):
+    """In the process of the command, and in processes of their own."""
+    if launcher != "local":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="the extra `sweeps` is not installed")
     command = [sys.executable, "-m", "tokenprune.run", "-m", "task=classification", "scale=smoke", "training.iterations=1", "init=scratch"]
-    more = ["method=topk", "seed=0,1", "measure=[cost]"]
-    for launcher in ("local", "joblib", "submitit_local"):
-        if launcher != "local":
-            pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="the extra `sweeps` is not installed")
-        line = [*command, *more, f"launcher={launcher}", f"results_dir={tmp_path / launcher}"]
-        done = subprocess.run(line, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert re.search(r"1 of 2 rows done, \d running, \d left; about \d+ (s|min) left", done.stdout), (launcher, done.stdout)
+    more = ["method=topk", "seed=0,1", "measure=[cost]", f"launcher={launcher}", f"results_dir={tmp_path}"]
+    done = subprocess.run([*command, *more], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"1 of 2 rows done, \d running, \d left; about \d+ (s|min) left", done.stdout), done.stdout
