@@ -260,7 +260,7 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
     path = weights_path(str(init))
     notes = [f"starts from {path.name}"]
     if path.is_dir():
-        return lambda model: notes.extend(load_folder(pruned_of(model).backbone, path)), notes
+        return lambda model: notes.extend(load_folder(getattr(pruned_of(model), "backbone", model), path)), notes
     return lambda model: notes.extend(_load_any(model, path, config)), notes
 
 

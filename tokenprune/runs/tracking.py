@@ -83,7 +83,7 @@ class Wandb:
     """Writes an offline run of Weights & Biases; `wandb sync FOLDER` sends it. With WANDB_MODE=online it is sent at once."""
 
     def __init__(self, folder: Path, start: int, key: str, name: str, config: Mapping[str, Any]) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports] of no extra, see setup.cfg
 
         folder.mkdir(parents=True, exist_ok=True)
         mode = os.environ.get("WANDB_MODE", "offline")
