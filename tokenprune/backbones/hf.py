@@ -135,9 +135,7 @@ def library() -> Any:
     except ImportError as error:
         raise MissingDependency("transformers is not installed: pip install 'tokenprune[hf]' (or `make setup`)") from error
     if not transformers.is_torch_available():
-        raise MissingDependency(
-            f"transformers {transformers.__version__} takes no torch {torch.__version__}; install torch 2.6 or later, or an earlier transformers"
-            " from 5.18 on"
-        )
+        told = f"transformers {transformers.__version__} takes no torch {torch.__version__}"
+        raise MissingDependency(f"{told}; install torch 2.6 or later, or an earlier transformers from 5.18 on")
     transformers.utils.logging.disable_progress_bar()  # of loading; the run has its own
     return transformers
