@@ -127,12 +127,15 @@ def library() -> Any:
     """Return the module transformers, which then asks no network.
 
     Raises:
-        MissingDependency: It is not installed.
+        MissingDependency: It is not installed, or takes no torch as old as the installed one.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import transformers
     except ImportError as error:
         raise MissingDependency("transformers is not installed: pip install 'tokenprune[hf]' (or `make setup`)") from error
+    if not transformers.is_torch_available():
+        told = f"transformers {transformers.__version__} takes no torch {torch.__version__}"
+        raise MissingDependency(f"{told}; install torch 2.6 or later, or an earlier transformers from 5.18 on")
     transformers.utils.logging.disable_progress_bar()  # of loading; the run has its own
     return transformers

@@ -1,7 +1,7 @@
 """A pruned model of Hugging Face's transformers, called as the model itself is called."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.model import PrunedViT
 from tokenprune.errors import IncompatiblePairing, InvalidConfig
+
+if TYPE_CHECKING:
+    from tokenprune.engine.blocks.hf_family import HfFamily
 
 _NOT_GIVEN = {
     "output_hidden_states": "hidden states of single blocks, because tokens leave on the way; `model.run(model.start(images), 0, BLOCK)`"
@@ -27,6 +30,11 @@ class PrunedTransformer(PrunedViT):
     in its own place, exact zeros where nothing is held; `encode` says which (`Outputs.present`). Everything but the tower, heads and losses
     and a text tower, is the model's own code.
     """
+
+    @property
+    def hf(self) -> "HfFamily":
+        """Return the adapter of the backbone, see `PrunedViT.family`."""
+        return cast("HfFamily", self.family)
 
     @property
     def config(self) -> Any:
@@ -61,7 +69,7 @@ class PrunedTransformer(PrunedViT):
         """
         if torch.compiler.is_compiling() and self.asks_host:
             return self._untraced(self.forward, *given, **named)  # type: ignore[call-arg]  # torch types no method here
-        family = self.family
+        family = self.hf
         if family.inside is not None:
             return family.standing_in(_Tower(self))(*given, **named)
         call = HookCall.of(self.backbone)
@@ -93,7 +101,7 @@ class PrunedTransformer(PrunedViT):
 
     def get_classifier(self) -> nn.Module:
         """Return the classification head, an identity where there is none, or all heads of a DeiT with two."""
-        heads = self.family.heads
+        heads = self.hf.heads
         return heads[0] if len(heads) == 1 else nn.ModuleList(heads) if heads else nn.Identity()
 
     def reset_classifier(self, num_classes: int, *_: Any, **__: Any) -> None:
@@ -123,7 +131,7 @@ class PrunedTransformer(PrunedViT):
     def _method(self, name: str, given: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         if not hasattr(self.backbone, name):
             raise IncompatiblePairing(f"{type(self.backbone).__name__} has no {name}; CLIPModel and SiglipModel have it")
-        return getattr(self.family.standing_in(_Tower(self)), name)(*given, **named)
+        return getattr(self.hf.standing_in(_Tower(self)), name)(*given, **named)
 
     def _tower(
         self,
@@ -133,7 +141,7 @@ class PrunedTransformer(PrunedViT):
         **named: Any,
     ) -> Any:
         """Return the tower's output for images; the arguments are those of the tower's own forward."""
-        family = self.family
+        family = self.hf
         refuse_unmade(named, family.tower.config)
         resize = bool(interpolate_pos_encoding)
         if pixel_values is None:

@@ -45,17 +45,19 @@ _LARGER = (4, 16)  # times as many positions: images of twice and four times the
 class PrunedViT(RateTools, TimmTools, nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
-    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
-    `hooks` is what the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
+    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block. `hooks` is what
+    the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
-    (`training.calibration`). `capacities` {block: rows of the whole batch}, if set, are the sizes of packed passes (`engine.capped`).
-    `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
+    (`training.calibration`), `hearer` the outputs of each pass. `capacities` {block: rows of the whole batch}, if set, are the sizes of
+    packed passes (`engine.capped`). `progress` in [0,1] is the share of training that is done, for schedules and selectors that change; 1
+    at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
     probe: Callable[[Observation], None] | None = None
     listener: DecisionListener | None = None
+    hearer: Callable[[Outputs], None] | None = None
     progress: float = 1.0
     compiled: Mapping[str, Any] | None = None  # options of torch.compile for parts of blocks
     capacities: Mapping[int, int] | None = None
@@ -124,11 +126,6 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         return self.family.dim
 
     @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.family.patch
-
-    @property
     def observed(self) -> bool:
         """Tell whether anybody looks at the attention of blocks, in the present mode."""
         learned = self.training and any(term.observes for term in self.loss_terms.values())
@@ -188,7 +185,7 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
 
     def classify(self, images: Tensor, resize_codes: bool = False) -> Tensor:
         """Return the logits for images (B,3,h,w); no map is made where the head reads prefix tokens alone. `resize_codes` as in `start`."""
-        read = self._pass(images, resize_codes)  # first, for it sees to it that `_family` is that of the backbone as it is now
+        read = self._pass(images, resize_codes)  # first: it sees to it that `_family` is of the backbone as it is now
         return self._family.classify(*read)
 
     def _pass(self, images: Tensor, resize_codes: bool = False) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -233,7 +230,10 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         map_, present = self.view(state)
         map_ = self._family.norm(map_)
         map_ = map_ if self.treatment.remembers and not state.vanished else map_ * present.unsqueeze(-1)
-        return Outputs(state, usage, map_, present, self._family.norm(state.prefix))
+        outputs = Outputs(state, usage, map_, present, self._family.norm(state.prefix))
+        if self.hearer is not None and not torch.compiler.is_compiling():
+            self.hearer(outputs)
+        return outputs
 
     def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
         """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""

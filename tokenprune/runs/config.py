@@ -68,7 +68,8 @@ class RunConfig:
     for a report less. with_rows: False for an experiment that has reports only.
     measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
     seconds) and throughput (images/s over batch sizes), any of them. fresh: rows made before this time (seconds since 1970) are made again;
-    `--fresh` sets it to now. zoo: the folder of published files, which only names `init`.
+    `--fresh` sets it to now. tracking: none, tensorboard or wandb, what follows a row in files. zoo: the folder of published files, which
+    only names `init`.
     """
 
     method: str = "dense"
@@ -98,6 +99,7 @@ class RunConfig:
     results_dir: str = "results"
     validate_only: bool = False
     fresh: float | None = None
+    tracking: str = "none"
     zoo: ZooConfig = field(default_factory=ZooConfig)
 
 

@@ -21,7 +21,7 @@ STARTS = ("dense", "pretrained", "scratch")
 # What names a run or says where it lies, but does not change its numbers: tables share rows that differ in these alone.
 VOLATILE = (
     "results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights", "reports",
-    "with_rows", "fresh",
+    "with_rows", "fresh", "tracking",
 )  # fmt: skip
 MEASURES = ("accuracy", "cost")  # what a row holds by default
 MORE_MEASURES = ("throughput",)  # what it holds if asked

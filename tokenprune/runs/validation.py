@@ -19,6 +19,7 @@ from tokenprune.runs.reports import build_reports
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
 from tokenprune.runs.target_gmac import asked, plan, samples
+from tokenprune.runs.tracking import check_installed, tracking_problems
 from tokenprune.tasks.encoder import positions
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import console
@@ -67,6 +68,8 @@ def validate(run: Mapping[str, Any], files: bool = True) -> str:
         words = _pairing(config) if prunes else config.task_kind.plan_in_words(config)
     if files:
         problems += map(InvalidConfig, _files(config))
+        with _noting(problems):
+            check_installed(config.tracking)
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -108,7 +111,7 @@ def _fields(config: Run) -> list[str]:
     for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
-    return problems + _measures(config) + _dense_or_pruned(config) + _suits(config)
+    return problems + tracking_problems(config.tracking) + _measures(config) + _dense_or_pruned(config) + _suits(config)
 
 
 def _keep_rate(config: Run) -> Any:

@@ -10,10 +10,11 @@ import tokenprune
 from tests.helpers.hf_models import DEPTH, EVERY, FAMILIES, PAIRS, TOWERS, WHOLES, class_token, images, inputs, small, transformers
 from tests.helpers.pairings import label as named
 from tests.helpers.pairings import pairings
-from tokenprune.errors import IncompatiblePairing, InvalidConfig, UnsupportedBackbone
+from tokenprune.errors import CheckpointMismatch, IncompatiblePairing, InvalidConfig, UnsupportedBackbone
 from tokenprune.measure.macs import planned_macs
 from tokenprune.measure.timm_macs import counted
 from tokenprune.registry import get
+from tokenprune.utils.checkpoints import save_weights
 
 PLAN = {"name": "stages", "blocks": [1, 2], "keep_rate": 0.6}
 KEEP_ALL = {"name": "stages", "blocks": [1, 2], "keep_rate": 1.0}
@@ -302,6 +303,15 @@ def test_folders_copies_and_files(tmp_path):
     again = pruned("ViTForImageClassification", "cropr", model=small("ViTForImageClassification"))
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again(x).logits, expected)
+    save_weights(tmp_path / "row.safetensors", ours)
+    for init in (tmp_path, tmp_path / "row.safetensors"):
+        other = small("ViTForImageClassification")
+        other.classifier.weight.mul_(2)
+        torch.manual_seed(3 if init.is_dir() else 4)  # a folder has no selectors
+        loaded = tokenprune.prune(other, "cropr", schedule=PLAN, init=init)
+        torch.testing.assert_close(loaded(x).logits, expected)
+    with pytest.raises(CheckpointMismatch):
+        tokenprune.prune(small("DeiTModel"), "cropr", schedule=PLAN, init=tmp_path / "row.safetensors")
     ours.backbone.save_pretrained(tmp_path / "again")
     assert not transformers.ViTForImageClassification.from_pretrained(tmp_path / "again").training
 

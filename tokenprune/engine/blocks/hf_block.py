@@ -59,7 +59,8 @@ class AttentionCall(HookCall):
 
     def leave(self, out: Tensor) -> Tensor:
         """Return the output as the hooks behind the module leave it."""
-        return super().leave((out, None))[0]
+        both: Any = (out, None)
+        return super().leave(both)[0]
 
 
 class HfBlock(BaseBlock):
@@ -147,7 +148,7 @@ class HfBlock(BaseBlock):
         return F.dropout(weights, self.dropout(), self.block.training)
 
 
-def attention_of(attention: nn.Module) -> Callable[..., Any]:
+def attention_of(attention: Any) -> Callable[..., Any]:
     """Return the function that computes an attention of transformers, by the implementation that its configuration names."""
     eager = sys.modules[type(attention).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)

@@ -203,7 +203,7 @@ class HfFamily(Family):
         if output.pooler_output is not None:
             return output.pooler_output
         if self.has_cls:
-            return output.last_hidden_state[:, 0]
+            return prefix[:, prefix.shape[1] - self.prefix]
         total, count = weighted_sum(tokens, live, mass)
         return total / count
 

@@ -144,7 +144,15 @@ class HfSiglip(HfFamily):
     kind, adapters = siglip.SiglipVisionModel, (block.HfSiglipBlock,)
     wholes = {siglip.SiglipForImageClassification: ("vision_model", "mean"), siglip.SiglipModel: ("vision_model", "features")}
 
-    blocks_of, stem_of = HfClip.blocks_of, HfClip.stem_of
+    @classmethod
+    def blocks_of(cls, tower: Any) -> nn.ModuleList:
+        """Return the blocks of a tower."""
+        return tower.encoder.layers
+
+    @classmethod
+    def stem_of(cls, tower: Any) -> nn.Conv2d:
+        """Return the convolution that makes patch tokens."""
+        return tower.embeddings.patch_embedding
 
     @classmethod
     def specials(cls, tower: Any) -> int:
