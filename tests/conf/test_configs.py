@@ -84,8 +84,10 @@ def test_rows_of_detection_tables_are_of_their_task_and_have_the_adapter_at_pape
 
 @pytest.mark.parametrize("experiment", CLASSIFIED)
 def test_rows_of_classification_tables_have_the_papers_model_at_paper_scale(experiment):
+    """Rows differ in their method alone, those of Figure 4 apart, so that the first and the last stand for all."""
+    rows = list(rows_of(experiment))
     with composer() as fast:
-        for row in rows_of(experiment):
+        for row in rows if experiment == "cropr_fig4_scaling" else (rows[0], rows[-1]):
             config = resolve(fast.compose([f"+experiment={experiment}", f"+rows/{experiment}={row}", "scale=paper"]))
             assert config["task"]["name"] == "classification" and config["experiment"] == experiment
             scaled = f"scaled_{row.split('_')[1]}" if experiment == "cropr_fig4_scaling" else None

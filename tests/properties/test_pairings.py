@@ -48,7 +48,7 @@ def agree(selector, treatment, schedule):
     vit = tiny_vit()
     reference = pruned(selector, treatment, schedule, "masked", vit)
     others = [pruned(selector, treatment, schedule, execution, vit) for execution in executions(selector)]
-    for count in (1, 3, 8) if schedule == "stages" else (3,):
+    for count in (1, 3) if schedule == "stages" else (3,):
         x = images(count)
         masked, logits = run(reference, x)
         for model in others:
