@@ -108,7 +108,8 @@ def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     modules = {str(p.relative_to(ROOT)) for folder in ("tokenprune", "hydra_plugins") for p in ROOT.glob(f"{folder}/**/*.py")}
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
     numbers = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("experiments/*/expected.csv")}
-    templates = {f"tokenprune/report/templates/report.{ending}" for ending in ("html", "css")}
+    templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("tokenprune/report/templates/*")}
+    assert {Path(name).name for name in templates} == {"report.html", "report.css", "show.html", "show.css", "show.js"}
     assert "tokenprune/conf/config.yaml" in configs
     assert (
         sorted((modules | configs | numbers | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
+from tokenprune.engine.state import TokenState
 from tokenprune.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ class LossInputs:
 
     outputs: of the encoder. model: the encoder itself, for a pass of one's own. images (B,3,h,w) normalised; logits (B,K); targets (B,)
     classes or (B,K) soft ones; patches (B,N) the class of each grid position, `IGNORED` for none; presence (B,K) which classes an image
-    holds, 0/1; teacher: a PrunedViT without a selector, frozen, as the model was before training. What a task does not give is None; a
-    loss says in `needs` what it cannot do without.
+    holds, 0/1; foreground (B,N) the share of each grid position that objects cover; teacher: a PrunedViT without a selector, frozen, as
+    the model was before training. What a task does not give is None; a loss says in `needs` what it cannot do without.
     """
 
     outputs: Outputs
@@ -32,6 +34,7 @@ class LossInputs:
     targets: Tensor | None = None
     patches: Tensor | None = None
     presence: Tensor | None = None
+    foreground: Tensor | None = None
     teacher: "PrunedViT | None" = None
 
     def given(self, loss: str, *names: str) -> tuple[Any, ...]:
@@ -60,6 +63,19 @@ class Loss:
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def observes(self) -> bool:
+        """Tell whether `observe` does anything; the engine calls it only then."""
+        return type(self).observe is not Loss.observe
+
+    def observe(self, seen: Observation) -> Any:
+        """Return what the loss wants to remember of a block's attention, None for nothing.
+
+        It is called in training, in every block, with the block's projections, before its attention. `loss` finds what it returned in
+        `facts.of(name)`.
+        """
+        return None
+
     def loss(self, facts: LossInputs) -> Tensor | None:
         """Return the weighted scalar, None where the pass has nothing that it reads."""
         raise TypeError(f"loss {type(self).__name__} must define loss(facts) -> Tensor | None")
@@ -70,6 +86,14 @@ class Loss:
         missing = [name for name in cls.needs if name not in gives]
         wants = f"losses.{cls.name} needs {', '.join(missing)}"
         return f"{wants}, which task={task} does not give; use task=classification" if missing else None
+
+
+def noted(terms: Mapping[str, Loss], seen: Observation, state: TokenState) -> TokenState:
+    """Return the state with what losses want to remember of a block's attention, under their names."""
+    for name, term in terms.items():
+        payload = term.observe(seen) if term.observes else None
+        state = state if payload is None else state.note(name, seen.block, payload)
+    return state
 
 
 def weighted(terms: Mapping[str, Loss], facts: LossInputs) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tokenprune.engine.arguments import check_images
 from tokenprune.engine.as_timm import TimmTools
+from tokenprune.engine.at_rate import Build, RateTools
 from tokenprune.engine.blocks import adapt
 from tokenprune.engine.blocks.base import ProjectionView
 from tokenprune.engine.blocks.class_token import class_token
@@ -27,11 +28,11 @@ from tokenprune.engine.loss import LossInputs, weighted
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.plan import described
-from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, blended, settle
+from tokenprune.engine.policy import DeadSlotRule, Decider, Site, blended, settle
 from tokenprune.engine.schedule import Budget, Layout, Schedule
-from tokenprune.engine.selector import Context, Selector, SelectorDict
+from tokenprune.engine.selector import Selector, SelectorDict
 from tokenprune.engine.state import TokenState
-from tokenprune.engine.steps import peeked, rule_of, run_blocks
+from tokenprune.engine.steps import peeked, rule_of, run_blocks, seen_by_all
 from tokenprune.engine.treatment import Treatment
 from tokenprune.errors import IncompatiblePairing, InvalidSchedule, UnsupportedBackbone
 from tokenprune.registry import build, get
@@ -41,7 +42,7 @@ _MODELS: WeakValueDictionary[int, "PrunedViT"] = WeakValueDictionary()  # by id
 _LARGER = (4, 16)  # times as many positions: images of twice and four times the side
 
 
-class PrunedViT(TimmTools, nn.Module):
+class PrunedViT(RateTools, TimmTools, nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
     `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block. `hooks` is what
@@ -84,11 +85,9 @@ class PrunedViT(TimmTools, nn.Module):
         needs = class_token(cls, self.family.dim, self.family.has_cls, options["name"] if reads_cls else None)
         self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
         own, self._resolved = positions or self.family.own_positions, {}
-        for number, budget in self._decisions(own):
-            shape = (self.embed_dim, self.family.blocks[number].heads, number, budget, self.depth, self.prefix_tokens)
-            taught = self.family.classes if classes is None else classes
-            context = Context(*shape, classes=taught, positions=own, max_keys=self.family.blocks[number - 1].max_keys)
-            self.selectors[str(number)] = build("selector", options, context=context)
+        self.made = Build(options, own, self.family.classes if classes is None else classes)
+        for number, budget in self.decisions(own):
+            self.selectors[str(number)] = self.made.selector(self, number, budget)
         built = list(self.selectors.values())
         self.hooks = self._kind.hooks(built) if self._kind is not None and built else MethodHooks()
         self.class_token, self.fusion = needs, self.treatment.module(self.family, own)
@@ -125,6 +124,12 @@ class PrunedViT(TimmTools, nn.Module):
     def embed_dim(self) -> int:
         """C, the width of a token."""
         return self.family.dim
+
+    @property
+    def observed(self) -> bool:
+        """Tell whether anybody looks at the attention of blocks, in the present mode."""
+        learned = self.training and any(term.observes for term in self.loss_terms.values())
+        return self.hooks.observes or self.probe is not None or learned
 
     @property
     def asks_host(self) -> bool:
@@ -276,7 +281,7 @@ class PrunedViT(TimmTools, nn.Module):
         if self.capacities is not None and number in self.capacities:
             policy = replace(policy, capacity=(number, self.capacities[number]))
         state = self.treatment.before_block(state, number, self.depth)
-        see = self._see(number, number + 1 in budgets) if self.hooks.observes or self.probe is not None else None
+        see = partial(seen_by_all, self, number, number + 1 in budgets) if self.observed else None
         if budget is None:
             self._show(number, state)
             return run_block(adapter, state, policy, see=see)
@@ -348,7 +353,7 @@ class PrunedViT(TimmTools, nn.Module):
         always = all_listed or self._kind.gated or self._kind.budget == "dynamic"
         return {b.block: b for b in self.schedule.at(progress).budgets(layout) if always or b.keep < b.live}
 
-    def _decisions(self, own: int) -> list[tuple[int, Budget]]:
+    def decisions(self, own: int) -> list[tuple[int, Budget]]:
         """Return the blocks that need a selector, with their budget at `own` positions; a larger size may drop where this one does not."""
         deciding = {**self._budgets(own, 0.0), **self._budgets(own, 1.0)}
         elsewhere: dict[int, Budget] = {}
@@ -362,17 +367,6 @@ class PrunedViT(TimmTools, nn.Module):
     def counts_vary(self) -> bool:
         """Tell whether, in the present mode, images of a batch may keep different numbers of tokens."""
         return any(s.counts_vary for s in self.selectors.values())
-
-    def _see(self, number: int, precedes: bool) -> Decide:
-        def see(state: TokenState, p: ProjectionView, bias: Tensor | None) -> TokenState:
-            seen = Observation(state, number, p, bias, self.progress, precedes)
-            if self.probe is not None:
-                self.probe(seen)
-            for name, values in self.hooks.observe(seen).items():
-                state = state.with_trait(name, values, state.live)
-            return state
-
-        return see
 
     def mode(self) -> str:
         """Return the execution that is used in the present mode of training."""

@@ -52,10 +52,9 @@ def prune(
     check_model(model)
     check_numbers(positions, classes)
     check_losses(losses or {})
-    if cls not in SOURCES:
-        raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(SOURCES)}")
-    if execution not in EXECUTIONS:
-        raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
+    for name, given, allowed in (("cls", cls, SOURCES), ("execution", execution, EXECUTIONS)):
+        if given not in allowed:
+            raise IncompatiblePairing(f"{name} is {given!r}; allowed: {', '.join(allowed)}")
     windows = getattr(model, "windows", None)
     made = PrunedTransformer if of_transformers(model) else PrunedViT
     if selector is None:

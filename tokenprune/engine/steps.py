@@ -6,11 +6,14 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tokenprune.engine.blocks.base import BaseBlock
+from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
 from tokenprune.engine.execution import BlockUsage, unhidden
 from tokenprune.engine.indexing import recorded_by_jit
+from tokenprune.engine.loss import noted
+from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import DeadSlotRule, visibility
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
@@ -62,7 +65,7 @@ def untouched_until(
     model: "PrunedViT", state: TokenState, start: int, stop: int, budgets: Mapping[int, Budget], policy: DeadSlotRule
 ) -> int:
     """Return the first block from `start` on in which something is decided, watched or hidden; `stop` if there is none."""
-    if model.hooks.observes or model.watch is not None or model.probe is not None or not model.treatment.lets_pass:
+    if model.observed or model.watch is not None or not model.treatment.lets_pass:
         return start
     stop = stop if model.treatment.revive != "last" else min(stop, model.depth - 1)
     blocks, ahead = model.adapters, start
@@ -94,3 +97,24 @@ def peeked(adapter: BaseBlock, selector: Selector, state: TokenState, policy: De
     if not selector.peeks:
         return ()
     return adapter.asks(state.sequence(), adapter.codes(state)), visibility(state, policy)[0]
+
+
+def seen_by_all(
+    model: "PrunedViT", number: int, precedes: bool, state: TokenState, projection: ProjectionView, bias: Tensor | None
+) -> TokenState:
+    """Show the attention of a block to the probe, to the method's hooks and to losses; return the state with what they keep of it.
+
+    Args:
+        model: The model.
+        number: 0-based block.
+        precedes: Whether the next block begins with a decision.
+        state: The tokens before the block's attention.
+        projection: Its queries, keys and values.
+        bias: Its key bias, (B,P+M), or None.
+    """
+    seen = Observation(state, number, projection, bias, model.progress, precedes)
+    if model.probe is not None:
+        model.probe(seen)
+    for name, values in model.hooks.observe(seen).items():
+        state = state.with_trait(name, values, state.live)
+    return noted(model.loss_terms, seen, state) if model.training else state

@@ -26,7 +26,8 @@ COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
     "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone", "throughput_batch",
     "throughput_mean", "throughput_sd", "throughput_speedup", "throughput_note", "parameters", "gmac_note", "gmac_head",
-    "memory_encoder_mib", "seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles",
+    "memory_encoder_mib", "seconds_encoder_quartiles", "seconds_total_quartiles", "speedup_encoder_quartiles", "speedup_paper_size",
+    "seconds_paper_size", "kept_share_paper_size", "paper_size_note",
 )  # fmt: skip
 _SECTIONS = ("selector", "treatment", "schedule", "backbone", "data", "task", "training", "losses")  # of a configuration
 _AT_LARGEST = ("images_per_second_batch", "images_per_second", "speedup_batch")
@@ -34,11 +35,22 @@ ENVIRONMENT = ("python", "torch", "timm", "detectron2", "device", "threads", "co
 _THROUGHPUT = tuple(name for name in COST if name.startswith("throughput_"))  # lists, an entry a batch size
 # younger than the first rows; of selectors with thresholds only; of task=timm only; of segmentation only; where it is measured
 _YOUNGER = ("seconds_backbone", "parameters", "memory_encoder_mib", *(name for name in COST if name.endswith("_quartiles")))
-_OPTIONAL = ("kept_share_uncalibrated", "gmac_note", "gmac_head", *_YOUNGER, *_THROUGHPUT)
+_PAPER_SIZE = ("speedup_paper_size", "seconds_paper_size", "kept_share_paper_size")
+_OPTIONAL = ("kept_share_uncalibrated", "gmac_note", "gmac_head", *_YOUNGER, *_THROUGHPUT, *_PAPER_SIZE, "paper_size_note")
 # What a task does not know: a model as timm has it need not have tokens, an encoder, or norms that somebody counted.
 _UNKNOWN = {"timm": ("gmac_norm", "gmac_selector", "kept_share", "kept_per_block", "seconds_encoder", "speedup_encoder")}
 # speed is not measured for masked execution, a classifier has no backbone of its own, a batch may be too large for the memory
-_NULLABLE = ("seconds_encoder", "seconds_backbone", "seconds_total", "speedup_encoder", "detectron2", "commit", "dirty", *_THROUGHPUT)
+_NULLABLE = (
+    "seconds_encoder",
+    "seconds_backbone",
+    "seconds_total",
+    "speedup_encoder",
+    "detectron2",
+    "commit",
+    "dirty",
+    *_THROUGHPUT,
+    *_PAPER_SIZE,
+)
 
 
 def check(row: Mapping[str, Any]) -> None:

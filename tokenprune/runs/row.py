@@ -7,9 +7,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenprune.errors import CannotWrite, PeerFailed, TokenPruneError, reason_of, status_of
+from tokenprune.errors import CannotWrite, InvalidConfig, PeerFailed, TokenPruneError, reason_of, status_of
+from tokenprune.registry import get
 from tokenprune.runs import untrained
 from tokenprune.runs.config import dense_of, pretrained_of
 from tokenprune.runs.heads import CLASS_NAMES, check_head, hidden_head
@@ -23,6 +24,9 @@ from tokenprune.utils.environment import environment, installed
 from tokenprune.utils.files import obstacle, saving
 from tokenprune.utils.locks import locked
 from tokenprune.utils.paths import weights_path
+
+if TYPE_CHECKING:
+    from tokenprune.training.elastic import Elastic
 
 WEIGHTS = "model.safetensors"
 PER_IMAGE = "per_image.safetensors"  # what was found for each validation image
@@ -156,21 +160,43 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     recipe = config.recipe
     pruned = pruned_of(model)
+    elastic = _elastic(config, task, model)
 
     def advance(_: Any, iteration: int) -> None:
         if pruned is not None:
             pruned.progress = iteration / recipe.iterations
+        if elastic is not None:
+            elastic.before_step(iteration)
 
+    losses = task.losses if elastic is None else elastic.losses
     with tracked(config, run_key(config), name_of(config), pruned) as tracker:
         followed = None if tracker is None else tracker.step
-        report = fit(model, lambda i: task.train_batches(config, i), task.losses, recipe, folder, name_of(config), advance, followed)
+        report = fit(model, lambda i: task.train_batches(config, i), losses, recipe, folder, name_of(config), advance, followed)
         if pruned is not None:
             pruned.progress, pruned.hearer = 1.0, None
-        notes += [*found, *report.notes, *untrained.notes(parts)]
+        notes += [*found, *report.notes, *untrained.notes(parts), *([] if elastic is None else [elastic.note])]
         row = distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
         if tracker is not None:
             tracker.end(row, pictures_of(task, model, config))
     return row
+
+
+def _elastic(config: Run, task: Any, model: Any) -> "Elastic | None":
+    """Return what draws the steps of an elastic training, None for another training."""
+    from tokenprune.tasks.encoder import positions
+    from tokenprune.training.elastic import Elastic
+
+    cfg = config.recipe.elastic
+    if cfg is None or not config.recipe.iterations:
+        return None
+    if not task.prunes:
+        raise InvalidConfig(
+            f"training.elastic trains encoders at several keep rates, and task={task.name} prunes none; use task=classification"
+        )
+    refused = [get("loss", name).refusal(task.name, task.gives) for name in cfg.losses]
+    if any(refused):
+        raise InvalidConfig([f"training.elastic: {text}" for text in refused if text])
+    return Elastic(cfg, model, task.losses, config.recipe.seed, config.cls, positions(config))
 
 
 def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float, float], notes: list[str]) -> dict[str, Any]:

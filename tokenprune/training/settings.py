@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tokenprune.errors import InvalidConfig
+from tokenprune.training.points import ElasticConfig
 from tokenprune.utils import distributed
 
 _SCHEDULES = ("cosine", "poly", "steps", "linear_tail", "constant")
@@ -36,6 +37,7 @@ class TrainingConfig:
         layer_decay: Each block of a pruned encoder's backbone learns this many times as fast as the block above it (MAE: 0.75); null for
             all alike.
         power: Exponent of the schedule `poly`: (1 - share of the run)^power, as in segmentation.
+        elastic: What is drawn in each step of an elastic training (`+recipe=elastic`); null for a training of the run's own method.
 
     Raises:
         InvalidConfig: One or more values are out of range; the message names each.
@@ -63,6 +65,7 @@ class TrainingConfig:
     drop_path: bool = True
     layer_decay: float | None = None
     power: float = 0.9
+    elastic: ElasticConfig | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -160,38 +160,24 @@ class BaseBlock(ABC):
             x: the sequence before the block's norm.
             rope: rotary rows of these T tokens, broadcastable to (B,h,T,2d); None rotates nothing.
         """
-        attn, x = self.parts.attn, self.parts.norm1(x)
-        call = self.call()
-        x = x if call is None else call.enter(x)
+        x, call = self._entered(x)
         q, k, v = self.qkv(x)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        if rope is not None:
-            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).type_as(v) for t in (q, k))
-        if k.shape[1] != q.shape[1]:  # grouped-query attention: neighbouring heads share a key and a value
-            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
-        gate = getattr(attn, "gate", None)
-        return Projection(q, k, v, attn.scale, gate(x).sigmoid() if gate is not None else None, call=call)
+        q, k = self._turned(q, k, rope, v.dtype)
+        return Projection(q, k, _for_heads(v, q.shape[1]), self.parts.attn.scale, self._gated(x), call=call)
 
     def asks(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return queries and keys of a sequence x (B,T,C) as `project` does, without its values."""
-        attn, x = self.parts.attn, self.parts.norm1(x)
-        call = self.call()
-        q, k = self.some(x if call is None else call.enter(x), 0, 2)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        if rope is not None:
-            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).type_as(t) for t in (q, k))
-        if k.shape[1] != q.shape[1]:
-            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        return Projection(q, k, k[:, :, :0], attn.scale, call=call)
+        x, call = self._entered(x)
+        q, k = self.some(x, 0, 2)
+        q, k = self._turned(q, k, rope)
+        return Projection(q, k, k[:, :, :0], self.parts.attn.scale, call=call)
 
     def answer(self, x: Tensor, weights: Tensor, call: HookCall | None) -> Tensor:
         """Return the attention branch (B,T,C) of weights (B,h,T,T) over the values of a sequence x (B,T,C)."""
-        attn, x = self.parts.attn, self.parts.norm1(x)
+        x = self.parts.norm1(x)
         (v,) = self.some(x, 2, 3)
-        v = v.repeat_interleave(weights.shape[1] // v.shape[1], dim=1) if v.shape[1] != weights.shape[1] else v
-        gate = getattr(attn, "gate", None)
-        out = self.dropped(weights).type_as(v) @ v
-        return self.merge_heads(out, gate(x).sigmoid() if gate is not None else None, call)
+        out = self.dropped(weights).type_as(v) @ _for_heads(v, weights.shape[1])
+        return self.merge_heads(out, self._gated(x), call)
 
     def attend(self, p: Projection, rows: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None) -> Tensor:
         """Return the attention branch, ready to be added to x.
@@ -267,6 +253,24 @@ class BaseBlock(ABC):
         norm = attended * (_width(block.norm1) + asked) + again * _width(block.norm1) + fed * _width(block.norm2) + inner
         return BlockMacs(linear, 2.0 * products * attn.proj.in_features, 5.0 * norm)
 
+    def _entered(self, x: Tensor) -> tuple[Tensor, HookCall | None]:
+        """Return the normed sequence as the attention module takes it, and the call of the module for its hooks."""
+        x, call = self.parts.norm1(x), self.call()
+        return x if call is None else call.enter(x), call
+
+    def _turned(self, q: Tensor, k: Tensor, rope: Tensor | None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return queries and keys (B,h,T,d) normed and rotated, rotated ones of a `dtype` or else of their own."""
+        attn = self.parts.attn
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        if rope is not None:
+            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).to(dtype or t.dtype) for t in (q, k))
+        return q, _for_heads(k, q.shape[1])
+
+    def _gated(self, x: Tensor) -> Tensor | None:
+        """Return the gate of timm's gated attention for a normed sequence, None without one."""
+        gate = getattr(self.parts.attn, "gate", None)
+        return gate(x).sigmoid() if gate is not None else None
+
     def _value_macs(self) -> float:
         attn = self.parts.attn
         apart = getattr(attn, "v_proj", None)
@@ -291,6 +295,11 @@ class BaseBlock(ABC):
     def fused(self) -> bool:
         """Tell whether the block's own attention is one fused product."""
         return getattr(self.parts.attn, "fused_attn", True)
+
+
+def _for_heads(x: Tensor, heads: int) -> Tensor:
+    """Return keys or values (B,h',T,d) for so many heads: neighbouring heads share one in grouped-query attention."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 def policy_attention(q: Tensor, p: Projection, bias: Tensor | None, policy: Tensor) -> Tensor:

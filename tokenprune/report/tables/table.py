@@ -19,16 +19,23 @@ _COSTS = (
     ("gmac_total", "GMAC encoder", "{:.3g}"), ("kept_share", "kept share", "{:.3f}"),
     ("kept_share_uncalibrated", "uncalibrated share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
     ("speedup_encoder", "encoder speed-up", "{:.2f}"), ("seconds_total", "total s/img", "{:.4f}"),
+    ("speedup_paper_size", "speed-up at the paper's size", "{:.2f}"), ("kept_share_paper_size", "kept there", "{:.3f}"),
     ("images_per_second", "images/s", "{:.4g}"), ("speedup_batch", "speed-up in batches", "{:.2f}"),
 )  # fmt: skip
 _FPS = (("seconds_backbone", "FPS backbone"), ("seconds_total", "FPS whole"))  # 1/s; shown where a backbone was timed
-_WHERE_MEASURED = ("kept_share_uncalibrated", "images_per_second", "speedup_batch")  # other columns show a dash
+_WHERE_MEASURED = (
+    "kept_share_uncalibrated",
+    "images_per_second",
+    "speedup_batch",
+    "speedup_paper_size",
+    "kept_share_paper_size",
+)  # other columns show a dash
 _BESIDE = (  # the parts whose sum is measured; the paper's column; title; unit; style
     (("gmac_linear", "gmac_selector"), "gmacs_linear", "linear GMAC", 1, "{:.3g}"),
     (("gmac_linear", "gmac_selector", "gmac_norm", "gmac_head"), "gmacs_pixels", "linear, norm, head GMAC", 1, "{:.4g}"),
     (("parameters",), "parameters", "M parameters", 1e6, "{:.3g}"),
 )
-_UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch")
+_UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch", "paper_size_note")
 _ABOUT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
     "reason", "size", "configuration", "rest", "notes", "made",
@@ -165,9 +172,19 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     if _has_backbone(data):
         columns.update({title: numbers(1 / data[[name]].astype(float), name, "{:.2f}") for name, title in _FPS})
     columns["status"] = list(data["status"])
+    columns.update(_printed_gain(data))
     papers = [name for name in NUMBERS if f"paper_{name}" in data]
     columns.update({NUMBERS[name][0]: numbers(data, f"paper_{name}", NUMBERS[name][1]) for name in papers})
     return pd.DataFrame(columns)
+
+
+def _printed_gain(data: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the paper's frames a second over those of its dense row, where speed was measured at the paper's size; else no column."""
+    if "paper_fps" not in data or "speedup_paper_size" not in data:
+        return {}
+    fps = pd.to_numeric(data["paper_fps"], errors="coerce")
+    dense = fps[data["treatment"] == "none"].dropna()
+    return {} if dense.empty else {"paper FPS speed-up": numbers((fps / dense.iloc[0]).to_frame("gain"), "gain", "{:.2f}")}
 
 
 def _as_printed(data: pd.DataFrame, parts: tuple[str, ...]) -> pd.DataFrame:
@@ -205,6 +222,9 @@ def _legend(data: pd.DataFrame, lines: pd.DataFrame, several: bool) -> str:
     if "images_per_second" in data and data["images_per_second"].notna().any():
         sizes = sorted({int(size) for size in data["images_per_second_batch"].dropna()})
         text += f" Images/s: of the whole model at batch {' and '.join(map(str, sizes))}, the dense backbone run in turn."
+    if "speedup_paper_size" in data and data["speedup_paper_size"].notna().any():
+        notes = data.loc[data["speedup_paper_size"].notna(), "paper_size_note"]
+        text += f" Speed-up at the paper's size: the encoder alone, {notes.iloc[-1]}; not the model of the AP columns."
     if "paper_gmacs_linear" in data:
         text += " Linear GMAC: of weight layers and selectors, without the products of attention, as Cropr counts."
     if "paper_gmacs_pixels" in data:

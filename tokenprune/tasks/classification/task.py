@@ -23,8 +23,10 @@ from tokenprune.measure.usage import record
 from tokenprune.registry import register
 from tokenprune.tasks.base import Task, chosen, device_of
 from tokenprune.tasks.classification.images import LabelledImages
+from tokenprune.tasks.classification.looking import Look, looked
 from tokenprune.tasks.classification.settings import read_recipe
 from tokenprune.tasks.classification.views import Batch, as_input, collate
+from tokenprune.tasks.draws import over_draws
 from tokenprune.tasks.pictures import Picture, cropped
 from tokenprune.tasks.preprocessing import completed_view
 from tokenprune.utils.console import progress, say_if
@@ -32,6 +34,8 @@ from tokenprune.utils.finite import check_finite
 from tokenprune.utils.modes import evaluating
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tokenprune.engine.model import PrunedViT
 
 _TOP5_FROM = 10  # least number of classes for top-5; with fewer, five guesses say little
@@ -131,12 +135,19 @@ class ClassificationTask(Task):
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         """Return the accuracy on the validation split; `per_image` then has the class `predicted` for each image and the `true` one.
 
+        Gates that are drawn are drawn `task.draws` times. Every number is then the mean over the draws, and `per_image` is the last one's.
+
         Returns:
-            top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se.
+            top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se. With several draws
+            also top1_spread, the standard deviation from draw to draw.
 
         Raises:
             Diverged: Logits are NaN or infinite.
         """
+        selectors = list(getattr(model, "selectors", {}).values())
+        return over_draws(selectors, self._images(cfg).recipe.draws, partial(self._judged, model, cfg), ["top1"])
+
+    def _judged(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         images = self._images(cfg)
         count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
@@ -182,6 +193,12 @@ class ClassificationTask(Task):
             with record(model) as seen:
                 model.encode(as_input(collate([(pixels, 0)])[0].to(device_of(model)), images.statistics))
             yield Picture(number, pixels, cropped(seen.images[0], model.patch_size, *pixels.shape[:2]), model.patch_size)
+
+    def look(self, model: nn.Module, cfg: Mapping[str, Any], images: "Sequence[np.ndarray]", names: Sequence[str]) -> Iterator[Picture]:
+        """Yield pictures of the user's own as the test sees photographs, with the best guesses."""
+        known = self._images(cfg)
+        look = Look(known.recipe.view, known.side, known.statistics, names)
+        return (looked(model, image, look, number) for number, image in enumerate(images))
 
     def _images(self, cfg: Mapping[str, Any]) -> LabelledImages:
         key = str([cfg[group] for group in ("data", "task", "training", "backbone")])

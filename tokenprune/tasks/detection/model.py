@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -82,7 +83,7 @@ class PrunedRCNN(GeneralizedRCNN):
         with _event_storage():
             result = super().forward(batched_inputs)
         if self.training:
-            own = self.backbone.dense.losses(presence=self._presence(batched_inputs))
+            own = self.backbone.dense.losses(presence=self._presence(batched_inputs), **self._foreground(batched_inputs))
             result.update({k if k.startswith("loss_") else f"loss_{k}": v for k, v in own.items()})
         return result
 
@@ -111,6 +112,18 @@ class PrunedRCNN(GeneralizedRCNN):
     def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights of a related detector in this one's form, see `weights.adopted`."""
         return adopted(state, self)
+
+    def _foreground(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return {"foreground": the share of each grid position that objects cover, (B,N)}; {} if no loss asks for it."""
+        pruned, outputs = self.pruned, self.backbone.dense.last_outputs
+        if not any("foreground" in term.needs for term in pruned.loss_terms.values()):
+            return {}
+        rows, columns = outputs.grid
+        found = torch.zeros(len(inputs), 1, rows * pruned.patch_size, columns * pruned.patch_size, device=self.device)
+        for picture, record in zip(found, inputs, strict=True):
+            masks = record["instances"].gt_masks.tensor
+            picture[0, : masks.shape[1], : masks.shape[2]] = masks.any(0)
+        return {"foreground": F.avg_pool2d(found, pruned.patch_size).flatten(1)}
 
     def _presence(self, inputs: list[dict[str, Any]]) -> Tensor:
         """Return the classes that each training picture holds, (B,K) 0/1: Cropr's multi-label target (section 3.2)."""

@@ -7,6 +7,7 @@ from typing import Any
 from tokenprune.errors import InvalidConfig
 from tokenprune.measure.speed import DTYPES
 from tokenprune.tasks.detection.conventions import ViewConfig, resolved, view_problems
+from tokenprune.tasks.paper_size import PaperSize
 from tokenprune.utils.settings import read_settings
 
 POLICIES = ("light", "detr", "lsj")
@@ -148,6 +149,7 @@ class EvaluateConfig:
         speed_dtype: float32, bfloat16 or float16.
         speed_busy: Whether the box head finds as many objects as it may while the whole is timed. Untrained heads find none, and the mask
             head would have nothing to do.
+        paper_size: The size of a paper that the row's encoder is timed at, too, with random weights; null for none.
     """
 
     max_detections: int = 100
@@ -160,6 +162,7 @@ class EvaluateConfig:
     speed_repeats: int = 1
     speed_dtype: str = "float32"
     speed_busy: bool = False
+    paper_size: PaperSize | None = None
 
 
 @dataclass(frozen=True)

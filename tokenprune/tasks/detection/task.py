@@ -14,10 +14,15 @@ from tokenprune.tasks.base import Task, chosen
 from tokenprune.tasks.data_checks import check_classes
 from tokenprune.tasks.detection.guard import require_detectron2
 from tokenprune.tasks.detection.settings import read_task
+from tokenprune.tasks.encoder import positions
+from tokenprune.tasks.paper_size import speed_at_size
 from tokenprune.tasks.preprocessing import about_imagenet
 from tokenprune.utils.console import say_if
+from tokenprune.utils.modes import evaluating
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tokenprune.tasks.detection.loader import Resize
     from tokenprune.tasks.pictures import Picture
 
@@ -28,7 +33,7 @@ class DetectionTask(Task):
 
     name = "detection"
     reads = "detection"
-    gives = ("presence",)
+    gives = ("presence", "foreground")
 
     def __init__(self) -> None:
         self._sets: dict[tuple[str, str], DetectionData] = {}
@@ -41,6 +46,14 @@ class DetectionTask(Task):
             InvalidConfig: Settings do not fit.
         """
         read_task(cfg["task"])
+
+    @staticmethod
+    def completed(cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `task` group without a paper's size that is null, so that a row has the key that it has where none is named."""
+        task = dict(cfg["task"])
+        if isinstance(task.get("evaluate"), Mapping) and task["evaluate"].get("paper_size", 0) is None:
+            task["evaluate"] = {name: value for name, value in task["evaluate"].items() if name != "paper_size"}
+        return task
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """Build the detector on the CPU with random weights.
@@ -123,7 +136,12 @@ class DetectionTask(Task):
         data, settings, resize = self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg)
         cost = encoder_cost(model.backbone.dense, measuring.encoder_images(model, data, settings.cost_images, resize))
         timed = [test_input(data[i], resize) for i in range(min(settings.speed_images, len(data)))]
-        return {**cost, **measuring.measure_speed(model, timed, settings)}
+        cost |= measuring.measure_speed(model, timed, settings)
+        if settings.paper_size is not None:
+            with evaluating(model):
+                kept = cost["kept_per_block"]
+                cost |= speed_at_size(cfg, model.pruned, positions(cfg), kept, settings.paper_size, model.device)
+        return cost
 
     def pictures(
         self, model: nn.Module, cfg: Mapping[str, Any], numbers: Sequence[int] | None = None, predict: bool = True
@@ -133,6 +151,12 @@ class DetectionTask(Task):
 
         data = self._data(cfg, "val")
         return pictures(model, data, chosen(numbers, len(data)), _resize(cfg), predict)
+
+    def look(self, model: nn.Module, cfg: Mapping[str, Any], images: "Sequence[np.ndarray]", names: Sequence[str]) -> "Iterator[Picture]":
+        """Yield pictures of the user's own, at the size of a test, with the objects found."""
+        from tokenprune.tasks.detection.pictures import looked
+
+        return (looked(model, image, _resize(cfg), names, number) for number, image in enumerate(images))
 
     def _data(self, cfg: Mapping[str, Any], split: str) -> DetectionData:
         """Return a split, opened once: the annotations of a large set take seconds to read.
