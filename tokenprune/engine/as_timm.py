@@ -1,7 +1,7 @@
 """What timm's tools read of a model: its configuration, its classifier, groups of parameters and gradient checkpointing."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -14,6 +14,7 @@ class TimmTools:
 
     backbone: Any
     family: Any
+    traceable: ClassVar[bool] = True  # as one program of torch.compile
 
     @property
     def pretrained_cfg(self) -> Any:

@@ -31,6 +31,8 @@ class PrunedTransformer(PrunedViT):
     and a text tower, is the model's own code.
     """
 
+    traceable = False  # a call makes a shallow copy of the model around its tower
+
     @property
     def hf(self) -> "HfFamily":
         """Return the adapter of the backbone, see `PrunedViT.family`."""

@@ -26,7 +26,7 @@ def compile(model: PrunedViT, mode: str = "auto", **options: Any) -> PrunedViT: 
     Raises:
         UnsupportedBackbone: It is no pruned model.
         InvalidConfig: There is no such mode.
-        IncompatiblePairing: `whole`, and only the images say how many tokens stay.
+        IncompatiblePairing: `whole`, and only the images say how many tokens stay, or the model is one of transformers.
     """
     if not isinstance(model, PrunedViT):
         got = f"a {type(model).__name__}"
@@ -39,7 +39,11 @@ def compile(model: PrunedViT, mode: str = "auto", **options: Any) -> PrunedViT: 
             "mode is 'whole', and with this selector only the images say how many tokens stay, so that no single program exists; allowed:"
             " mode='blocks', or counts that are fixed (selector option eval_mode='topk' where there is one)"
         )
-    if mode == "blocks" or (mode == "auto" and model.asks_host):
+    if mode == "whole" and not model.traceable:
+        raise IncompatiblePairing(
+            f"mode is 'whole', and the code of {type(model.backbone).__name__} around its tower cannot be traced; allowed: mode='blocks'"
+        )
+    if mode == "blocks" or (mode == "auto" and (model.asks_host or not model.traceable)):
         model.compile_blocks(options)
     else:
         nn.Module.compile(model, fullgraph=True, **options)

@@ -59,7 +59,9 @@ class TensorBoard:
     def __init__(self, folder: Path, start: int, **_: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=start or None)
+        self._writer = SummaryWriter(
+            str(folder), purge_step=start + 1 if start else None
+        )  # what a killed process wrote beyond its checkpoint
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write numbers of one step."""

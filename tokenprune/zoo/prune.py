@@ -53,7 +53,7 @@ def prune(
 def _load_transformer(pruned: PrunedTransformer, init: Path) -> None:
     """Load a folder of transformers into the backbone, or a file of all weights into the pruned model."""
     if not init.is_dir():
-        load_weights(pruned, init)
+        load_weights(init, pruned)
         return
     for note in load_folder(pruned.backbone, init):
         console.warn(f"{init.name}: {note}")
