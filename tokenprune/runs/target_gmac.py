@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenprune.backbones.vit import build_vit
+from tokenprune.backbones.build import build_backbone
 from tokenprune.engine.arguments import explicit
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
@@ -141,7 +141,7 @@ def _planner(config: Run) -> Callable[[Mapping[str, Any]], Macs]:
 @lru_cache(maxsize=32)  # whole tables have one encoder, and building it takes longer than all that is done with it here
 def _without_memory(backbone: str) -> nn.Module:
     with torch.device("meta"):
-        return build_vit(json.loads(backbone)).eval()
+        return build_backbone(json.loads(backbone)).eval()
 
 
 def _axes(config: Run) -> dict[str, Any]:

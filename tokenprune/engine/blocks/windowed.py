@@ -28,6 +28,7 @@ class WindowedBlock(BaseBlock):
 
     def __init__(self, own: BaseBlock, windows: Windows) -> None:
         super().__init__(own.block, own.number)
+        self.parts = own.parts
         self.own, self.max_keys = own, windows.size**2
         self.windows = windows  # pyright: ignore[reportIncompatibleVariableOverride]
 
