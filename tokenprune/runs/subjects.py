@@ -173,7 +173,7 @@ def _outputs(state: Mapping[str, Tensor]) -> int | None:
 
 
 def look_of(model: PrunedViT, names: Sequence[str] = (), side: int | None = None) -> Any:
-    """Return the `Look` of a classifier: mean, deviation and crop of timm's configuration of it.
+    """Return the `Look` of a classifier: mean, deviation and crop of timm's configuration of it, ImageNet's if it has none.
 
     Args:
         model: The classifier.
@@ -186,11 +186,12 @@ def look_of(model: PrunedViT, names: Sequence[str] = (), side: int | None = None
     from tokenprune.tasks.classification.looking import Look
     from tokenprune.tasks.classification.settings import View
 
-    known = resolve_data_config({}, pretrained_cfg=model.pretrained_cfg)
+    side = side or own_size(model)[0]
+    known = resolve_data_config({}, pretrained_cfg=model.pretrained_cfg or {"input_size": (3, side, side)})
     mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (known["mean"], known["std"]))
     view = View(known["crop_pct"], known["interpolation"], mean, std, known["crop_mode"])
     statistics = (tuple(255 * v for v in mean), tuple(255 * v for v in std))
-    return Look(view, side or own_size(model)[0], statistics, names)
+    return Look(view, side, statistics, names)
 
 
 def of_row(folder: Path, methods: Sequence[Method], dense: bool = True) -> list[Subject]:
