@@ -88,7 +88,8 @@ def _set(axes: dict[str, Any], option: str, word: str) -> None:
     key, equals, text = option.partition("=")
     if not equals or not key or not axes:
         raise InvalidConfig(f"method {word!r}: {option!r} sets nothing; allowed: {_EXAMPLE}")
-    value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    value = given["value"]
     axis, dot, inner = key.partition(".")
     if key in ("treatment", "schedule"):
         axes[key] = {"name": value}
@@ -146,7 +147,7 @@ def _timm_model(name: str, outputs: int | None, side: int | None) -> nn.Module:
     if not timm.is_model(name):
         near = hint(name, timm.list_models("*vit*") + timm.list_models("*deit*"))
         raise InvalidConfig(f"timm has no model {name!r}, and there is no row of that name.{near} timm.list_models('*vit*') lists models")
-    given = {"num_classes": outputs, "img_size": side}
+    given: dict[str, Any] = {"num_classes": outputs, "img_size": side}
     try:
         return timm.create_model(name, **{key: value for key, value in given.items() if value is not None})
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -159,7 +160,7 @@ _HEADS = ("head.weight", "backbone.head.weight", "head.fc.weight", "backbone.hea
 
 def imagenet_names() -> tuple[str, ...]:
     """Return the names of ImageNet-1k's classes, which come with timm."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
     return tuple(str(info.index_to_description(k)).partition(",")[0] for k in range(info.num_classes()))
@@ -172,23 +173,25 @@ def _outputs(state: Mapping[str, Tensor]) -> int | None:
 
 
 def look_of(model: PrunedViT, names: Sequence[str] = (), side: int | None = None) -> Any:
-    """Return the `Look` of a classifier: mean, deviation and crop of timm's configuration of it.
+    """Return the `Look` of a classifier: mean, deviation and crop of timm's configuration of it, ImageNet's if it has none.
 
     Args:
         model: The classifier.
         names: Names of the classes.
         side: Side of the images in pixels; None takes the model's own.
     """
-    from timm.data import resolve_data_config
+    from timm.data.config import resolve_data_config
 
     from tokenprune.measure.facts import own_size
     from tokenprune.tasks.classification.looking import Look
     from tokenprune.tasks.classification.settings import View
 
-    known = resolve_data_config({}, pretrained_cfg=model.pretrained_cfg)
-    mean, std = (tuple(float(v) for v in known[key]) for key in ("mean", "std"))
+    side = side or own_size(model)[0]
+    known = resolve_data_config({}, pretrained_cfg=model.pretrained_cfg or {"input_size": (3, side, side)})
+    mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (known["mean"], known["std"]))
     view = View(known["crop_pct"], known["interpolation"], mean, std, known["crop_mode"])
-    return Look(view, side or own_size(model)[0], tuple(tuple(255 * v for v in values) for values in (mean, std)), names)
+    statistics = (tuple(255 * v for v in mean), tuple(255 * v for v in std))
+    return Look(view, side, statistics, names)
 
 
 def of_row(folder: Path, methods: Sequence[Method], dense: bool = True) -> list[Subject]:
@@ -342,4 +345,4 @@ def about(model: PrunedViT) -> str:
     rate = getattr(model.schedule, "keep_rate", None)
     remove = getattr(model.schedule, "remove", None)
     told = [f"keep rate {rate:g}"] if rate is not None else [f"{remove} tokens a decision"] if remove is not None else []
-    return ", ".join([f"treatment {model.treatment.name}", f"schedule {model.schedule.name}", *told])
+    return ", ".join([f"treatment {model.treatment.name}", f"schedule {getattr(model.schedule, 'name', '')}", *told])

@@ -6,6 +6,7 @@ import timm
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 
 import tokenprune
 from tests.helpers.shown import DEPTH, classified, detected, entry, segmented
@@ -104,6 +105,17 @@ def test_show_takes_paths_pictures_arrays_and_tensors(model, tmp_path):
         entries = tokenprune.show(model, tensor, dense=False).shown.entries
         assert torch.equal(entries[0].picture.used, used[0])
         assert np.array_equal(entries[0].picture.pixels, shown[0].shown.entries[0].picture.pixels)
+
+
+def test_a_model_without_a_configuration_of_timm_sees_as_on_imagenet():
+    plain = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=7).eval()
+    assert not tokenprune.prune(plain).pretrained_cfg
+    (entry,) = tokenprune.show(tokenprune.prune(plain), photo()).shown.entries
+    x = torch.from_numpy(entry.picture.pixels).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = plain(((x - mean) / std)[None]).softmax(1).max()
+    assert entry.picture.predictions.shares[0] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_show_takes_several_models_by_name_and_chosen_blocks(vit, model):

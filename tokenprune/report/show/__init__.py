@@ -33,8 +33,8 @@ def show(
 
     Args:
         model: A model of `tokenprune.prune` or `tokenprune.load`, or several by name.
-        image: A path, a PIL image or an array (h,w,3) uint8, which are cropped and normalised as timm's configuration of the model says;
-            or a tensor (3,h,w) or (1,3,h,w) that is normalised already.
+        image: A path, a PIL image or an array (h,w,3) uint8, which are cropped and normalised as timm's configuration of the model says
+            (ImageNet's if it has none); or a tensor (3,h,w) or (1,3,h,w) that is normalised already.
         dense: Whether the same weights with every token come first, for comparison.
         blocks: Blocks of the figure, from 0; None takes up to six. The page has all.
         names: Names of the classes; () takes ImageNet's for a head of 1000 outputs.
