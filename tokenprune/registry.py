@@ -22,7 +22,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "task": tuple(f"tokenprune.tasks.{name}" for name in ("classification.task", "detection.task", "timm_models", "segmentation.task")),
     "layout": ("tokenprune.zoo.layouts",),
     "report": (
-        *(f"tokenprune.report.tables.{name}" for name in ("standard", "taxonomy", "paired")),
+        *(f"tokenprune.report.tables.{name}" for name in ("standard", "taxonomy", "paired", "aims")),
         "tokenprune.report.insights.report",
         "tokenprune.report.figures",
     ),
