@@ -130,7 +130,7 @@ def test_tables_share_rows_and_differ_where_their_names_say(of_tables):
 def test_table2_has_the_rows_of_the_paper_in_its_order():
     parts = [row.split("_", 1)[1] for row in ROWS]
     assert parts == ["dense", "dynamicvit_remove", "dynamicvit_preserve", "evit_remove", "evit_preserve", "evit_fused", "ats_remove",
-                     "ats_preserve", "evo_vit_preserve", "svit"]  # fmt: skip
+                     "ats_preserve", "evo_vit_preserve", "svit", "dense_elastic"]  # fmt: skip
 
 
 def test_paper_scale_has_the_papers_size_counts_and_recipe():

@@ -30,16 +30,25 @@ def test_each_row_is_held_to_the_aim_of_its_method_or_treatment(tmp_path, capsys
     text = (tmp_path / "aims.md").read_text()
     assert wrote == ["aims.md"] and text.splitlines()[3:] == [
         "- Dense at least 55: 56.0, yes",
-        "- EViT, remove at 0.7, at most 10 behind dense: 10.0, yes",
-        "- EViT, preserve at 0.7, at most 4 behind dense: 4.1, no",
-        "- SViT, reactivate at 0.7, at most 2 behind dense: 2.5, no",
+        "- EViT, remove at 0.7, at most 10 behind Dense: 10.0, yes",
+        "- EViT, preserve at 0.7, at most 4 behind Dense: 4.1, no",
+        "- SViT, reactivate at 0.7, at most 2 behind Dense: 2.5, no",
     ]
     assert "Aims of scale=demo, box AP:" in capsys.readouterr().out
 
 
 def test_seeds_count_by_their_mean():
     rows = [a_row("Dense", "none", s, i) for i, s in enumerate((54.0, 57.0))] + [a_row("EViT", "remove", 45.6, 0)]
-    assert list(AIMS.lines(rows)) == ["- Dense at least 55: 55.5, yes", "- EViT, remove at 0.7, at most 10 behind dense: 9.9, yes"]
+    assert list(AIMS.lines(rows)) == ["- Dense at least 55: 55.5, yes", "- EViT, remove at 0.7, at most 10 behind Dense: 9.9, yes"]
+
+
+def test_of_several_dense_rows_the_best_counts():
+    rows = [*ROWS[:2], a_row("Dense, other start", "none", 60.0)]
+    assert list(AIMS.lines(rows)) == [
+        "- Dense at least 55: 56.0, yes",
+        "- EViT, remove at 0.7, at most 10 behind Dense, other start: 14.0, no",
+        "- Dense, other start at least 55: 60.0, yes",
+    ]
 
 
 @pytest.mark.parametrize("rows", [ROWS[1:], [{**r, "scale": "paper"} for r in ROWS], [{**r, "status": "diverged"} for r in ROWS]])

@@ -20,7 +20,7 @@ class Aims:
     Args:
         score: The score that is looked at, such as ap_box. Rows of several seeds count by their mean.
         dense: Least score of the dense row.
-        treatments: {treatment: points that its rows may stay behind the dense one}.
+        treatments: {treatment: points that its rows may stay behind the dense one}, of several dense rows behind the best.
         methods: {label: points}, which go before those of the treatment.
         scale: The scale that the aims are for.
     """
@@ -58,9 +58,10 @@ class Aims:
         for row in rows:
             rate = row["config"].get("schedule", {}).get("keep_rate")
             groups.setdefault((row["label"], row["treatment"], rate), []).append(row["metrics"][self.score])
-        whole = [fmean(scores) for (_, treatment, _), scores in groups.items() if treatment == "none"]
+        whole = {label: fmean(scores) for (label, treatment, _), scores in groups.items() if treatment == "none"}
         if not whole:
             return
+        best = max(whole, key=lambda label: whole[label])
         for (label, treatment, rate), scores in groups.items():
             score = fmean(scores)
             if treatment == "none":
@@ -68,9 +69,9 @@ class Aims:
                 continue
             allowed = self.methods.get(label, self.treatments.get(treatment))
             if allowed is not None:
-                behind = whole[0] - score
+                behind = whole[best] - score
                 at = "" if rate is None else f" at {rate:g}"
-                yield f"- {label}, {treatment}{at}, at most {allowed:g} behind dense: {behind:.1f}, {_word(behind <= allowed)}"
+                yield f"- {label}, {treatment}{at}, at most {allowed:g} behind {best}: {behind:.1f}, {_word(behind <= allowed)}"
 
 
 def _word(met: bool) -> str:
