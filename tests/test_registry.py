@@ -26,7 +26,7 @@ def test_what_ships():
     learned = {"cross_attention", "cross_attention_concat", "mhsa_concat"}
     assert set(registry.names("treatment")) == fixed | learned
     assert {name for name in registry.names("treatment") if registry.get("treatment", name).learns} == learned
-    assert set(registry.names("task")) == {"classification", "detection", "segmentation", "timm"}
+    assert set(registry.names("task")) == {"classification", "detection", "segmentation", "timm", "zero_shot"}
 
 
 @pytest.mark.parametrize("kind", ["selector", "treatment", "schedule", "fusion", "loss"])

@@ -19,7 +19,9 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "data": ("tokenprune.data.sources",),
     "fusion": ("tokenprune.methods.fusions",),
     "loss": ("tokenprune.methods.losses",),
-    "task": tuple(f"tokenprune.tasks.{name}" for name in ("classification.task", "detection.task", "timm_models", "segmentation.task")),
+    "task": tuple(
+        f"tokenprune.tasks.{name}" for name in ("classification.task", "detection.task", "timm_models", "segmentation.task", "zero_shot")
+    ),
     "layout": ("tokenprune.zoo.layouts",),
     "report": (
         *(f"tokenprune.report.tables.{name}" for name in ("standard", "taxonomy", "paired", "aims")),

@@ -124,6 +124,7 @@ def _words() -> list[str]:
 def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig | None) -> None:
     """Make one row of a sweep; whatever goes wrong becomes its status, so that the other rows are made."""
     from tokenprune.runs.row import name_of, run_row, status_row
+    from tokenprune.runs.standing import standing
     from tokenprune.runs.sweep import ended, stored_or_refused, write_note
 
     try:
@@ -134,11 +135,13 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig 
         problem = problem or InvalidConfig(explain(error))
     name = name_of(config)
     killed = TokenPruneError("the process that made this row ended before the row was done; run the command again")
-    write_note(folder, number, name, status_row(config, problem or killed))
+    write_note(folder, number, name, status_row(config, problem or killed), running=problem is None)
     if problem is None:
-        row = stored_or_refused(config) or run_row(config)
-        write_note(folder, number, name, row)
+        known = stored_or_refused(config)
+        row = known or run_row(config)
+        write_note(folder, number, name, row, made=known is None)
         console.say(ended(number, name, row, config))
+        console.say_if(standing(folder) if known is None else "")
 
 
 if __name__ == "__main__":

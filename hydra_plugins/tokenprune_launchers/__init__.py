@@ -13,11 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
 _POLL = 0.2  # seconds
+
+
+class TokenpruneBasicLauncher(BasicLauncher):
+    """Rows one after another in the process of the command, which says how far it is."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Make the rows."""
+        from tokenprune.runs import launchers
+
+        launchers.plan(self, initial_job_idx + len(job_overrides))
+        return super().launch(job_overrides, initial_job_idx)
+
+
+@dataclass
+class LocalConf:
+    """The launcher above has no settings."""
+
+    _target_: str = "hydra_plugins.tokenprune_launchers.TokenpruneBasicLauncher"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="tokenprune_local", node=LocalConf, provider="tokenprune")
 
 with suppress(ImportError):  # the option is not there then, and the command line says what to install (tokenprune.runs.launchers.missing)
     from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
@@ -33,6 +55,7 @@ with suppress(ImportError):  # the option is not there then, and the command lin
             from tokenprune.runs import launchers
 
             launchers.alone()
+            launchers.plan(self, initial_job_idx + len(job_overrides))
             runs: Sequence[JobReturn] = []
             with suppress(TerminatedWorkerError):
                 runs = super().launch(job_overrides, initial_job_idx)
@@ -59,6 +82,7 @@ with suppress(ImportError):
             from tokenprune.runs import launchers
 
             launchers.alone()
+            launchers.plan(self, initial_job_idx + len(job_overrides))
             rows = launchers.rows_to_run(self, dict(enumerate(job_overrides, initial_job_idx)))
             at_once, executor = self.params.pop("at_once", 0), self._executor()
             fine = True

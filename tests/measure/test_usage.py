@@ -41,6 +41,26 @@ def test_counts_are_the_engines_own_under_every_execution(selector, treatment):
     assert selector["name"] == "random" or torch.equal(*found)
 
 
+@pytest.mark.parametrize(("selector", "treatment"), PAIRINGS, ids=label)
+def test_owners_are_used_themselves_and_tokens_are_the_engines_count(selector, treatment):
+    """Who speaks for a position is in the block itself; a position that is used speaks for itself."""
+    model, x = pruned(selector, treatment), images(3)
+    with torch.no_grad(), record(model, owners=True) as seen:
+        outputs = model.encode(x)
+    attended = torch.stack([used.attended for used in outputs.usage], 1) - model.prefix_tokens
+    for number, one in enumerate(seen.images):
+        assert one.owners.shape == one.blocks.shape == (DEPTH, 64) and one.owners.dtype == torch.int32
+        assert torch.equal(one.tokens, attended[number].long())
+        assert torch.equal(one.blocks, one.owners == torch.arange(64))
+        for block in range(DEPTH):
+            owners = one.owners[block]
+            assert bool(one.blocks[block][owners[owners >= 0].long()].all())
+        if treatment not in ("merge", "mlerp"):
+            assert torch.equal(one.owners >= 0, one.blocks)
+    merged = torch.stack([(one.owners >= 0) & ~one.blocks for one in seen.images])
+    assert bool(merged.any()) == (treatment in ("merge", "mlerp"))
+
+
 @pytest.mark.parametrize(("selector", "treatment"), [("svit", "reactivate"), ("ats", "remove"), ("tome", "merge")])
 def test_batch_mates_do_not_change_usage(selector, treatment):
     model, x = pruned(selector, treatment), images(3)

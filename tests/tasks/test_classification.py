@@ -2,6 +2,7 @@
 
 import copy
 from itertools import islice
+from statistics import stdev
 
 import pytest
 import torch
@@ -278,3 +279,19 @@ def test_an_evaluation_runs_in_the_precision_of_its_view(monkeypatch):
     assert seen == {"float32": torch.float32, "half": torch.float32, "bfloat16": torch.bfloat16}  # half is for GPUs
     with pytest.raises(InvalidConfig, match="task.view.dtype is 'fp16', allowed are float32, bfloat16, float16, half"):
         read_recipe(resolve(compose(["task=classification", "task.view.dtype=fp16"])))
+
+
+def test_drawn_gates_are_judged_over_several_draws():
+    """Each draw of an untrained model keeps other tokens; the result is the mean over the draws, with the spread between them."""
+    draws = {**CONFIG["task"], "draws": 3}
+    task, cfg, model = new(**{**PRUNED, "selector": {"name": "svit", "eval_mode": "sample"}, "task": draws})
+    found = task.evaluate(model, cfg)
+    alone = []
+    for number in (1, 2, 0):
+        for selector in model.selectors.values():
+            selector.redraw(number)
+        alone.append(task._judged(model, cfg)["top1"])
+    assert found["top1"] == pytest.approx(sum(alone) / 3) and found["top1_spread"] == pytest.approx(stdev(alone))
+    assert all(selector.number == 0 for selector in model.selectors.values())
+    with pytest.raises(InvalidConfig, match=r"task\.draws is 0, allowed are 1 and more"):
+        new(task={**CONFIG["task"], "draws": 0})

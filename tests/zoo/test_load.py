@@ -68,6 +68,8 @@ def test_a_file_for_timm_loads_into_timm(file, tmp_path):
     vit = timm.models.vision_transformer.VisionTransformer(**sizes)
     vit.load_state_dict(load_file(out))
     assert torch.allclose(vit.eval()(IMAGES), tokenprune.load(file, r=0)(IMAGES), atol=1e-6)
+    with pytest.raises(CheckpointMismatch, match=f"holds the encoder of {file.name} and not its method; convert that file with --to tok"):
+        tokenprune.load(out)
 
 
 def test_weights_of_a_row_are_loaded_with_the_settings_beside_them(tmp_path):

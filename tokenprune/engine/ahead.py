@@ -6,11 +6,11 @@ with the weights of its tokens. Values are those of x', and neither queries nor 
 
 from dataclasses import replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock
+from tokenprune.engine.indexing import behind
 from tokenprune.engine.policy import DeadSlotRule, Decide, settle, visibility, write
 from tokenprune.engine.state import Groups, TokenState
 
@@ -44,8 +44,7 @@ def left_of(map_: Tensor, state: TokenState, slots: Tensor | None) -> Tensor:
     if slots is None:
         map_ = map_ * F.pad(state.live, (P, 0), value=1)[:, None, None, :]
     else:
-        first = torch.arange(P, device=slots.device).expand(slots.shape[0], P)
-        kept = torch.cat([first, slots + P], 1)
+        kept = behind(slots, P)
         map_ = map_.gather(2, as_rows(kept, map_))
         map_ = map_.gather(3, as_columns(kept, map_))
     return map_ if groups is not None and groups.exact else map_ / map_.sum(-1, keepdim=True)

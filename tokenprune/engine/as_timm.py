@@ -13,6 +13,7 @@ class TimmTools:
     """Hands on attributes and methods of the timm model `backbone`, with the names of its parameters as they are in the pruned model."""
 
     backbone: Any
+    family: Any
 
     @property
     def pretrained_cfg(self) -> Any:
@@ -33,6 +34,11 @@ class TimmTools:
     def num_features(self) -> int:
         """Return C, the width of a token."""
         return self.backbone.num_features
+
+    @property
+    def patch_size(self) -> int:
+        """Return the side of a patch in pixels."""
+        return self.family.patch
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that take no weight decay."""

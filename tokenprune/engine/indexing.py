@@ -37,6 +37,12 @@ def flat(slots: Tensor, rows: int) -> Tensor:
     return (slots + torch.arange(slots.shape[0], device=slots.device).unsqueeze(1) * rows).flatten()
 
 
+def behind(slots: Tensor, prefix: int) -> Tensor:
+    """Return the places (B,P+K) of `prefix` tokens and of slots (B,K) behind them in one sequence."""
+    first = torch.arange(prefix, device=slots.device).expand(slots.shape[0], prefix)  # a size that tracers follow
+    return torch.cat([first, slots + prefix], 1)
+
+
 def take(x: Tensor, slots: Tensor) -> Tensor:
     """Gather rows: x (B,M,...), slots (B,K) -> (B,K,...). One flat index_select, 13x faster than gather(expand)."""
     if x.dim() == 2:

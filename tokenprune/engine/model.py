@@ -1,8 +1,8 @@
 """The block loop; `tokenprune.prune` builds the model that runs it."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,6 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tokenprune.engine.arguments import check_images
 from tokenprune.engine.as_timm import TimmTools
@@ -46,17 +45,19 @@ _LARGER = (4, 16)  # times as many positions: images of twice and four times the
 class PrunedViT(RateTools, TimmTools, nn.Module):
     """A timm ViT run block by block with tokens dropped on the way; build it with `prune`.
 
-    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block.
-    `hooks` is what the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
+    `backbone` is the model that was given, its checkpoint keys unchanged; `selectors` holds one module a deciding block. `hooks` is what
+    the method does beside its decisions. The module tree is what runs: parts may be exchanged after pruning.
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
-    (`training.calibration`). `capacities` {block: rows of the whole batch}, if set, are the sizes of packed passes (`engine.capped`).
-    `progress` in [0,1] is the share of training that is done, for schedules and selectors that change on the way; 1 at test.
+    (`training.calibration`), `hearer` the outputs of each pass. `capacities` {block: rows of the whole batch}, if set, are the sizes of
+    packed passes (`engine.capped`). `progress` in [0,1] is the share of training that is done, for schedules and selectors that change; 1
+    at test.
     """
 
     watch: Callable[[int, TokenState], None] | None = None
     probe: Callable[[Observation], None] | None = None
     listener: DecisionListener | None = None
+    hearer: Callable[[Outputs], None] | None = None
     progress: float = 1.0
     compiled: Mapping[str, Any] | None = None  # options of torch.compile for parts of blocks
     capacities: Mapping[int, int] | None = None
@@ -84,7 +85,7 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         needs = class_token(cls, self.family.dim, self.family.has_cls, options["name"] if reads_cls else None)
         self.prefix_tokens = self.family.prefix + int(needs is not None and not self.family.has_cls)  # P
         own, self._resolved = positions or self.family.own_positions, {}
-        self.made = Build(options, own, getattr(backbone, "num_classes", 0) if classes is None else classes)
+        self.made = Build(options, own, self.family.classes if classes is None else classes)
         for number, budget in self.decisions(own):
             self.selectors[str(number)] = self.made.selector(self, number, budget)
         built = list(self.selectors.values())
@@ -123,11 +124,6 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
     def embed_dim(self) -> int:
         """C, the width of a token."""
         return self.family.dim
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.family.patch
 
     @property
     def observed(self) -> bool:
@@ -181,25 +177,35 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         if torch.compiler.is_compiling() and self.asks_host:
             return self._untraced(self.forward, images)  # type: ignore[call-arg]  # torch types no method here
         call = HookCall.of(self.backbone)
-        return self._answered(images) if call is None else call.leave(self._answered(call.enter(images)))
+        return self.classify(images) if call is None else call.leave(self.classify(call.enter(images)))
 
-    def encode(self, images: Tensor) -> Outputs:
-        """Return the encoder's Outputs for images (B,3,h,w)."""
-        return self.finish(*self.run(self.start(images), 0, self.depth))
+    def encode(self, images: Tensor, resize_codes: bool = False) -> Outputs:
+        """Return the encoder's Outputs for images (B,3,h,w); `resize_codes` as in `start`."""
+        return self.finish(*self.run(self.start(images, resize_codes), 0, self.depth))
 
-    def _answered(self, images: Tensor) -> Tensor:
-        """Return the logits for images; no map is made where the head reads prefix tokens alone."""
-        state, usage = self.run(self.start(images), 0, self.depth)
+    def classify(self, images: Tensor, resize_codes: bool = False) -> Tensor:
+        """Return the logits for images (B,3,h,w); no map is made where the head reads prefix tokens alone. `resize_codes` as in `start`."""
+        read = self._pass(images, resize_codes)  # first: it sees to it that `_family` is of the backbone as it is now
+        return self._family.classify(*read)
+
+    def _pass(self, images: Tensor, resize_codes: bool = False) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return what the head reads of images, see `read`."""
+        state, usage = self.run(self.start(images, resize_codes), 0, self.depth)
         if self.fusion is not None or not self._family.answers_by_prefix:
-            return self.logits(self.finish(state, usage))
+            return self.read(self.finish(state, usage))
         state = self.hooks.conclude(state)
-        return self._family.classify(self._family.norm(state.prefix), state.tokens, None)
+        return self._family.norm(state.prefix), state.tokens, None, None
 
-    def start(self, images: Tensor) -> TokenState:
-        """Return the state before block 0."""
+    def start(self, images: Tensor, resize_codes: bool = False) -> TokenState:
+        """Return the state before block 0.
+
+        Args:
+            images: (B,3,h,w), normalised as the model wants it.
+            resize_codes: Whether position codes are fitted to images of another size than the model's own, see `Family.embedded`.
+        """
         check_images(images)
         family = self.family  # looks once a pass for exchanged parts; what follows takes what it found
-        x, rope = family.enter(images)
+        x, rope = family.enter(images, resize_codes)
         P = family.prefix
         state = TokenState.start(x[:, :P], x[:, P:], family.positions(*images.shape[-2:]), family.covered(images)).replace(rope=rope)
         if self.class_token is not None:
@@ -224,7 +230,10 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         map_, present = self.view(state)
         map_ = self._family.norm(map_)
         map_ = map_ if self.treatment.remembers and not state.vanished else map_ * present.unsqueeze(-1)
-        return Outputs(state, usage, map_, present, self._family.norm(state.prefix))
+        outputs = Outputs(state, usage, map_, present, self._family.norm(state.prefix))
+        if self.hearer is not None and not torch.compiler.is_compiling():
+            self.hearer(outputs)
+        return outputs
 
     def view(self, state: TokenState) -> tuple[Tensor, Tensor]:
         """Return what a dense reader sees of a state: the map (B,N,C), zeros where nothing is held, and where something is (B,N)."""
@@ -240,11 +249,15 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         A mean runs over every position if dropped tokens are remembered, else over live slots. It weighs a merged token by its mass, so
         that it is the mean of all tokens that went in.
         """
+        return self._family.classify(*self.read(outputs))
+
+    def read(self, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return what `Family.classify` reads: prefix and tokens, both normed, which of them are live, and their masses."""
         state = outputs.state
         if self.treatment.remembers and self.treatment.fold != "merge":
-            return self._family.classify(outputs.prefix, outputs.map, None)
+            return outputs.prefix, outputs.map, None, None
         live = None if state.known.complete else state.live
-        return self._family.classify(outputs.prefix, self._family.norm(state.tokens), live, state.mass)
+        return outputs.prefix, self._family.norm(state.tokens), live, state.mass
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:
         """Return the method's own weighted losses by name, {} when not training; `given` are fields of `losses.base.LossInputs`."""
@@ -285,22 +298,6 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
             return run_block(adapter, state, policy, see=see)
         after, used = run_block(adapter, state, replace(policy, free=True), see=see)
         return blended(state, after), used  # once a block: SViT's forward, and its gradient
-
-    def checkpointed(self, *given: Any) -> tuple[TokenState, BlockUsage]:
-        """Return what `step` does, and keep none of its activations: the backward pass runs it again."""
-        silent = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), self._unwatched())}
-        run: Any = checkpoint  # torch's overloads do not know functions of several results
-        return run(self.step, *given, use_reentrant=False, **silent)
-
-    @contextmanager
-    def _unwatched(self) -> Iterator[None]:
-        """Keep a second run of a block from those who have heard the first."""
-        heard = self.watch, self.probe, self.listener
-        self.watch = self.probe = self.listener = None
-        try:
-            yield
-        finally:
-            self.watch, self.probe, self.listener = heard
 
     def _adapted(self, before: Mapping[str, Any] | None = None) -> Family:
         """Return the adapter of the backbone; `before` are the facts that its selectors were built for."""

@@ -68,31 +68,27 @@ class Packing:
     @once
     def window(self) -> tuple[Tensor, Tensor]:
         """Return each image's places in the packed row, padded to the longest, (B,L), and which are real (B,L)."""
-        place = torch.arange(max(self.lengths), device=self.live.device)
+        place = torch.arange(self.longest, device=self.live.device)
         return (self.starts[:-1, None] + place).clamp(max=sum(self.lengths) - 1), place < self.starts.diff()[:, None]
 
     @once
     def back(self) -> Tensor:
         """Return where each packed row is in the flat `window`, (T,)."""
-        B, T, longest = len(self.lengths), sum(self.lengths), max(self.lengths)
+        B, T, longest = len(self.lengths), sum(self.lengths), self.longest
         image = torch.arange(B, device=self.live.device).repeat_interleave(self.starts.diff(), output_size=T)
         return torch.arange(T, device=self.live.device) + image * longest - self.starts[image]
 
     def slots(self) -> tuple[Tensor, Tensor | None]:
         """Return live slots in slot order, (B,K), and which are real, None if all: uneven counts leave padding at the end."""
         B, M = self.live.shape
-        K = max(self.lengths) - self.prefix
         if self.even:
             return (self.rows.view(B, -1)[:, self.prefix :] % (self.prefix + M)) - self.prefix, None
-        slots = self.live.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :K]
-        counts = self.live.sum(1, keepdim=True)
-        return slots, torch.arange(K, device=slots.device) < counts
+        return self.ordered(self.live.to(torch.uint8).argsort(dim=1, descending=True, stable=True))
 
     def ordered(self, order: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what `slots` does, in an order (B,K) that lists live slots first."""
-        K = max(self.lengths) - self.prefix
-        real = torch.arange(K, device=order.device) < self.live.sum(1, keepdim=True)
-        return order[:, :K], None if self.even else real
+        slots = order[:, : self.longest - self.prefix]
+        return slots, None if self.even else torch.arange(slots.shape[1], device=slots.device) < self.live.sum(1, keepdim=True)
 
     def take(self, x: Tensor) -> Tensor:
         """Return the live rows of x (B,S,...) as (1,T,...)."""

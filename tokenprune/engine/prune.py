@@ -1,4 +1,4 @@
-"""`prune`: a timm model in, the same model with token reduction out."""
+"""`prune`: a model of timm or transformers in, the same model with token reduction out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from tokenprune.engine.arguments import check_losses, check_model, check_numbers, check_spec, completed, refuse_unknown
+from tokenprune.engine.as_transformers import PrunedTransformer
+from tokenprune.engine.blocks import of_transformers
 from tokenprune.engine.blocks.class_token import SOURCES
 from tokenprune.engine.legality import EXECUTIONS, refuse
 from tokenprune.engine.legality_windows import refuse_counts, refuse_windowed
@@ -31,7 +33,7 @@ def prune(
     """Return `model` with token reduction; the model's own parameters, keys and code stay as they are.
 
     Args:
-        model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm.
+        model: a plain ViT, DeiT, EVA, DINOv3 or NaFlex model of timm, or a ViT, DeiT, DINOv2, CLIP or SigLIP model of transformers.
         selector: name, or mapping with `name` and options; None runs the dense model through the same engine.
         treatment, schedule: the same; None takes what the selector's paper uses. Options without a name, such as
             `{"keep_rate": 0.5}`, or with the name of the paper's, change that.
@@ -50,20 +52,20 @@ def prune(
     check_model(model)
     check_numbers(positions, classes)
     check_losses(losses or {})
-    if cls not in SOURCES:
-        raise IncompatiblePairing(f"cls is {cls!r}; allowed: {', '.join(SOURCES)}")
-    if execution not in EXECUTIONS:
-        raise IncompatiblePairing(f"execution is {execution!r}; allowed: {', '.join(EXECUTIONS)}")
+    for name, given, allowed in (("cls", cls, SOURCES), ("execution", execution, EXECUTIONS)):
+        if given not in allowed:
+            raise IncompatiblePairing(f"{name} is {given!r}; allowed: {', '.join(allowed)}")
     windows = getattr(model, "windows", None)
+    made = PrunedTransformer if of_transformers(model) else PrunedViT
     if selector is None:
         refuse_windowed(windows, None, build("treatment", "none"), {}, execution)
-        return PrunedViT(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
+        return made(model, None, build("treatment", "none"), build("schedule", "none"), cls, execution, {})
     check_spec("selector", selector)
     kind = get("selector", name_in("selector", selector))
     after = build("treatment", completed(treatment, kind.published["treatment"], "treatment"))
     refuse(kind, after, execution)
     refuse_windowed(windows, kind, after, {} if isinstance(selector, str) else selector, execution)
     plan = build("schedule", completed(schedule, kind.published["schedule"], "schedule"))
-    pruned = PrunedViT(model, selector, after, plan, cls, execution, losses or {}, positions, classes)
+    pruned = made(model, selector, after, plan, cls, execution, losses or {}, positions, classes)
     refuse_counts(windows, kind, after, plan, Layout(pruned.depth, positions or pruned.family.own_positions))
     return pruned

@@ -185,17 +185,17 @@ def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
 
     The kept slots themselves are part of the decision; they are of use where every slot is live, and the engine ignores them elsewhere.
     """
-    ranked = _ranked(score, live)
+    ranked = ranked_slots(score, live)
     slots = ranked[:, :count].sort(dim=1).values
     return Decision(at(slots, live), score=score, slots=slots, gone=ranked[:, count:])
 
 
 def best_slots(score: Tensor, live: Tensor, count: int) -> Tensor:
     """Return the `count` best live slots of score (B,M), (B,count), ascending; ties go to the earlier slot."""
-    return _ranked(score, live)[:, :count].sort(dim=1).values
+    return ranked_slots(score, live)[:, :count].sort(dim=1).values
 
 
-def _ranked(score: Tensor, live: Tensor) -> Tensor:
+def ranked_slots(score: Tensor, live: Tensor) -> Tensor:
     """Return all slots (B,M), the best of score (B,M) first and those that are not live last; ties keep their order."""
     return sort_stably(score.detach().float().masked_fill(~live, float("-inf")), descending=True)[1]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tokenprune.engine.indexing import put, recorded_by_jit, take
+from tokenprune.engine.indexing import behind, put, recorded_by_jit, take
 from tokenprune.engine.packing import Packing
 
 
@@ -379,11 +379,10 @@ class TokenState:
 
     def _kept(self, slots: Tensor) -> "TokenState":
         """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens in one piece are copied once, together."""
-        joined, P = self.known.joined_sequence, self.prefix.shape[1]
+        joined = self.known.joined_sequence
         if joined is None or recorded_by_jit():  # the older ONNX exporter loses the batch size in what follows
             return self.replace(tokens=take(self.tokens, slots))
-        first = torch.arange(P, device=slots.device).expand(slots.shape[0], P)  # a size that tracers follow
-        return self.with_sequence(take(joined, torch.cat([first, slots + P], 1)))
+        return self.with_sequence(take(joined, behind(slots, self.prefix.shape[1])))
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
         """Append an auxiliary record (losses and analytics read them)."""

@@ -1,11 +1,13 @@
 """The walk over blocks: blocks that nothing touches run as the model's own, one after the other; the others step by step."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tokenprune.engine.blocks.base import BaseBlock, ProjectionView
 from tokenprune.engine.execution import BlockUsage, unhidden
@@ -42,12 +44,12 @@ def run_blocks(
     """Run blocks start ... stop-1 of a model under a policy; return the state after them and the tokens that each of them used."""
     budgets, blocks = model.budgets(state.positions), model.adapters
     usage: list[BlockUsage] = []
-    saves = getattr(model.backbone, "grad_checkpointing", False) and torch.is_grad_enabled()
+    saves = model.family.recomputes and torch.is_grad_enabled()
     last = stop if model.listener is None else min(stop, model.listener.block + 1)
     while start < last:
         ahead = start if saves else untouched_until(model, state, start, last, budgets, policy)
         if ahead == start:
-            state, used = (model.checkpointed if saves else model.step)(state, start, budgets, policy)
+            state, used = checkpointed(model, state, start, budgets, policy) if saves else model.step(state, start, budgets, policy)
             usage.append(used)
             start += 1
             continue
@@ -70,6 +72,24 @@ def untouched_until(
     while ahead < stop and ahead not in budgets and blocks[ahead].runs_whole(state):
         ahead += 1
     return ahead if ahead > start and unhidden(state, policy) else start
+
+
+def checkpointed(model: "PrunedViT", *given: Any) -> tuple[TokenState, BlockUsage]:
+    """Return what `model.step` does, and keep none of its activations: the backward pass runs it again."""
+    silent = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), _unwatched(model))}
+    run: Any = checkpoint  # torch's overloads do not know functions of several results
+    return run(model.step, *given, use_reentrant=False, **silent)
+
+
+@contextmanager
+def _unwatched(model: "PrunedViT") -> Iterator[None]:
+    """Keep a second run of a block from those who have heard the first."""
+    heard = model.watch, model.probe, model.listener
+    model.watch = model.probe = model.listener = None
+    try:
+        yield
+    finally:
+        model.watch, model.probe, model.listener = heard
 
 
 def peeked(adapter: BaseBlock, selector: Selector, state: TokenState, policy: DeadSlotRule) -> tuple[Any, ...]:

@@ -118,7 +118,7 @@ def untimed(pruned: PrunedViT) -> str:
 
 def attention_kernel(pruned: PrunedViT) -> str:
     """Return the name of the attention that the blocks of a model run: torch's fused one, timm's explicit one, or `mixed`."""
-    fused = {getattr(block.block.attn, "fused_attn", True) for block in pruned.family.blocks}
+    fused = {block.fused for block in pruned.family.blocks}
     return "mixed attention" if len(fused) > 1 else "fused attention" if fused == {True} else "explicit attention"
 
 

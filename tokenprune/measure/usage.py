@@ -25,10 +25,15 @@ class Used(NamedTuple):
     Attributes:
         blocks: Positions used by each block, (L,N) bool on the CPU.
         grid: The grid (H,W) of the N positions, in raster order.
+        owners: The position whose token speaks for each position in each block, (L,N) int32: its own where it is used, another one's where
+            it was merged, -1 where none does. None if it was not asked for.
+        tokens: Patch tokens in the attention of each block, (L,) long; fused and mixed tokens, which have no position, included.
     """
 
     blocks: Tensor
     grid: tuple[int, int]
+    owners: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 class Recorder:
@@ -36,12 +41,13 @@ class Recorder:
 
     Args:
         depth: Number of blocks L.
+        owners: Whether to note who speaks for each position, and how many tokens there are.
     """
 
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
+    def __init__(self, depth: int, owners: bool = False) -> None:
+        self.depth, self.owners = depth, owners
         self.images: list[Used] = []
-        self._pass: list[Tensor] = []  # (B,N) of each block so far
+        self._pass: list[tuple[Tensor, ...]] = []  # (B,N) of each block so far; with `owners` also (B,N) and (B,)
 
     def see(self, block: int, state: TokenState) -> None:
         """Note the positions that enter a block's attention. The engine calls this as its watcher.
@@ -52,10 +58,11 @@ class Recorder:
         if block != len(self._pass):
             self.close()
             raise TokenPruneError(f"usage: block {block} ran without the blocks before it; record passes from block 0 to {self.depth - 1}")
-        self._pass.append(positions_used(state))
+        used = positions_used(state)
+        self._pass.append((used, owners_of(state), state.counts()) if self.owners else (used,))
         if block == self.depth - 1:
-            used, self._pass = torch.stack(self._pass, 1).cpu(), []
-            self.images += [Used(image, state.grid) for image in used]
+            facts, self._pass = [torch.stack(parts, 1).cpu() for parts in zip(*self._pass, strict=True)], []
+            self.images += [Used(image[0], state.grid, *image[1:]) for image in zip(*facts, strict=True)]
 
     def close(self) -> None:
         """End the recording.
@@ -69,11 +76,12 @@ class Recorder:
 
 
 @contextmanager
-def record(model: nn.Module) -> Iterator[Recorder]:
+def record(model: nn.Module, owners: bool = False) -> Iterator[Recorder]:
     """Record the positions used by each block of every image that `model` sees inside the `with` block.
 
     Args:
         model: A PrunedViT or any module around one (a dense map, a detector). Batches, image sizes and executions may vary.
+        owners: Whether to record `Used.owners` and `Used.tokens`, too.
 
     Raises:
         TokenPruneError: The model has no PrunedViT, or a pass did not run every block in order.
@@ -86,7 +94,7 @@ def record(model: nn.Module) -> Iterator[Recorder]:
     pruned = pruned_of(model)
     if pruned is None:
         raise TokenPruneError(f"usage: {type(model).__name__} has no PrunedViT inside; make one with tokenprune.prune")
-    recorder, before = Recorder(pruned.depth), pruned.watch
+    recorder, before = Recorder(pruned.depth, owners), pruned.watch
 
     def see(block: int, state: TokenState) -> None:
         if before is not None:
@@ -108,6 +116,13 @@ def positions_used(state: TokenState) -> Tensor:
     """
     unused = torch.zeros(state.live.shape[0], state.positions, dtype=torch.bool, device=state.live.device)
     return put(unused, state.index.where(state.live, -1), state.live)
+
+
+def owners_of(state: TokenState) -> Tensor:
+    """Return the position whose live token speaks for each position, (B,N) int32; -1 where none does."""
+    B, N = state.live.shape[0], state.positions
+    itself = torch.arange(N, device=state.live.device).expand(B, N)
+    return (itself if state.owner is None else state.owner).where(state.present(), -1).to(torch.int32)
 
 
 def layers_per_token(usage: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES
 from tokenprune.runs.zoo_rows import entries_for, zoo_file
+from tokenprune.utils.hf_folder import folder_value
 from tokenprune.utils.paths import at_home, config_dir
 from tokenprune.utils.settings import nearest_setting
 
@@ -67,7 +68,8 @@ class RunConfig:
     for a report less. with_rows: False for an experiment that has reports only.
     measure: accuracy (AP, top-1, mIoU), cost (MACs, kept shares,
     seconds) and throughput (images/s over batch sizes), any of them. fresh: rows made before this time (seconds since 1970) are made again;
-    `--fresh` sets it to now. zoo: the folder of published files, which only names `init`.
+    `--fresh` sets it to now. tracking: none, tensorboard or wandb, what follows a row in files. zoo: the folder of published files, which
+    only names `init`.
     """
 
     method: str = "dense"
@@ -97,21 +99,23 @@ class RunConfig:
     results_dir: str = "results"
     validate_only: bool = False
     fresh: float | None = None
+    tracking: str = "none"
     zoo: ZooConfig = field(default_factory=ZooConfig)
 
 
 def register_schema() -> None:
-    """Make `schema`, the first entry of conf/config.yaml, six resolvers and the sources of configurations known to Hydra.
+    """Make `schema`, the first entry of conf/config.yaml, seven resolvers and the sources of configurations known to Hydra.
 
     `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${where:VALUE,EXPECTED,THEN}` is THEN where the value is the expected
     one, else null, or a fourth argument; `${group_help:}` is the list of groups that --help shows; `${at_home:PATH}` is a path with the
-    user's home folder for `~`; `${zoo_file:FOLDER,FILE}` is the path of a published file; `${zoo_entries:TASK}` lists the published files
-    of a task.
+    user's home folder for `~`; `${hf_folder:FOLDER,NAME}` is a size of a model of transformers; `${zoo_file:FOLDER,FILE}` is the path of a
+    published file; `${zoo_entries:TASK}` lists the published files of a task.
     """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     OmegaConf.register_new_resolver("where", _where, replace=True)
     OmegaConf.register_new_resolver("group_help", group_help, replace=True)
     OmegaConf.register_new_resolver("at_home", at_home, replace=True)
+    OmegaConf.register_new_resolver("hf_folder", folder_value, replace=True)
     OmegaConf.register_new_resolver("zoo_file", zoo_file, replace=True)
     OmegaConf.register_new_resolver("zoo_entries", entries_for, replace=True)
     ConfigStore.instance().store(name="schema", node=_schema())
@@ -233,7 +237,7 @@ def _at_home(run: Run) -> Run:
     changed = {name: at_home(run[name]) for name in ("results_dir", "init", "init_weights", "export_weights")}
     changed["dense"] = {**run.dense, "init": at_home(run.dense.get("init"))}
     for name in ("data", "backbone"):
-        changed[name] = {key: at_home(value) if key in ("root", "pretrained") else value for key, value in run[name].items()}
+        changed[name] = {key: at_home(value) if key in ("root", "pretrained", "model") else value for key, value in run[name].items()}
     data = run.pretrained.get("data", {})
     changed["pretrained"] = {**run.pretrained, "data": {key: at_home(value) if key == "root" else value for key, value in data.items()}}
     return run.replace(**changed)

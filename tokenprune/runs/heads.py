@@ -74,6 +74,8 @@ def _file(config: Run) -> Path | None:
 
 def _names_in(path: Path) -> tuple[str, ...]:
     """Return the names of the head's classes that this project wrote into a file, () where there are none."""
+    if path.is_dir():  # a folder of transformers has names of its own for people ("tench, Tinca tinca")
+        return ()
     try:
         names = json.loads(read_metadata(path).get(CLASS_NAMES, "[]"))
     except ValueError:

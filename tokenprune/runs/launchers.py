@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.runs.config import implied_method, resolve
 from tokenprune.runs.run import Run
+from tokenprune.runs.standing import plan_rows, standing
 from tokenprune.runs.sweep import ended, note_path, read_note, stored_or_refused, write_note
 from tokenprune.utils import console, distributed
 
@@ -122,8 +123,10 @@ def record_lost_rows(launcher: Any, rows: Mapping[int, Sequence[str]], log: Path
             error = TokenPruneError("its process ended before the row was begun; run the command again")
             write_note(folder, number, name_of(config), status_row(config, error))
         note = read_note(note_path(folder, number))
-        if log is not None and note["row"]["status"] == "failed" and log.is_file():
-            row = {**note["row"], "reason": f"{note['row']['reason']} (its output: {log})"}
+        row = note["row"]
+        if log is not None and row["status"] == "failed" and log.is_file():
+            row = {**row, "reason": f"{row['reason']} (its output: {log})"}
+        if note.get("running") or row is not note["row"]:
             write_note(folder, number, note["name"], row)
 
 
@@ -143,6 +146,17 @@ def tell(launcher: Any, number: int) -> None:
     """Say how a row ended, whose process said so in its log alone."""
     note = read_note(note_path(_folder(launcher), number))
     console.say(ended(number, note["name"], note["row"], launcher.config))
+    console.say_if(standing(_folder(launcher)) if note.get("made") else "")
+
+
+def plan(launcher: Any, rows: int) -> None:
+    """Note how many rows a sweep has, for the line that says how far it is.
+
+    Args:
+        launcher: Hydra's, after `setup`.
+        rows: Their number.
+    """
+    plan_rows(_folder(launcher), rows)
 
 
 def _folder(launcher: Any) -> Path:

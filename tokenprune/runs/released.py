@@ -15,7 +15,7 @@ from tokenprune.runs.plugin_options import KINDS, defaults
 from tokenprune.runs.run import NONE, Run
 from tokenprune.utils.files import sha256
 from tokenprune.zoo.catalog import Entry
-from tokenprune.zoo.compared import counts, same
+from tokenprune.zoo.compared import counts, unlike
 from tokenprune.zoo.layout import Imported, layout_of
 from tokenprune.zoo.load import built, imported_of
 from tokenprune.zoo.release import read_release
@@ -103,14 +103,10 @@ def differences(imported: Imported, run: Run) -> list[str]:
     ]
     for group in ("task", "backbone", *KINDS):
         wanted, got = (_completed(group, settings.get(group, {})) for settings in (imported.settings, run))
-        if group == "schedule" and _says_thesame(got, wanted, imported.settings["backbone"]):
+        if group == "schedule" and _same_counts(got, wanted, imported.settings["backbone"]):
             continue
         wanted = wanted if group != "task" else {name: wanted[name] for name in imported.settings["task"]}
-        found += [
-            f"{group}.{name} is {got.get(name)!r}, the file's is {value!r}"
-            for name, value in wanted.items()
-            if not same(got.get(name), value)
-        ]
+        found += [f"{group}.{name} is {other!r}, the file's is {value!r}" for name, other, value in unlike(got, wanted)]
     return found
 
 
@@ -179,7 +175,7 @@ def _completed(group: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in known.items() if option != TARGET}
 
 
-def _says_thesame(got: Mapping[str, Any], wanted: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
+def _same_counts(got: Mapping[str, Any], wanted: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
     """Tell whether schedules of two names keep as many positions at the same blocks of a model."""
     if got.get("name", NONE) == wanted.get("name", NONE):
         return False

@@ -18,6 +18,7 @@ from tokenprune.runs.reasons import ENDED_AS, shortened
 from tokenprune.runs.results import check, finished, row_folder, write_result
 from tokenprune.runs.run import Run
 from tokenprune.runs.run_key import SCHEMA, chosen_plugins, plugins_of, run_key
+from tokenprune.runs.tracking import pictures_of, tracked
 from tokenprune.utils import console, distributed
 from tokenprune.utils.environment import environment, installed
 from tokenprune.utils.files import obstacle, saving
@@ -168,11 +169,16 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
             elastic.before_step(iteration)
 
     losses = task.losses if elastic is None else elastic.losses
-    report = fit(model, lambda i: task.train_batches(config, i), losses, recipe, folder, name_of(config), advance)
-    if pruned is not None:
-        pruned.progress = 1.0
-    notes += [*found, *report.notes, *untrained.notes(parts), *([] if elastic is None else [elastic.note])]
-    return distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
+    with tracked(config, run_key(config), name_of(config), pruned) as tracker:
+        followed = None if tracker is None else tracker.step
+        report = fit(model, lambda i: task.train_batches(config, i), losses, recipe, folder, name_of(config), advance, followed)
+        if pruned is not None:
+            pruned.progress, pruned.hearer = 1.0, None
+        notes += [*found, *report.notes, *untrained.notes(parts), *([] if elastic is None else [elastic.note])]
+        row = distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
+        if tracker is not None:
+            tracker.end(row, pictures_of(task, model, config))
+    return row
 
 
 def _elastic(config: Run, task: Any, model: Any) -> "Elastic | None":
@@ -260,6 +266,7 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
 
     Loading a file adds to the notes where its head does not fit.
     """
+    from tokenprune.backbones.hf import load_folder
     from tokenprune.backbones.weights import load_backbone
     from tokenprune.engine.model import pruned_of
     from tokenprune.utils.checkpoints import load_dense
@@ -278,6 +285,8 @@ def _start(config: Run) -> tuple[Callable[[Any], Any], list[str]]:
         return lambda model: load_dense(model, dense), [f"starts from the dense run {dense.parent.name}"]
     path = weights_path(str(init))
     notes = [f"starts from {path.name}"]
+    if path.is_dir():
+        return lambda model: notes.extend(load_folder(getattr(pruned_of(model), "backbone", model), path)), notes
     return lambda model: notes.extend(_load_any(model, path, config)), notes
 
 

@@ -63,6 +63,7 @@ class Run(Mapping[str, Any]):
     results_dir: str = "results"
     validate_only: bool = False
     fresh: float | None = None
+    tracking: str = NONE
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Run":

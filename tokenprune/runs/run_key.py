@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenprune.data.source import data_source
@@ -12,14 +13,15 @@ from tokenprune.registry import get, names, origin
 from tokenprune.runs.plugin_options import KINDS, without_defaults
 from tokenprune.utils.code import code_digest
 from tokenprune.utils.files import digest
-from tokenprune.utils.paths import weights_path
+from tokenprune.utils.hf_folder import folder_files, is_hf
+from tokenprune.utils.paths import home_path, weights_path
 
 SCHEMA = 1  # of result.json; part of the key, so that a new schema never reads old rows
 STARTS = ("dense", "pretrained", "scratch")
 # What names a run or says where it lies, but does not change its numbers: tables share rows that differ in these alone.
 VOLATILE = (
     "results_dir", "validate_only", "label", "treatment_labels", "experiment", "method", "scale", "export_weights", "reports",
-    "with_rows", "fresh",
+    "with_rows", "fresh", "tracking",
 )  # fmt: skip
 MEASURES = ("accuracy", "cost")  # what a row holds by default
 MORE_MEASURES = ("throughput",)  # what it holds if asked
@@ -34,7 +36,7 @@ def run_key(config: Mapping[str, Any]) -> str:
     dense model's recipe, with `init_weights` everything that would make those weights, and options that equal their plugin's default.
     """
     relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
-    relevant["backbone"] = {k: v for k, v in relevant.get("backbone", {}).items() if k not in ("name", "size")}
+    relevant["backbone"] = _backbone(relevant.get("backbone", {}))
     relevant |= {kind: without_defaults(kind, relevant[kind]) for kind in KINDS if isinstance(relevant.get(kind), Mapping)}
     _start(relevant)
     if sorted(relevant.get("measure", ())) == sorted(MEASURES):
@@ -96,7 +98,23 @@ def _start(config: dict[str, Any]) -> None:
 
 
 def _start_of(value: str | None) -> str | None:
-    return value if value in STARTS or value is None else digest(weights_path(value))
+    if value in STARTS or value is None:
+        return value
+    path = weights_path(value)
+    return _content(path) if path.is_dir() else digest(path)
+
+
+def _backbone(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model's settings without its names; a folder of transformers by its content."""
+    found = {k: v for k, v in backbone.items() if k not in ("name", "size")}
+    folder = home_path(str(backbone.get("model")))
+    return {**found, "model": _content(folder)} if is_hf(backbone) and folder.is_dir() else found
+
+
+def _content(folder: Path) -> str:
+    """Return a digest of the files of a folder of transformers, by name and content."""
+    told = json.dumps([(path.name, digest(path)) for path in folder_files(folder)])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,9 @@ from tokenprune.utils.paths import at_home
 from tokenprune.utils.settings import plain
 
 ABOUT = "sweep.json"  # in the folder of a sweep's reports: what the sweep was
-_VOLATILE = re.compile(r"(experiment|results_dir|validate_only|fresh|export_weights|launcher|reports|hydra)\b")  # change no number of a row
+_VOLATILE = re.compile(
+    r"(experiment|results_dir|validate_only|fresh|export_weights|launcher|reports|tracking|hydra)\b"
+)  # change no number of a row
 _unwritten: dict[Path, dict[str, Any]] = {}  # notes of this process for which there was no room
 _LONGEST = 120  # characters
 BAD_CONFIG = 2  # exit status where nothing could be begun
@@ -217,9 +219,18 @@ def note_path(folder: Path | str, number: int) -> Path:
     return Path(folder) / f"row-{number:05d}.json"
 
 
-def write_note(folder: Path | str, number: int, name: str, row: Mapping[str, Any]) -> None:
-    """Write what is known of row `number` of a sweep; a later note replaces an earlier one. A note that cannot be written is remembered."""
-    note = {"number": number, "name": name, "row": row}
+def write_note(folder: Path | str, number: int, name: str, row: Mapping[str, Any], running: bool = False, made: bool = False) -> None:
+    """Write what is known of row `number` of a sweep; a later note replaces an earlier one. A note that cannot be written is remembered.
+
+    Args:
+        folder: Of the sweep's notes.
+        number: Of the row.
+        name: Of the row, for messages.
+        row: The row, of any status.
+        running: Whether it is being made; its status is then that of a row that was left behind.
+        made: Whether it was made now and not read from disk.
+    """
+    note = {"number": number, "name": name, "row": row, "running": running, "made": made}
     path, text = note_path(folder, number), json.dumps(note, default=str)
     _unwritten.pop(path, None)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenprune.backbones.vit import build_vit
+from tokenprune.backbones.build import build_backbone
 from tokenprune.engine.arguments import explicit
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
@@ -87,7 +87,7 @@ def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> 
         return known[place]
 
     last = len(options) - 1
-    above = _first(lambda place: at(place) >= target, 0, last)
+    above = _first_reaching(target, at, last)
     below = [above - 1] if above and at(above - 1) >= 0 else []
     if at(above) < target or (at(above) > target and not below):
         first = _first(lambda place: at(place) >= 0, 0, last)
@@ -141,7 +141,7 @@ def _planner(config: Run) -> Callable[[Mapping[str, Any]], Macs]:
 @lru_cache(maxsize=32)  # whole tables have one encoder, and building it takes longer than all that is done with it here
 def _without_memory(backbone: str) -> nn.Module:
     with torch.device("meta"):
-        return build_vit(json.loads(backbone)).eval()
+        return build_backbone(json.loads(backbone)).eval()
 
 
 def _axes(config: Run) -> dict[str, Any]:
@@ -188,6 +188,25 @@ def _or_nothing(cost: Cost, schedule: Mapping[str, Any]) -> float:
         return cost(schedule)
     except InvalidSchedule:
         return -math.inf
+
+
+def _first_reaching(target: float, at: Callable[[int], float], last: int) -> int:
+    """Return the first place from 0 to `last` whose cost is at least `target`; `last` if no cost is.
+
+    Costs rise about evenly with the place, so every second guess interpolates. Each evaluation plans or even runs a model.
+    """
+    low, high, under, over = 0, last, -math.inf, at(last)
+    halve = True
+    while low < high and over >= target:
+        guess = (low + high) // 2
+        if not halve and under > -math.inf:
+            guess = min(low + int((target - under) / (over - under) * (high - low)), high - 1)
+        halve = not halve
+        if at(guess) >= target:
+            high, over = guess, at(guess)
+        else:
+            low, under = guess + 1, at(guess)
+    return high
 
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> int:

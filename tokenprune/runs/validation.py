@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import Any
 
-from tokenprune.backbones.vit import depth
+from tokenprune.backbones.build import depth
 from tokenprune.data.source import data_source
 from tokenprune.engine.blocks.class_token import SOURCES
 from tokenprune.engine.legality import EXECUTIONS, check_pairing
@@ -19,9 +19,11 @@ from tokenprune.runs.reports import build_reports
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
 from tokenprune.runs.target_gmac import asked, plan, samples
+from tokenprune.runs.tracking import check_installed, tracking_problems
 from tokenprune.tasks.encoder import positions
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import console
+from tokenprune.utils.hf_folder import is_hf
 from tokenprune.utils.paths import weights_path
 from tokenprune.utils.settings import read_settings
 
@@ -66,6 +68,8 @@ def validate(run: Mapping[str, Any], files: bool = True) -> str:
         words = _pairing(config) if prunes else config.task_kind.plan_in_words(config)
     if files:
         problems += map(InvalidConfig, _files(config))
+        with _noting(problems):
+            check_installed(config.tracking)
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -107,7 +111,7 @@ def _fields(config: Run) -> list[str]:
     for name, allowed in (("cls", SOURCES), ("execution", EXECUTIONS)):
         if config[name] not in allowed:
             problems.append(f"{name} is {config[name]!r}; allowed: {', '.join(allowed)}")
-    return problems + _measures(config) + _dense_or_pruned(config) + _suits(config)
+    return problems + tracking_problems(config.tracking) + _measures(config) + _dense_or_pruned(config) + _suits(config)
 
 
 def _keep_rate(config: Run) -> Any:
@@ -244,7 +248,7 @@ def _files(config: Run) -> list[str]:
     start = config.dense["init"] if config.trains_dense else config.init
     if start is None:
         problems.append("dense.init is not set: at this scale the dense model starts from ImageNet weights; set dense.init=FILE or scratch")
-    elif start not in STARTS and not weights_path(start).is_file():
+    elif start not in STARTS and not weights_path(start).is_file() and not (is_hf(config.backbone) and weights_path(start).is_dir()):
         problems.append(f"init is {start!r}; allowed: {', '.join(STARTS)}, or a file of weights, and there is no such file")
     weights = config.init_weights
     if weights is not None and config.init == "dense" and not weights_path(weights).is_file():

@@ -12,6 +12,8 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.tasks.data_checks import check_data
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tokenprune.tasks.pictures import Picture
 
 
@@ -146,6 +148,22 @@ class Task(ABC):
             TokenPruneError: The task shows no pictures.
         """
         raise TokenPruneError(f"task {self.name!r} shows no pictures; give it a method `pictures` (see tokenprune/tasks/base.py)")
+
+    def look(self, model: nn.Module, cfg: Mapping[str, Any], images: "Sequence[np.ndarray]", names: Sequence[str]) -> "Iterator[Picture]":
+        """Yield pictures of the user's own as `model` in eval mode sees them: with predictions, owners, tokens and GMAC.
+
+        No data set is opened.
+
+        Args:
+            model: The model, in eval mode.
+            cfg: The run.
+            images: RGB pixels of any size, (h,w,3) uint8 each.
+            names: Names of the classes; () where they are not known.
+
+        Raises:
+            TokenPruneError: The task shows no pictures of the user's own.
+        """
+        raise TokenPruneError(f"task {self.name!r} shows no pictures of your own; give it a method `look` (see tokenprune/tasks/base.py)")
 
 
 def chosen(numbers: Sequence[int] | None, size: int) -> list[int]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokenprune.backbones.build import build_backbone
 from tokenprune.backbones.pyramid import SCALES
-from tokenprune.backbones.vit import build_vit
 from tokenprune.engine.arguments import explicit
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
@@ -13,7 +13,7 @@ from tokenprune.utils.settings import plain
 
 
 def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0, classes: int | None = None) -> PrunedViT:
-    """Build the encoder of a run: the `backbone` group's ViT with the run's selector, treatment, schedule, cls, execution and losses.
+    """Build the encoder of a run: the `backbone` group's model with the run's selector, treatment, schedule, cls, execution and losses.
 
     Args:
         cfg: The run.
@@ -30,7 +30,8 @@ def build_pruned(cfg: Mapping[str, Any], num_classes: int = 0, classes: int | No
     given = {name: _or_none(plain(cfg[name])) for name in axes if cfg.get(name) is not None}
     given.update({"schedule": explicit("schedule", answered(given["schedule"]))} if given.get("schedule") else {})
     given.update({"treatment": explicit("treatment", given["treatment"])} if given.get("treatment") else {})
-    return prune(build_vit(cfg["backbone"], num_classes), positions=positions(cfg) if cfg.get("data") else None, classes=classes, **given)
+    size = positions(cfg) if cfg.get("data") else None
+    return prune(build_backbone(cfg["backbone"], num_classes), positions=size, classes=classes, **given)
 
 
 def positions(config: Mapping[str, Any]) -> int:

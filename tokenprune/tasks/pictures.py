@@ -1,6 +1,7 @@
 """Holds one validation picture as a task's model saw it: its pixels, the tokens that each block used, and predictions if there are any."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,19 @@ class Predictions:
         boxes: Boxes XYXY in pixels of the picture, (n,4) float.
         scores: Scores in [0,1], (n,).
         masks: Masks, (n,h,w) bool.
+        names: Name of each object's class; () where names were not asked for.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     masks: np.ndarray
+    names: tuple[str, ...] = ()
 
     def above(self, score: float) -> "Predictions":
         """Return the objects of at least this score."""
         sure = self.scores >= score
-        return Predictions(self.boxes[sure], self.scores[sure], self.masks[sure])
+        names = tuple(name for name, is_sure in zip(self.names, sure, strict=True) if is_sure) if self.names else ()
+        return Predictions(self.boxes[sure], self.scores[sure], self.masks[sure], names)
 
     def ordered(self, score: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the box (4,) and mask (h,w) of each object of at least this score.
@@ -52,6 +56,19 @@ class LabelMap:
 
 
 @dataclass(frozen=True)
+class Guesses:
+    """Holds a classifier's best classes of a picture, the best one first.
+
+    Attributes:
+        names: Names of the classes, or "class 7" where names are not known.
+        shares: Their probabilities in [0,1].
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Picture:
     """Holds one picture.
 
@@ -62,14 +79,20 @@ class Picture:
         patch: Side of a cell in pixels.
         predictions: The model's predictions; None if the task has none or none were asked for.
         truth: The objects or labels to find, if the task has them.
+        owners: Who speaks for each cell in each block, (L,H,W) int32, see `measure.usage.Used`; None if it was not recorded.
+        tokens: Tokens in the attention of each block, those of the padding and those without a cell included; None likewise.
+        gmac: The encoder's GMAC (linear, total) on this picture; None likewise.
     """
 
     number: int
     pixels: np.ndarray
     used: Tensor
     patch: int
-    predictions: Predictions | LabelMap | None = None
+    predictions: Predictions | LabelMap | Guesses | None = None
     truth: Predictions | LabelMap | None = None
+    owners: Tensor | None = None
+    tokens: tuple[int, ...] | None = None
+    gmac: tuple[float, float] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -93,7 +116,17 @@ class Picture:
 
 def cropped(used: Used, patch: int, height: int, width: int) -> Tensor:
     """Return usage (L,H,W) bool without the cells that hold only padding of a picture of height x width pixels."""
-    return used.blocks.unflatten(1, used.grid)[:, : -(-height // patch), : -(-width // patch)]
+    return _inside(used.blocks, used.grid, patch, height, width)
+
+
+def traced(used: Used, patch: int, height: int, width: int) -> dict[str, Any]:
+    """Return `used`, `owners` and `tokens` of a `Picture` of height x width pixels, from a record with owners."""
+    cells = {name: _inside(values, used.grid, patch, height, width) for name, values in (("used", used.blocks), ("owners", used.owners))}
+    return {**cells, "tokens": tuple(used.tokens.tolist())}
+
+
+def _inside(values: Tensor, grid: tuple[int, int], patch: int, height: int, width: int) -> Tensor:
+    return values.unflatten(1, grid)[:, : -(-height // patch), : -(-width // patch)]
 
 
 def most_frequent(values: np.ndarray, patch: int) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Mean, deviation, crop and interpolation of photographs: as timm's configuration of the model says, unless the user says otherwise."""
+"""Mean, deviation, crop and interpolation of photographs: as the model's own configuration says, unless the user says otherwise."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -8,6 +9,7 @@ from timm.data import resolve_data_config
 from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from tokenprune.registry import get, names
+from tokenprune.utils.hf_folder import folder_view, is_hf
 
 IMAGENET: dict[str, Any] = {
     "crop_pct": DEFAULT_CROP_PCT, "interpolation": "bicubic", "mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD),
@@ -24,8 +26,10 @@ def shows_photographs(cfg: Mapping[str, Any]) -> bool:
 def own_view(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Return crop_pct, interpolation, mean and std as timm's configuration of `backbone.model` has them, crop_mode if it is not `center`.
 
-    The result is {} where `backbone` names no model that timm has a configuration of.
+    For a folder of transformers they are those of its preprocessor_config.json. The result is {} where there is no such configuration.
     """
+    if is_hf(backbone):
+        return folder_view(backbone.get("model"))
     known = _configuration(backbone.get("model"))
     if known is None:
         return {}
@@ -67,8 +71,11 @@ def about_view(view: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
     parts = {True: [], False: []}
     for name, value in view.items():
         parts[_plain(value) == own.get(name, _CENTRE)].append(f"{name} {_plain(value)}")
-    words = [f"{', '.join(parts[True])} of timm's configuration of {_full_name(backbone['model'])}"] if parts[True] else []
-    words += [f"{', '.join(parts[False])} as given (timm: {_told(own, parts[False])})"] if parts[False] else []
+    folder = is_hf(backbone)
+    teller = f"the preprocessor of {Path(backbone['model']).name}" if folder else f"timm's configuration of {_full_name(backbone['model'])}"
+    words = [f"{', '.join(parts[True])} of {teller}"] if parts[True] else []
+    short = "there" if folder else "timm"
+    words += [f"{', '.join(parts[False])} as given ({short}: {_told(own, parts[False])})"] if parts[False] else []
     return "; ".join(words)
 
 

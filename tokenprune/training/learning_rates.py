@@ -1,6 +1,7 @@
 """Groups parameters by their learning rates, and sets how these change in the course of a run."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,10 @@ from torch import nn
 if TYPE_CHECKING:
     from tokenprune.training.settings import TrainingConfig
 
-_UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed")
+_UNDECAYED = ("pos_embed", "cls_token", "class_token", "level_embed", "position_embedding", "distillation_token", "register_tokens")
 _ADDED = ("selectors.", "fusion.")  # modules that pruning adds: their weights are new, those of the others are trained
+_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
+_MAKES_TOKENS = re.compile(r"(?:^|\.)(?:embeddings|pre_layrnorm)\.")
 _TAIL = 0.2  # share of the run in which linear_tail falls to 0
 _AFTER_BLOCKS = (
     "norm",
@@ -67,12 +70,22 @@ def layer_scales(backbone: nn.Module, decay: float) -> list[tuple[nn.Parameter, 
     The scale is 1 for modules behind the blocks (norms, head), decay for the last block, decay^L for the first block, and decay^(L+1) for
     the modules that make tokens.
     """
+    if not hasattr(backbone, "blocks"):
+        return _scales_of_transformers(backbone, decay)
     depth, found = len(backbone.blocks), []
     for name, p in backbone.named_parameters():
         first, *rest = name.split(".")
         below = 0 if first in _AFTER_BLOCKS else depth - int(rest[0]) if first == "blocks" else depth + 1
         found.append((p, decay**below))
     return found
+
+
+def _scales_of_transformers(backbone: nn.Module, decay: float) -> list[tuple[nn.Parameter, float]]:
+    """Return the same for a model of transformers: its blocks are called `layer.N` or `layers.N`, and what makes tokens `embeddings`."""
+    named = [(name, p, _LAYER.search(name)) for name, p in backbone.named_parameters()]
+    depth = 1 + max((int(layer[1]) for _, _, layer in named if layer is not None), default=-1)
+    below = [depth - int(layer[1]) if layer is not None else depth + 1 if _MAKES_TOKENS.search(name) else 0 for name, _, layer in named]
+    return [(p, decay**steps) for (_, p, _), steps in zip(named, below, strict=True)]
 
 
 def learning_rate(group: Mapping[str, Any], cfg: "TrainingConfig", iteration: int) -> float:

@@ -53,6 +53,7 @@ def fit(
     workdir: Path,
     description: str = "training",
     before_step: Callable[[nn.Module, int], None] | None = None,
+    after_step: Callable[[int, dict[str, float], list[float]], None] | None = None,
 ) -> TrainingReport:
     """Train `model` in place and keep `workdir/last.pt`; if that file exists, go on from it, bit for bit on a CPU.
 
@@ -67,6 +68,7 @@ def fit(
         workdir: Folder of `last.pt`.
         description: Name of the progress bar.
         before_step: Called with (model, iteration) before each batch, for schedules that depend on progress.
+        after_step: Called with (iteration, losses, learning rates of the groups of parameters) after each step, for who follows the run.
 
     Raises:
         Diverged: A loss is NaN or infinite; the message names the iteration and every loss.
@@ -84,6 +86,8 @@ def fit(
             if before_step:
                 before_step(model, iteration)
             losses = run.step(batch, iteration)
+            if after_step:
+                after_step(iteration, losses, [group["lr"] for group in run.optimizer.param_groups])
             steps.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
             if run.iteration == cfg.iterations or (cfg.checkpoint_every and run.iteration % cfg.checkpoint_every == 0):
                 with saving(run.path):  # a full disk must not cost what was learned

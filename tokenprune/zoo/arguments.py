@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenprune.errors import CheckpointMismatch
+from tokenprune.zoo.deit import positions_of
 
 METHODS = {  # first word of `args.model`: the selector here
     "ats": "ats",
@@ -82,7 +83,7 @@ def of_run(args: Mapping[str, Any], file: str, backbone: Mapping[str, Any], give
     method, rate, blocks = given["method"], given["keep_rate"], given["blocks"] or PUBLISHED_BLOCKS
     if rate is None and method != "dense":
         raise CheckpointMismatch(f"checkpoint {file} was trained by TokenReduction, and its arguments have no keep_rate; give keep_rate=.7")
-    positions = (backbone["img_size"] // backbone["patch_size"]) ** 2
+    positions = positions_of(backbone)
     return settings_of(method, rate, blocks, positions, **given["options"])
 
 

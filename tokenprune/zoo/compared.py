@@ -28,11 +28,16 @@ def method_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], open_
         if kind == "schedule" and (open_settings or counts(wanted, theirs["backbone"]) == counts(got, theirs["backbone"])):
             continue
         found += [
-            f"the file was made with {kind}.{option}={value!r}, the model has {got.get(option)!r}"
-            for option, value in wanted.items()
-            if option not in open_settings and not same(got.get(option), value)
+            f"the file was made with {kind}.{option}={value!r}, the model has {other!r}"
+            for option, other, value in unlike(got, wanted)
+            if option not in open_settings
         ]
     return found
+
+
+def unlike(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return (option, value that there is, value that is wanted) for each option in which a group differs from the wanted one."""
+    return [(option, got.get(option), value) for option, value in wanted.items() if not same(got.get(option), value)]
 
 
 def counts(schedule: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[tuple[int, int]]:

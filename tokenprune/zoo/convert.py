@@ -6,7 +6,7 @@ from tokenprune.engine.model import pruned_of
 from tokenprune.errors import CheckpointMismatch, InvalidConfig
 from tokenprune.utils.checkpoints import save_weights
 from tokenprune.zoo.layout import Imported
-from tokenprune.zoo.load import SETTINGS, built, in_words, save
+from tokenprune.zoo.load import SETTINGS_OF_ORIGIN, built, in_words, save
 
 _ENDING = ".safetensors"
 
@@ -41,7 +41,7 @@ def to_timm(imported: Imported, source: Path, out: Path) -> list[str]:
     if pruned is None:
         raise CheckpointMismatch(f"{source.name} holds no Vision Transformer that timm knows")
     state = pruned.backbone.state_dict()
-    save_weights(out, state, metadata={SETTINGS + ".of_origin": in_words(imported), "origin": source.name})
+    save_weights(out, state, metadata={SETTINGS_OF_ORIGIN: in_words(imported), "origin": source.name})
     others = [key for key in pruned.state_dict() if not key.startswith("backbone.")]
     left = [f"left out: {len(others)} tensors of the method, which timm has no place for"] if others else []
     return [f"wrote {out}: {len(state)} tensors in timm's keys", *left, *_left(imported)]

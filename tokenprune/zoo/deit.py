@@ -50,6 +50,11 @@ def backbone_of(state: Mapping[str, Tensor], file: str, **more: Any) -> dict[str
     return {**sizes, "num_heads": _HEADS.get(dim, dim // _HEAD_WIDTH), "mlp_ratio": hidden / dim, **more}
 
 
+def positions_of(backbone: Mapping[str, Any]) -> int:
+    """Return N of a ViT at its own size, of a group `backbone` that gives the sides of image and patch."""
+    return (backbone["img_size"] // backbone["patch_size"]) ** 2
+
+
 def depth_of(state: Mapping[str, Tensor]) -> int:
     """Return the number of blocks in a state of keys `blocks.I.*`, 0 for none."""
     return 1 + max((int(found[1]) for key in state if (found := _BLOCK.match(key))), default=-1)

@@ -18,6 +18,7 @@ from tokenprune.zoo.layout import Imported, converted, recognised
 from tokenprune.zoo.release import Release, read_release
 
 SETTINGS = "tokenprune.settings"  # key in the header of a file that this project wrote: JSON of `Imported` without its tensors
+SETTINGS_OF_ORIGIN = f"{SETTINGS}.of_origin"  # the same of a file that holds the encoder alone, without what the method added to it
 _ROW = "result.json"  # beside the weights of a row
 _UNSEEN = ("norm_eps", "final_norm_eps", "pool", "pool_includes_prefix", "pos_resample")  # settings of a ViT that no shape shows
 _ADVICE = "fetch it again if it is cut off or changed, and give the settings that it was trained with"
@@ -54,6 +55,12 @@ def read(path: Path | str, given: Mapping[str, Any]) -> Imported:
 def imported_of(release: Release, given: Mapping[str, Any]) -> Imported:
     """Return the content of a file in this project's words, see `read`."""
     own = _own(release)
+    if own is None and SETTINGS_OF_ORIGIN in release.meta:
+        origin = release.meta.get("origin", "a published file")
+        raise CheckpointMismatch(
+            f"{release.name} was written for timm: it holds the encoder of {origin} and not its method;"
+            " convert that file with --to tokenprune, or give this one to timm.create_model(..., checkpoint_path=FILE)"
+        )
     if own is None:
         return converted(release, given)
     if given:

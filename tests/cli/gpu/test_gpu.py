@@ -218,7 +218,7 @@ def test_a_cpu_trains_under_its_own_autocast_on_one_repeated_batch():
     """Each task's losses run so in the test of all parts above."""
     seen = []
 
-    class Stub:
+    class Squares:
         def build_model(self, run):
             return torch.nn.Linear(3, 1)
 
@@ -234,7 +234,7 @@ def test_a_cpu_trains_under_its_own_autocast_on_one_repeated_batch():
             return {"loss": (out.float() - 5).square().mean()}
 
     recipe = TrainingConfig(iterations=4, amp=True, lr=0.1)
-    losses = training.losses_of(SimpleNamespace(task_kind=Stub, seed=0, recipe=recipe, task_name="stub"), 4, CPU)
+    losses = training.losses_of(SimpleNamespace(task_kind=Squares, seed=0, recipe=recipe, task_name="squares"), 4, CPU)
     assert [dtype for dtype, _ in seen] == [torch.bfloat16] * 4 and all(batch is seen[0][1] for _, batch in seen)
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenprune.cli.bench import attention, authors, dense_tasks, every, fixed, ragged, report, router, sampling
 from tokenprune.cli.bench.goals import Benchmark, Finding, Setup
+from tokenprune.cli.options import among
 from tokenprune.utils import console
 from tokenprune.utils.paths import home_path
 
@@ -49,8 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure the engine's speed against its goals: goals, limits and measured values, as a table.",
         epilog="Times are CPU seconds of one thread, so a busy machine does little harm; a quiet one still measures best.",
     )
-    names = ", ".join(b.name for b in BENCHMARKS)
-    parser.add_argument("what", nargs="*", type=_benchmark, metavar="WHAT", help=f"benchmarks to run: {names} (default: all)")
+    names = [b.name for b in BENCHMARKS]
+    parser.add_argument(
+        "what", nargs="*", type=among("benchmark", names), metavar="WHAT", help=f"benchmarks to run: {', '.join(names)} (default: all)"
+    )
     parser.add_argument("--list", action="store_true", help="list the benchmarks with the quantities they measure, and stop")
     parser.add_argument("--quick", action="store_true", help="3 rounds, batches of 1 and 8: minutes instead of about an hour")
     parser.add_argument("--rounds", type=_positive, help="how often everything is timed (default: 9)")
@@ -62,13 +65,6 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of bench.csv and bench.md (default: results/bench)",
     )
     return parser
-
-
-def _benchmark(text: str) -> str:
-    names = [b.name for b in BENCHMARKS]
-    if text not in names:
-        raise argparse.ArgumentTypeError(f"{text!r} is no benchmark; there are {', '.join(names)}")
-    return text
 
 
 def _batches(text: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenprune.cli.gpu import agreement, page, papers, ragged, routers, runner, throughput, training
 from tokenprune.cli.gpu.cases import BAD, Part, Setup, tiny
 from tokenprune.cli.gpu.machine import facts, gpu
+from tokenprune.cli.options import among
 from tokenprune.errors import TokenPruneError
 from tokenprune.runs.sweep import BAD_ROW
 from tokenprune.utils import console
@@ -85,20 +86,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Check every pairing on a GPU against the CPU, then measure the speed of every method: tables, curves, one page.",
         epilog="Finished parts and cases lie in files of --out and are not measured again: the same command goes on where the last ended.",
     )
-    names = ", ".join(part.name for part in PARTS)
-    parser.add_argument("what", nargs="*", type=_part, metavar="WHAT", help=f"parts to run: {names} (default: all)")
+    names = [part.name for part in PARTS]
+    parser.add_argument(
+        "what", nargs="*", type=among("part", names), metavar="WHAT", help=f"parts to run: {', '.join(names)} (default: all)"
+    )
     parser.add_argument("--out", type=home_path, default=Path("results/gpu"), help="folder of the results (default: results/gpu)")
     parser.add_argument("--minutes", type=_minutes, default=9.0, help="time to take, a last case beside (default: 9)")
     parser.add_argument("--tiny", action="store_true", help="run every part on the CPU at the size of a test; its numbers mean nothing")
     parser.add_argument("--list", action="store_true", help="list the parts, and stop")
     return parser
-
-
-def _part(text: str) -> str:
-    names = [part.name for part in PARTS]
-    if text not in names:
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; there are {', '.join(names)}")
-    return text
 
 
 def _minutes(text: str) -> float:

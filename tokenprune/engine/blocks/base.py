@@ -102,6 +102,7 @@ class BaseBlock(ABC):
 
     def __init__(self, block: nn.Module, number: int = 0) -> None:
         self.block: Any = block  # timm's blocks have no common type; `refusal` has looked at its parts
+        self.parts: Any = block  # has norm1, attn and so on; a view of the block where they have other names
         self.number = number
         self.drop_path = True  # Last Layer Fusion switches DropPath off in its block
 
@@ -112,18 +113,17 @@ class BaseBlock(ABC):
         if patched:
             return f"its {patched[0]} has a forward that was set on the instance, which would be passed over; set it on the parts inside"
         unknown = part_obstacle("attention", block.attn, cls.attentions) or part_obstacle("MLP", block.mlp, _MLPS)
-        extra = sorted(_own(block) - _PARTS) + sorted(_own(block.attn) - _INSIDE)
-        return unknown or (f"its block has parts that this adapter does not know: {', '.join(extra)}" if extra else None)
+        return unknown or unknown_parts((block, _PARTS), (block.attn, _INSIDE))
 
     @property
     def heads(self) -> int:
         """Return the number of attention heads h."""
-        return self.block.attn.num_heads
+        return self.parts.attn.num_heads
 
     @property
     def drops_paths(self) -> bool:
         """Tell whether training drops this block's branches for whole images at random."""
-        rates = (getattr(layer, "drop_prob", 0.0) for layer in (self.block.drop_path1, self.block.drop_path2))
+        rates = (getattr(layer, "drop_prob", 0.0) for layer in (self.parts.drop_path1, self.parts.drop_path2))
         return self.drop_path and any(rates)
 
     @abstractmethod
@@ -160,38 +160,24 @@ class BaseBlock(ABC):
             x: the sequence before the block's norm.
             rope: rotary rows of these T tokens, broadcastable to (B,h,T,2d); None rotates nothing.
         """
-        attn, x = self.block.attn, self.block.norm1(x)
-        call = HookCall.of(attn)
-        x = x if call is None else call.enter(x)
+        x, call = self._entered(x)
         q, k, v = self.qkv(x)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        if rope is not None:
-            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).type_as(v) for t in (q, k))
-        if k.shape[1] != q.shape[1]:  # grouped-query attention: neighbouring heads share a key and a value
-            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
-        gate = getattr(attn, "gate", None)
-        return Projection(q, k, v, attn.scale, gate(x).sigmoid() if gate is not None else None, call=call)
+        q, k = self._turned(q, k, rope, v.dtype)
+        return Projection(q, k, _for_heads(v, q.shape[1]), self.parts.attn.scale, self._gated(x), call=call)
 
     def asks(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return queries and keys of a sequence x (B,T,C) as `project` does, without its values."""
-        attn, x = self.block.attn, self.block.norm1(x)
-        call = HookCall.of(attn)
-        q, k = self.some(x if call is None else call.enter(x), 0, 2)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        if rope is not None:
-            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).type_as(t) for t in (q, k))
-        if k.shape[1] != q.shape[1]:
-            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        return Projection(q, k, k[:, :, :0], attn.scale, call=call)
+        x, call = self._entered(x)
+        q, k = self.some(x, 0, 2)
+        q, k = self._turned(q, k, rope)
+        return Projection(q, k, k[:, :, :0], self.parts.attn.scale, call=call)
 
     def answer(self, x: Tensor, weights: Tensor, call: HookCall | None) -> Tensor:
         """Return the attention branch (B,T,C) of weights (B,h,T,T) over the values of a sequence x (B,T,C)."""
-        attn, x = self.block.attn, self.block.norm1(x)
+        x = self.parts.norm1(x)
         (v,) = self.some(x, 2, 3)
-        v = v.repeat_interleave(weights.shape[1] // v.shape[1], dim=1) if v.shape[1] != weights.shape[1] else v
-        gate = getattr(attn, "gate", None)
-        out = attn.attn_drop(weights).type_as(v) @ v
-        return self.merge_heads(out, gate(x).sigmoid() if gate is not None else None, call)
+        out = self.dropped(weights).type_as(v) @ _for_heads(v, weights.shape[1])
+        return self.merge_heads(out, self._gated(x), call)
 
     def attend(self, p: Projection, rows: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None) -> Tensor:
         """Return the attention branch, ready to be added to x.
@@ -212,12 +198,12 @@ class BaseBlock(ABC):
         """Return what queries q (B,h,K,d) read from keys and values, (B,h,K,d); `bias` and `policy` as in `attend`."""
         if policy is not None:
             return policy_attention(q, p, bias, policy)
-        if getattr(self.block.attn, "fused_attn", True):
+        if self.fused:
             mask = None if bias is None else bias[:, None, None, :]
             return F.scaled_dot_product_attention(q, p.k, p.v, attn_mask=mask, dropout_p=self.dropout())
         logits = (q * p.scale) @ p.k.transpose(-2, -1)
         logits = logits if bias is None else logits + bias[:, None, None, :]
-        return self.block.attn.attn_drop(logits.softmax(-1)) @ p.v
+        return self.dropped(logits.softmax(-1)) @ p.v
 
     def attend_ragged(self, p: Projection, asking: Packing, seen: Packing, bias: Tensor | None, rows: Tensor | None = None) -> Tensor:
         """Return the attention branch (1,Q,C) of images packed in one row (1,T,C).
@@ -234,12 +220,12 @@ class BaseBlock(ABC):
 
     def merge_heads(self, out: Tensor, gate: Tensor | None, call: HookCall | None = None) -> Tensor:
         """Return the projected, scaled branch (B,T,C) of per-head outputs (B,h,T,d); `call` ends with what the attention module returns."""
-        attn = self.block.attn
+        attn = self.parts.attn
         x = out.transpose(1, 2).flatten(2)
         x = attn.norm(x) if hasattr(attn, "norm") else x
         x = x * gate if gate is not None else x
         x = attn.proj_drop(attn.proj(x))
-        return self._branch(self.block.drop_path1, self.scaled(x if call is None else call.leave(x), 1))
+        return self._branch(self.parts.drop_path1, self.scaled(x if call is None else call.leave(x), 1))
 
     def feed(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
         """Return the MLP branch of x (B,T,C), ready to be added.
@@ -248,9 +234,9 @@ class BaseBlock(ABC):
             x: the sequence before the branch's norm.
             channels: factors of the normed x, broadcastable to it; None for 1.
         """
-        normed = self.block.norm2(x)
+        normed = self.parts.norm2(x)
         normed = normed if channels is None else normed * channels
-        return self._branch(self.block.drop_path2, self.scaled(self.block.mlp(normed), 2))
+        return self._branch(self.parts.drop_path2, self.scaled(self.parts.mlp(normed), 2))
 
     def macs(self, attended: float, rows: float, fed: float, products: float, valued: float | None = None) -> BlockMacs:
         """Return MACs for `attended` tokens in, `rows` queries, `fed` tokens through the MLP; `products` = mean of attended * rows.
@@ -258,7 +244,7 @@ class BaseBlock(ABC):
         Weights are counted layer by layer as they are (SwiGLU has three, grouped keys are narrower); rotation is not counted. `valued`: how
         many tokens have values, where they are normed anew and are not those that have keys (site `ahead`).
         """
-        block, attn = self.block, self.block.attn
+        block, attn = self.parts, self.parts.attn
         out, again = layer_macs(attn.proj), 0.0 if valued is None else valued
         value = 0.0 if valued is None else self._value_macs()
         linear = attended * (layer_macs(attn) - out - value) + again * value + rows * out + fed * layer_macs(block.mlp)
@@ -267,8 +253,26 @@ class BaseBlock(ABC):
         norm = attended * (_width(block.norm1) + asked) + again * _width(block.norm1) + fed * _width(block.norm2) + inner
         return BlockMacs(linear, 2.0 * products * attn.proj.in_features, 5.0 * norm)
 
+    def _entered(self, x: Tensor) -> tuple[Tensor, HookCall | None]:
+        """Return the normed sequence as the attention module takes it, and the call of the module for its hooks."""
+        x, call = self.parts.norm1(x), self.call()
+        return x if call is None else call.enter(x), call
+
+    def _turned(self, q: Tensor, k: Tensor, rope: Tensor | None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return queries and keys (B,h,T,d) normed and rotated, rotated ones of a `dtype` or else of their own."""
+        attn = self.parts.attn
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        if rope is not None:
+            q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).to(dtype or t.dtype) for t in (q, k))
+        return q, _for_heads(k, q.shape[1])
+
+    def _gated(self, x: Tensor) -> Tensor | None:
+        """Return the gate of timm's gated attention for a normed sequence, None without one."""
+        gate = getattr(self.parts.attn, "gate", None)
+        return gate(x).sigmoid() if gate is not None else None
+
     def _value_macs(self) -> float:
-        attn = self.block.attn
+        attn = self.parts.attn
         apart = getattr(attn, "v_proj", None)
         return layer_macs(attn.qkv) / 3 if apart is None else layer_macs(apart)
 
@@ -277,7 +281,25 @@ class BaseBlock(ABC):
 
     def dropout(self) -> float:
         """Return the rate at which attention weights are dropped now."""
-        return self.block.attn.attn_drop.p if self.block.training else 0.0
+        return self.parts.attn.attn_drop.p if self.block.training else 0.0
+
+    def dropped(self, weights: Tensor) -> Tensor:
+        """Return attention weights, some of them dropped in training."""
+        return self.parts.attn.attn_drop(weights)
+
+    def call(self) -> HookCall | None:
+        """Return the call of the attention module for its hooks, None where it has none."""
+        return HookCall.of(self.parts.attn)
+
+    @property
+    def fused(self) -> bool:
+        """Tell whether the block's own attention is one fused product."""
+        return getattr(self.parts.attn, "fused_attn", True)
+
+
+def _for_heads(x: Tensor, heads: int) -> Tensor:
+    """Return keys or values (B,h',T,d) for so many heads: neighbouring heads share one in grouped-query attention."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 def policy_attention(q: Tensor, p: Projection, bias: Tensor | None, policy: Tensor) -> Tensor:
@@ -294,6 +316,12 @@ def policy_attention(q: Tensor, p: Projection, bias: Tensor | None, policy: Tens
     unnormed = (logits - top).clamp(max=0.0).exp() * weight
     a = (unnormed + POLICY_EPS / T) / (unnormed.sum(-1, keepdim=True) + POLICY_EPS)
     return a.type_as(p.v) @ p.v
+
+
+def unknown_parts(*known: tuple[nn.Module, set[str]]) -> str | None:
+    """Return that modules have parts or parameters beside those `known` of them, None if they have not."""
+    extra = [name for module, names in known for name in sorted(_own(module) - names)]
+    return f"its block has parts that this adapter does not know: {', '.join(extra)}" if extra else None
 
 
 def _own(module: nn.Module) -> set[str]:

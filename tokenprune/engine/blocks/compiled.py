@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock, Projection
-from tokenprune.engine.blocks.module_hooks import HookCall
 from tokenprune.engine.blocks.ragged import ragged_attention
 from tokenprune.engine.packing import Packing
 
@@ -39,10 +38,10 @@ class CompiledBlock:
 
     def project(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return q, k, v of a sequence, see `BaseBlock.project`."""
-        if HookCall.of(self._block.block.attn) is not None:
+        if self._block.call() is not None:
             return self._block.project(x, rope)
         q, k, v, gate = self._run(_project, x, rope)
-        return Projection(q, k, v, self._block.block.attn.scale, gate, self._block.windows)
+        return Projection(q, k, v, self._block.parts.attn.scale, gate, self._block.windows)
 
     def attend(self, p: Projection, rows: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None) -> Tensor:
         """Return the attention branch, see `BaseBlock.attend`."""

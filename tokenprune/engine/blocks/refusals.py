@@ -31,7 +31,8 @@ def model_obstacle(model: nn.Module, known: Sequence[type[nn.Module]]) -> str:
     names = {name.rsplit(".", 1)[-1] for name, _ in (*model.named_parameters(), *model.named_modules())}
     names |= {type(module).__name__ for module in model.modules()}
     reason = next((text for name, text in _TELLTALES.items() if name in names), _UNKNOWN)
-    return f"it is a {_full(model)}, not a timm {' or '.join(k.__name__ for k in known)}: {reason}"
+    library = known[0].__module__.partition(".")[0]
+    return f"it is a {_full(model)}, not a {library} {' or '.join(k.__name__ for k in known)}: {reason}"
 
 
 def part_obstacle(what: str, part: nn.Module, known: Sequence[type[nn.Module]]) -> str | None:

@@ -8,8 +8,8 @@ from timm.models.eva import EvaBlock as _Block
 from torch import Tensor, nn
 
 from tokenprune.engine.blocks.base import BaseBlock
-from tokenprune.engine.blocks.family import Family
 from tokenprune.engine.blocks.module_hooks import HookCall
+from tokenprune.engine.blocks.timm_family import TimmFamily
 
 
 class EvaBlock(BaseBlock):
@@ -42,7 +42,7 @@ class EvaBlock(BaseBlock):
         return attn.qkv(x) + bias if attn.qkv_bias_separate else F.linear(x, attn.qkv.weight, bias)
 
 
-class TimmEva(Family):
+class TimmEva(TimmFamily):
     """timm's Eva: absolute and rotary position codes, the latter one table for all blocks or one for each block and head (`mixed`).
 
     Its own mean is of the patch tokens alone; with a `pool_include_prefix` set on the model, `classify` counts the prefix, too.
@@ -51,7 +51,7 @@ class TimmEva(Family):
     kind, adapters = Eva, (EvaBlock,)
     heeds_prefix = False
 
-    def embedded(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def embedded(self, images: Tensor, resize_codes: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return prefix and patch tokens (B,P+N,C) and the rotary table of the images' grid, made as timm makes it."""
         m = self.model
         x, rope = m._pos_embed(m.patch_embed(images))

@@ -7,8 +7,8 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer  
 from torch import Tensor, nn
 
 from tokenprune.engine.blocks.base import BaseBlock
-from tokenprune.engine.blocks.family import Family
 from tokenprune.engine.blocks.module_hooks import HookCall
+from tokenprune.engine.blocks.timm_family import TimmFamily
 
 
 class TimmBlock(BaseBlock):
@@ -35,12 +35,12 @@ class TimmBlock(BaseBlock):
         return (self.block.ls1 if branch == 1 else self.block.ls2)(x)
 
 
-class TimmViT(Family):
+class TimmViT(TimmFamily):
     """timm's VisionTransformer and its distilled DeiT, whose prefix is class and distillation token."""
 
     kind, adapters = VisionTransformer, (TimmBlock,)
 
-    def embedded(self, images: Tensor) -> tuple[Tensor, None]:
+    def embedded(self, images: Tensor, resize_codes: bool = False) -> tuple[Tensor, None]:
         """Return prefix and patch tokens (B,P+N,C) and no rotary table."""
         m = self.model
         return m.norm_pre(m._pos_embed(m.patch_embed(images))), None

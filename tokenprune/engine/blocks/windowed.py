@@ -24,10 +24,13 @@ _CHUNK = 256  # queries whose logits are held at once by `received`
 class WindowedBlock(BaseBlock):
     """The adapter of a block that attends inside windows; all else is the adapter's that it is made of."""
 
+    windows: Windows  # never None here
+
     def __init__(self, own: BaseBlock, windows: Windows) -> None:
         super().__init__(own.block, own.number)
-        self.own, self.windows, self.max_keys = own, windows, windows.size**2
-        self._cut: Windows = windows
+        self.parts = own.parts
+        self.own, self.max_keys = own, windows.size**2
+        self.windows = windows  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values as the block makes them."""
@@ -39,10 +42,10 @@ class WindowedBlock(BaseBlock):
 
     def codes(self, state: TokenState, picked: Tensor | None = None) -> Tensor | None:
         """Return the rotary rows of the sequence, those of the cells that tokens are laid into under `rope: folded`."""
-        if state.rope is None or state.known.in_grid_order or self._cut.rope == "original":
+        if state.rope is None or state.known.in_grid_order or self.windows.rope == "original":
             return rotary_rows(state, self.number, picked)
-        table, s = state.rope[self.number], self._cut.size
-        side, (H, W) = self._cut.side(state.tokens.shape[1]), state.grid
+        table, s = state.rope[self.number], self.windows.size
+        side, (H, W) = self.windows.side(state.tokens.shape[1]), state.grid
         first = table.reshape(-1, H, W, table.shape[-1])[:, :s, :s].flatten(1, 2)
         return tiled(first, s, (side, side)).unsqueeze(0)
 
@@ -52,16 +55,16 @@ class WindowedBlock(BaseBlock):
 
     def project(self, x: Tensor, rope: Tensor | None = None) -> Projection:
         """Return q, k, v of a sequence x (B,M,C), with the windows that they are seen in."""
-        return replace(super().project(x, rope), windows=self._cut)
+        return replace(super().project(x, rope), windows=self.windows)
 
     def read(self, q: Tensor, p: Projection, bias: Tensor | None, policy: Tensor | None) -> Tensor:
         """Return what queries (B,h,M,d) read from the keys and values of their window."""
-        inside = replace(p, k=self._cut.fold(p.k), v=self._cut.fold(p.v))
-        return self._cut.unfold(super().read(self._cut.fold(q), inside, bias, policy), q.shape[2])
+        inside = replace(p, k=self.windows.fold(p.k), v=self.windows.fold(p.v))
+        return self.windows.unfold(super().read(self.windows.fold(q), inside, bias, policy), q.shape[2])
 
     def macs(self, attended: float, rows: float, fed: float, products: float, valued: float | None = None) -> BlockMacs:
         """Return MACs; each query has the s*s keys of its window. No decision is taken ahead of values here, so `valued` is None."""
-        return super().macs(attended, rows, fed, rows * self._cut.size**2)
+        return super().macs(attended, rows, fed, rows * self.windows.size**2)
 
 
 def windowed(block: BaseBlock, windows: Windows | None) -> BaseBlock:

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from tokenprune.engine.indexing import sort_stably, take
+from tokenprune.engine.indexing import take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.selector import Context, Selector
+from tokenprune.engine.selector import Context, Selector, ranked_slots
 from tokenprune.engine.state import Decision
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
@@ -57,7 +57,7 @@ class PruneThenMerge(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep `budget.keep` tokens, merge those up to `budget.between`, and let the others vanish."""
         score = seen.cls_row().mean(1)
-        ranked = sort_stably(score.detach().float().masked_fill(~seen.live, float("-inf")), descending=True)[1]
+        ranked = ranked_slots(score, seen.live)
         left = budget.live if budget.between is None else budget.between
         kept, rest = ranked[:, : budget.keep], ranked[:, budget.keep : left]
         unit = F.normalize(seen.tokens.detach(), dim=-1)

@@ -112,15 +112,17 @@ class LabelledImages:
     def _sample(self, data: Any, seed: int) -> Callable[[int, int], tuple[Any, ...]]:
         recipe = self.recipe
         if recipe.augment is not None:
-            return partial(varied, data, TrainingView(recipe.augment, recipe.view or View(), self._side(), seed))
+            return partial(varied, data, TrainingView(recipe.augment, recipe.view or View(), self.side, seed))
         return partial(drawn_flips, data, self._look(data), recipe, seed)
 
     def _look(self, data: Any) -> Callable[[np.ndarray], np.ndarray]:
         """Return the test's transform of an image: the identity if all images have one size and no view is asked for."""
         view = self.recipe.view or (None if hasattr(data, "side") else View())
-        return as_it_is if view is None else EvaluationView(view, self._side())
+        return as_it_is if view is None else EvaluationView(view, self.side)
 
-    def _side(self) -> int:
+    @property
+    def side(self) -> int:
+        """Return the side in pixels of the square that the model sees."""
         return self.config["data"].get("side") or self.config["backbone"].get("img_size", 224)
 
 

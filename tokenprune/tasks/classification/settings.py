@@ -96,6 +96,7 @@ class ClassificationConfig:
         token_labels: Weight of a second cross-entropy on every patch token, whose label is the object's or "no class" (token labelling as
             in LV-ViT, Jiang et al. 2021). It needs a data set with class maps. The head then has one output more.
         batch_size: Images in a forward pass of the evaluation.
+        draws: How often gates that are drawn at test time (selector.eval_mode=sample) are drawn anew; the numbers are the mean.
         cost_images: Images over which MACs and kept shares are averaged.
         speed_images: Images whose times give the median; 0 for no timing.
         view: The test's view. Values that are not given are the model's own as timm has them, else those of View(). None takes drawn
@@ -111,6 +112,7 @@ class ClassificationConfig:
     channels: bool = True
     token_labels: float = 0.0
     batch_size: int = 50
+    draws: int = 1
     cost_images: int = 64
     speed_images: int = 20
     view: View | None = None
@@ -187,6 +189,8 @@ def _mixing(mix: Mixing | None) -> list[str]:
 
 def _together(cfg: ClassificationConfig, config: Mapping[str, Any]) -> list[str]:
     problems, parts = [], distributed.world()
+    if cfg.draws < 1:
+        problems.append(f"task.draws is {cfg.draws}, allowed are 1 and more")
     batch = config.get("training", {}).get("batch_size", 0)
     if cfg.mix is not None and batch % (2 * parts):
         problems.append(f"training.batch_size is {batch}, and task.mix pairs the images of each process: give a multiple of {2 * parts}")

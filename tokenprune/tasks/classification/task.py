@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenprune.engine.as_transformers import PrunedTransformer
+from tokenprune.engine.model import pruned_of
 from tokenprune.engine.prune import prune
 from tokenprune.measure.macs import encoder_cost
 from tokenprune.measure.speed import precision, seconds_per_image
@@ -21,8 +23,10 @@ from tokenprune.measure.usage import record
 from tokenprune.registry import register
 from tokenprune.tasks.base import Task, chosen, device_of
 from tokenprune.tasks.classification.images import LabelledImages
+from tokenprune.tasks.classification.looking import Look, looked
 from tokenprune.tasks.classification.settings import read_recipe
 from tokenprune.tasks.classification.views import Batch, as_input, collate
+from tokenprune.tasks.draws import over_draws
 from tokenprune.tasks.pictures import Picture, cropped
 from tokenprune.tasks.preprocessing import completed_view
 from tokenprune.utils.console import progress, say_if
@@ -30,6 +34,8 @@ from tokenprune.utils.finite import check_finite
 from tokenprune.utils.modes import evaluating
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tokenprune.engine.model import PrunedViT
 
 _TOP5_FROM = 10  # least number of classes for top-5; with fewer, five guesses say little
@@ -83,7 +89,7 @@ class ClassificationTask(Task):
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the parameters of timm's classifier; a distilled model has two."""
-        return classifier_of(getattr(model, "backbone", model))
+        return classifier_of(model)
 
     def classes(self, cfg: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of the labels."""
@@ -115,7 +121,7 @@ class ClassificationTask(Task):
         facts = {"images": images, "logits": model.logits(outputs).float(), "targets": labels, "teacher": self.teacher}
         losses = {"loss_cls": F.cross_entropy(facts["logits"], labels), **model.losses(outputs, **facts)}
         if maps:
-            logits = model.backbone.head(outputs.map).float()
+            logits = model.family.label(outputs.map).float()
             targets = patch_labels(maps[0], labels, model.patch_size, none=logits.shape[-1] - 1)
             losses["loss_tokens"] = self.images.recipe.token_labels * F.cross_entropy(logits.flatten(0, 1), targets)
         return losses
@@ -129,22 +135,29 @@ class ClassificationTask(Task):
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         """Return the accuracy on the validation split; `per_image` then has the class `predicted` for each image and the `true` one.
 
+        Gates that are drawn are drawn `task.draws` times. Every number is then the mean over the draws, and `per_image` is the last one's.
+
         Returns:
-            top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se.
+            top1 in points 0..100 and top1_se, its binomial standard error; from 10 classes on also top5 and top5_se. With several draws
+            also top1_spread, the standard deviation from draw to draw.
 
         Raises:
             Diverged: Logits are NaN or infinite.
         """
+        selectors = list(getattr(model, "selectors", {}).values())
+        return over_draws(selectors, self._images(cfg).recipe.draws, partial(self._judged, model, cfg), ["top1"])
+
+    def _judged(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
         images = self._images(cfg)
         count, workers = len(images.split("val")), cfg["training"].get("workers", 0)
         guesses = {"top1": 1, "top5": 5} if len(images.classes) >= _TOP5_FROM else {"top1": 1}
         right, found = dict.fromkeys(guesses, 0), []
-        size, device = images.recipe.batch_size, device_of(model)
+        size, device, ask = images.recipe.batch_size, device_of(model), answer_of(model)
         dtype = "float32" if images.recipe.view is None else images.recipe.view.dtype
         with evaluating(model), precision(device, dtype):
             for batch, labels in progress(images.first("val", count, size, device, workers), "evaluation", -(-count // size)):
-                logits = model(batch)
-                check_finite(logits, model, partial(model, batch))
+                logits = ask(batch)
+                check_finite(logits, model, partial(ask, batch))
                 best = logits.topk(max(guesses.values())).indices.cpu()
                 hit = best == labels.unsqueeze(1)
                 found.append(torch.stack([best[:, 0], labels.cpu()]).to(torch.int32))
@@ -161,7 +174,7 @@ class ClassificationTask(Task):
         with evaluating(model):
             cost = encoder_cost(model, images[: max(1, settings.cost_images)])
             timed = [(image, image) for image in images[: settings.speed_images]]
-            times = seconds_per_image(model, model, timed, device_of(model))
+            times = seconds_per_image(pruned_of(model), model, timed, device_of(model))
         return {**cost, **times}
 
     def throughput(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +194,12 @@ class ClassificationTask(Task):
                 model.encode(as_input(collate([(pixels, 0)])[0].to(device_of(model)), images.statistics))
             yield Picture(number, pixels, cropped(seen.images[0], model.patch_size, *pixels.shape[:2]), model.patch_size)
 
+    def look(self, model: nn.Module, cfg: Mapping[str, Any], images: "Sequence[np.ndarray]", names: Sequence[str]) -> Iterator[Picture]:
+        """Yield pictures of the user's own as the test sees photographs, with the best guesses."""
+        known = self._images(cfg)
+        look = Look(known.recipe.view, known.side, known.statistics, names)
+        return (looked(model, image, look, number) for number, image in enumerate(images))
+
     def _images(self, cfg: Mapping[str, Any]) -> LabelledImages:
         key = str([cfg[group] for group in ("data", "task", "training", "backbone")])
         if self._key != key:
@@ -190,6 +209,11 @@ class ClassificationTask(Task):
 
 def _percent(name: str, share: float, count: int) -> dict[str, float]:
     return {name: 100 * share, f"{name}_se": 100 * math.sqrt(share * (1 - share) / count)}
+
+
+def answer_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the call that gives a model's logits (B,classes) for images: itself, unless it answers as transformers does."""
+    return model.classify if isinstance(model, PrunedTransformer) else model
 
 
 def classifier_of(model: nn.Module) -> list[nn.Parameter]:

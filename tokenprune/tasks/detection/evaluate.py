@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from tokenprune.tasks.detection.coco_ap import score
 from tokenprune.tasks.detection.loader import Resize, test_input
 from tokenprune.tasks.detection.model import PrunedRCNN
 from tokenprune.tasks.detection.settings import EvaluateConfig
+from tokenprune.tasks.draws import over_draws
 from tokenprune.utils.console import progress
 from tokenprune.utils.finite import check_finite, outputs_of
 from tokenprune.utils.modes import evaluating
@@ -45,14 +45,11 @@ def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, res
             " annotations with objects"
         )
     selectors = list(detector.pruned.selectors.values())
-    draws = detector.view.draws if any(selector.draws for selector in selectors) else 1
-    found = []
-    for number in [*range(1, draws), 0]:  # the selectors' own draw last, which they keep
-        for selector in selectors:
-            selector.redraw(number)
-        found.append(judge(data, detect(detector, data, cfg.batch_size, resize), cfg))
-    spread = {f"{name}_spread": stdev(metrics[name] for metrics in found) for name in ("ap_box", "ap_mask")} if draws > 1 else {}
-    return {name: fmean(metrics[name] for metrics in found) for name in found[0]} | spread
+
+    def judged() -> dict[str, float]:
+        return judge(data, detect(detector, data, cfg.batch_size, resize), cfg)
+
+    return over_draws(selectors, detector.view.draws or 1, judged, ("ap_box", "ap_mask"))
 
 
 def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, float]:

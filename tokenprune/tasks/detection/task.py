@@ -21,6 +21,8 @@ from tokenprune.utils.console import say_if
 from tokenprune.utils.modes import evaluating
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tokenprune.tasks.detection.loader import Resize
     from tokenprune.tasks.pictures import Picture
 
@@ -149,6 +151,12 @@ class DetectionTask(Task):
 
         data = self._data(cfg, "val")
         return pictures(model, data, chosen(numbers, len(data)), _resize(cfg), predict)
+
+    def look(self, model: nn.Module, cfg: Mapping[str, Any], images: "Sequence[np.ndarray]", names: Sequence[str]) -> "Iterator[Picture]":
+        """Yield pictures of the user's own, at the size of a test, with the objects found."""
+        from tokenprune.tasks.detection.pictures import looked
+
+        return (looked(model, image, _resize(cfg), names, number) for number, image in enumerate(images))
 
     def _data(self, cfg: Mapping[str, Any], split: str) -> DetectionData:
         """Return a split, opened once: the annotations of a large set take seconds to read.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.data import build_segmentation, require_same_classes
+from tokenprune.data.base import NO_CLASS
 from tokenprune.data.semantic import require_labels
 from tokenprune.tasks.batching import BatchPlan, as_it_is, batches_from, in_order
 from tokenprune.tasks.classification.views import Statistics
@@ -115,7 +116,14 @@ class LabelledPixels:
 
     def shown(self, number: int) -> tuple[View, Tensor]:
         """Return a validation picture and its labels as a test sees them, without padding, and the picture as input (1,3,side,side)."""
-        view = fitted(view_of(*self.split("val")[number]), self.side)
+        return self._alone(view_of(*self.split("val")[number]))
+
+    def view_of(self, image: np.ndarray) -> tuple[View, Tensor]:
+        """Return the same of a picture of the user's own, (h,w,3) uint8, without labels."""
+        return self._alone(view_of(image, np.full(image.shape[:2], NO_CLASS)))
+
+    def _alone(self, view: View) -> tuple[View, Tensor]:
+        view = fitted(view, self.side)
         return view, padded([view], self.side, self.statistics)[0]
 
     def _seen(self, views: list[View]) -> tuple[Tensor, list[tuple[int, int]]]:

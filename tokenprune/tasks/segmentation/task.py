@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from tokenprune.measure.usage import record
 from tokenprune.registry import register
 from tokenprune.tasks.base import Task, chosen, device_of
 from tokenprune.tasks.classification.task import classifier_of
-from tokenprune.tasks.pictures import LabelMap, Picture, cropped
+from tokenprune.tasks.pictures import LabelMap, Picture, cropped, traced
 from tokenprune.tasks.segmentation.images import Batch, LabelledPixels
 from tokenprune.tasks.segmentation.model import Segmenter
 from tokenprune.tasks.segmentation.settings import completed, read_segmentation
@@ -24,6 +24,9 @@ from tokenprune.tasks.segmentation.windows import labelled
 from tokenprune.utils.console import progress, say_if, warn
 from tokenprune.utils.finite import check_finite
 from tokenprune.utils.modes import evaluating
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _GIGA = 1e9
 _MUCH = 0.25  # share of ignored pixels from which on a warning is due; void takes 3 to 10 % of CamVid, ADE20k and COCO
@@ -158,6 +161,22 @@ class SegmentationTask(Task):
             found = LabelMap(predicted(logits[0], view.size, view.size).cpu().numpy(), pixels.classes) if predict else None
             truth = LabelMap(view.labels.numpy(), pixels.classes)
             yield Picture(number, view.image.permute(1, 2, 0).numpy(), used, model.pruned.patch_size, found, truth)
+
+    @torch.no_grad()
+    def look(self, model: Segmenter, cfg: Mapping[str, Any], images: "Sequence[np.ndarray]", names: Sequence[str]) -> Iterator[Picture]:
+        """Yield pictures of the user's own with the predicted labels."""
+        pixels, patch = self._pixels(cfg), model.pruned.patch_size
+        for number, image in enumerate(images):
+            view, x = pixels.view_of(image)
+            x = x.to(device_of(model))
+            with record(model, owners=True) as seen:
+                logits = model(x)
+            labels = predicted(logits[0], view.size, view.size).cpu().numpy()
+            found = LabelMap(labels, tuple(names) or tuple(f"class {k}" for k in range(logits.shape[1])))
+            cost = encoder_cost(model.pruned, [x])
+            trace = traced(seen.images[0], patch, *view.size)
+            shown = view.image.permute(1, 2, 0).numpy()
+            yield Picture(number, shown, patch=patch, predictions=found, gmac=(cost["gmac_linear"], cost["gmac_total"]), **trace)
 
     def _pixels(self, cfg: Mapping[str, Any]) -> LabelledPixels:
         key = str([cfg[group] for group in ("data", "task", "training", "backbone")])

@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenprune.errors import CheckpointMismatch
 from tokenprune.registry import register
 from tokenprune.zoo.arguments import PUBLISHED_BLOCKS, counts_of, of_run, said
-from tokenprune.zoo.deit import backbone_of, classes_of, is_vit
+from tokenprune.zoo.deit import backbone_of, classes_of, is_vit, positions_of
 from tokenprune.zoo.layout import Imported, Layout
 from tokenprune.zoo.release import Release
 
@@ -52,7 +52,7 @@ class TokenReduction(Layout):
         if name != "keep_rate" or given == said:
             return given == said
         backbone, blocks = backbone_of(release.state, release.name), self.known(release).get("blocks", PUBLISHED_BLOCKS)
-        positions = (backbone["img_size"] // backbone["patch_size"]) ** 2
+        positions = positions_of(backbone)
         one, other = (counts_of(rate, blocks, positions) for rate in (given, said))
         return one == other
 
@@ -65,7 +65,7 @@ class TokenReduction(Layout):
         """
         state, method, blocks = release.state, _method(release.state), list(given["blocks"])
         backbone = backbone_of(state, release.name)
-        positions = (backbone["img_size"] // backbone["patch_size"]) ** 2
+        positions = positions_of(backbone)
         self._check(release, method, counts_of(given["keep_rate"], blocks, positions), blocks)
         options = {**given["options"], **({"noise": given["noise"]} if method == "dpc_knn" else {})}
         return Imported(
