@@ -24,9 +24,11 @@ validate: $(STAMP) ## Check every row of every experiment at every scale, withou
 table2: $(STAMP) ## Run Table 2 (preserve against remove) on the embedded data and print it
 	$(PY) -m tokenprune.run +experiment=table2_preserve $(ARGS)
 
-weights: $(STAMP) ## Retrain the dense demo detector and classifier that the rows start from
+weights: $(STAMP) ## Retrain the demo's detectors and its classifier that the rows start from, in the order that they start from one another
 	$(PY) -m tokenprune.run +experiment=demo_weights $(ARGS)
 	$(PY) -m tokenprune.run +experiment=demo_classifier $(ARGS)
+	$(PY) -m tokenprune.run +experiment=demo_adapter $(ARGS)
+	$(PY) -m tokenprune.run +experiment=demo_elastic $(ARGS)
 
 smoke: $(STAMP) ## Run every experiment in seconds a row: does it work at all?
 	$(PY) -m tokenprune.smoke $(ARGS)

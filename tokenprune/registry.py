@@ -24,7 +24,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     ),
     "layout": ("tokenprune.zoo.layouts",),
     "report": (
-        *(f"tokenprune.report.tables.{name}" for name in ("standard", "taxonomy", "paired")),
+        *(f"tokenprune.report.tables.{name}" for name in ("standard", "taxonomy", "paired", "aims")),
         "tokenprune.report.insights.report",
         "tokenprune.report.figures",
     ),

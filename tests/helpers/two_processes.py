@@ -17,7 +17,9 @@ from tokenprune.registry import get
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.row import run_row
 from tokenprune.tasks.batching import BatchPlan, batches_from
+from tokenprune.training.elastic import Elastic
 from tokenprune.training.loop import fit
+from tokenprune.training.points import ElasticConfig
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import distributed
 
@@ -104,8 +106,31 @@ def trained(folder):
         gates = Gates()
         losses = fit(gates, batches, ratio_loss(**options), recipe(iterations=1), folder / name).losses
         ratios[name] = (losses["loss_ratio"], gates.weights.grad.clone())
-    found = {"net": net.state_dict(), "vit": gradients(vit), "losses": report.losses, "ratios": ratios}
+    found_elastic, draws = elastic(task, folder / "elastic")
+    found = {
+        "elastic": found_elastic,
+        "draws": draws,
+        "net": net.state_dict(),
+        "vit": gradients(vit),
+        "losses": report.losses,
+        "ratios": ratios,
+    }
     return {**found, "heads": gradients(heads), "auxiliary": learned["loss_auxiliary"]}
+
+
+def elastic(task, folder):
+    """Gradients of a pruned ViT after two steps of elastic training, and the points that were drawn."""
+    torch.manual_seed(0)
+    vit = task.build_model({**CROPR, "selector": {"name": "none"}, "treatment": {"name": "none"}, "schedule": {"name": "none"}})
+    cfg = ElasticConfig((0.4, 0.8), selectors=("topk",), treatments=("remove", "preserve"), schedules={"stages": {"blocks": [1, 2]}})
+    trainer, draws = Elastic(cfg, vit, task.losses), []
+
+    def before(model, iteration):
+        trainer.before_step(iteration)
+        draws.append([tuple(point) for point in trainer.now])
+
+    fit(vit, lambda start: task.train_batches(CROPR, start), trainer.losses, recipe(lr=1e-4), folder, before_step=before)
+    return gradients(vit), draws
 
 
 def resumed(folder):

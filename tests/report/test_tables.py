@@ -52,6 +52,23 @@ def test_the_papers_numbers_stand_beside_rows_of_their_keep_rate(rows):
     assert list(shown["paper mask AP"])[:2] == ["40.9", "39.8"] and list(shown["paper FPS"])[0] == "18.45"
 
 
+def test_speed_at_the_papers_size_stands_beside_the_papers_own(rows):
+    assert "paper FPS speed-up" not in build(rows, expected_of("table2_preserve")).shown
+    for one, speedup, kept in zip(rows, (1.0, 1.8), (1.0, 0.69), strict=False):
+        note = "random weights of width 192, 1344 x 800 px"
+        one["cost"] |= {
+            "speedup_paper_size": speedup,
+            "seconds_paper_size": 2.0,
+            "kept_share_paper_size": kept,
+            "paper_size_note": note,
+        }
+    table = build(rows, expected_of("table2_preserve"))
+    assert list(table.shown["speed-up at the paper's size"]) == ["1.00", "1.80", "—", "—"]
+    assert list(table.shown["kept there"]) == ["1.000", "0.690", "—", "—"]
+    assert list(table.shown["paper FPS speed-up"]) == ["1.00", "1.23", "1.24", "0.89"]  # 22.76 / 18.45, ...
+    assert "random weights of width 192, 1344 x 800 px; not the model of the AP columns" in to_text(table)
+
+
 def test_preserve_minus_remove_is_reported_as_found(rows):
     text = to_text(build(rows))
     assert "EViT at 0.7, seed 0: box AP +4.0 ± 0.8" in text  # sqrt(.6^2 + .6^2)

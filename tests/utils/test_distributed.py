@@ -71,6 +71,13 @@ def test_a_pruned_vit_gets_the_same_gradients_and_none_where_one_process_has_non
         assert process["trained"]["losses"] == pytest.approx(one["losses"], abs=1e-5)
 
 
+def test_elastic_training_draws_alike_in_two_processes_and_gets_the_gradients_of_one(one, pair):
+    assert len(one["draws"]) == 2 and any(g is not None for g in one["elastic"].values())
+    for process in pair[:2]:
+        assert process["trained"]["draws"] == one["draws"]
+        same(process["trained"]["elastic"], one["elastic"])
+
+
 def test_auxiliary_heads_get_the_same_gradients_in_two_processes(one, pair):
     assert all(g is not None for name, g in one["heads"].items() if "selectors." in name) and one["auxiliary"] > 0
     for process in pair[:2]:

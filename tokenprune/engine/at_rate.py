@@ -1,7 +1,7 @@
 """Selectors of a model's decisions, and another keep rate for a model that is built already."""
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tokenprune.engine.legality_windows import refuse_counts
 from tokenprune.engine.rates import exact
@@ -93,9 +93,10 @@ def _at(model: "PrunedViT", keep_rate: float) -> Schedule:
             f"set_keep_rate: schedule {name!r} has no keep rate (its options: {', '.join(options) or 'none'}); allowed: schedules with one"
             f" ({', '.join(rated)}), or build another model with prune(..., schedule=...)"
         )
-    if getattr(schedule, "rate", None) is not None:
+    rate = getattr(schedule, "rate", None)
+    if rate is not None:
         raise InvalidSchedule(
-            f"set_keep_rate: schedule {name!r} has rate={schedule.rate}, which counts in place of keep_rate; build it with rate=None"
+            f"set_keep_rate: schedule {name!r} has rate={rate}, which counts in place of keep_rate; build it with rate=None"
         )
     exact(keep_rate, "keep_rate")
     for selector in list(model.selectors.values())[:1]:
@@ -103,7 +104,7 @@ def _at(model: "PrunedViT", keep_rate: float) -> Schedule:
             own_count = selector.counts_vary
         if selector.count_role in _WITHOUT_EFFECT and own_count:
             raise InvalidSchedule(f"set_keep_rate: selector {kind.name!r} {_WITHOUT_EFFECT[selector.count_role]}")
-    changed = replace(schedule, keep_rate=keep_rate)
+    changed: Schedule = replace(cast(Any, schedule), keep_rate=keep_rate)  # a dataclass, as was just seen
     windows = getattr(model.backbone, "windows", None)
     refuse_counts(windows, kind, model.treatment, changed, Layout(model.depth, model.made.positions))
     return changed
@@ -111,9 +112,10 @@ def _at(model: "PrunedViT", keep_rate: float) -> Schedule:
 
 def _selectors(model: "PrunedViT") -> dict[int, Selector]:
     """Return the selectors for the blocks that decide under the model's present schedule, made for its budgets, with the old weights."""
-    found = {}
+    found, before = {}, dict(model.selectors.items())
     for number, budget in model.decisions(model.made.positions):
-        new, old = model.made.selector(model, number, budget), model.selectors._modules.get(str(number))
+        new = model.made.selector(model, number, budget).to(next(model.parameters()).device)
+        old = before.get(str(number))
         if old is None and any(True for _ in new.parameters()):
             raise InvalidSchedule(
                 f"set_keep_rate: at keep rate {model.keep_rate} block {number} decides, where the model has no trained selector; build the"

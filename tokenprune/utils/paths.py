@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED_WEIGHTS = {
     "demo": PACKAGE / "weights" / "dense_demo.safetensors",
     "demo_classifier": PACKAGE / "weights" / "dense_demo_classifier.safetensors",
+    "demo_adapter": PACKAGE / "weights" / "dense_demo_adapter.safetensors",
+    "demo_elastic": PACKAGE / "weights" / "elastic_demo_adapter.safetensors",
 }
 
 
@@ -36,7 +38,7 @@ def home_path(text: str) -> Path:
 
 
 def weights_path(value: str) -> Path:
-    """Return a file of weights: `demo` (the detector) and `demo_classifier` ship with the package, and other values are paths."""
+    """Return a file of weights: a name of `SHIPPED_WEIGHTS` (`demo` is the detector), or a path."""
     return SHIPPED_WEIGHTS.get(value) or Path(at_home(value))
 
 

@@ -207,3 +207,40 @@ def test_settings_report_every_problem():
     assert "did you mean 'nms'" in text and "task.heads.score is 'low'" in text and "did you mean 'scales'" in text
     with pytest.raises(InvalidConfig, match="masks.*heavy.*3 entries for 1 pyramid level"):
         read_task({"detector": "masks", "augment": {"policy": "heavy"}, "heads": {"anchor_sizes": [[1], [2], [3]]}})
+
+
+def test_the_share_of_objects_in_each_cell_by_loops(config):
+    """The padding of a smaller picture holds no object."""
+    from tokenprune.methods.losses.class_attention import ClassAttention
+
+    _, model, batch = first_batch(config(**EVIT))
+    model.pruned.loss_terms = {"class_attention": ClassAttention()}
+    batch[0]["image"] = batch[0]["image"][:, :40]
+    batch[0]["instances"] = batch[0]["instances"][:0]
+    losses = model(batch)
+    found = model._foreground(batch)["foreground"]
+    rows, columns = model.backbone.dense.last_outputs.grid
+    assert losses["loss_class_attention"] > 0 and found.shape == (len(batch), rows * columns) and found[0].sum() == 0
+    masks, patch = batch[1]["instances"].gt_masks.tensor.any(0), model.pruned.patch_size
+    for row in range(rows):
+        for column in range(columns):
+            cell = masks[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+            assert float(found[1, row * columns + column]) == pytest.approx(float(cell.sum()) / patch**2, abs=1e-6)
+
+
+def test_it_takes_the_weights_of_one_without_adapter_and_keeps_its_own_around_them(config):
+    backbone = {"patch_size": 8, "depth": 4, "adapter": {"conv_dim": 4, "heads": 3}}
+    task = get("task", "detection")()
+    fitting = task.build_model(config(backbone={key: value for key, value in backbone.items() if key != "adapter"}))
+    torch.manual_seed(2)
+    model = task.build_model(config(backbone=backbone))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    taken = model.adopt(fitting.state_dict())
+    assert taken.keys() == before.keys()
+    around = [n for n in before if n.startswith("backbone.") and not n.startswith("backbone.dense.pruned.")]
+    assert any("prior" in n for n in around) and any("pyramid" in n for n in around)
+    assert all(torch.equal(taken[n], before[n]) for n in around)
+    theirs = fitting.state_dict()
+    assert all(torch.equal(taken[n], theirs[n]) for n in before if n not in around)
+    again = model.adopt(before)
+    assert all(torch.equal(again[n], before[n]) for n in before)
