@@ -176,6 +176,7 @@ class HfSiglip(HfFamily):
             return head(tokens)
         query = head.probe.repeat(len(tokens), 1, 1)
         x = head.attention(query, tokens, tokens, key_padding_mask=~live)[0]
+        x = x.where(live.any(1)[:, None, None], 0)  # of an image without any token left (AdaViT) the query reads nothing
         return (x + head.mlp(head.layernorm(x)))[:, 0]
 
 
