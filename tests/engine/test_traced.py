@@ -14,10 +14,14 @@ from tokenprune.measure.macs import encoder_macs
 from tokenprune.registry import get
 
 FIXED = [pair for pair in representatives() if get("selector", pair[0]["name"]).budget == "fixed"]
+_FIRST = {pair[1]: pair for pair in reversed(FIXED)}.values()  # the first of each treatment
+COUNTED = [pair if pair in _FIRST else pytest.param(*pair, marks=pytest.mark.slow) for pair in FIXED]
+_REMOVED = {pair[0]["name"]: pair for pair in reversed(each_selector_once()) if pair[1] == "remove"}.values()  # the first options of each
+TRACED = [pair if pair in _REMOVED or pair in _FIRST else pytest.param(*pair, marks=pytest.mark.slow) for pair in each_selector_once()]
 pytestmark = [pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-@pytest.mark.parametrize(("selector", "treatment"), each_selector_once(), ids=label)
+@pytest.mark.parametrize(("selector", "treatment"), TRACED, ids=label)
 def test_a_program_traced_with_one_image_is_right_for_three(selector, treatment):
     model = pruned(selector, treatment)
     with torch.no_grad(), warnings.catch_warnings(record=True) as said:
@@ -29,7 +33,7 @@ def test_a_program_traced_with_one_image_is_right_for_three(selector, treatment)
             torch.testing.assert_close(program(images(3, seed=seed)), model(images(3, seed=seed)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("selector", "treatment"), FIXED, ids=label)
+@pytest.mark.parametrize(("selector", "treatment"), COUNTED, ids=label)
 def test_fvcore_counts_what_we_count(selector, treatment):
     fvcore = pytest.importorskip("fvcore.nn")
     vit = tiny_vit(embed_dim=48)
