@@ -36,7 +36,12 @@ def onnx_there() -> None:
         pytest.importorskip(module, reason=f"ONNX export needs {module}, which is not installed")
 
 
-@pytest.mark.parametrize("name", [name for name in models() if name not in IN_BOTH])
+LARGE = ("atc", "mctf", "ppt", "kmedoids", "dpc_knn")  # their programs have many operations and take ten seconds each to trace
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in models() if name not in IN_BOTH]
+)
 def test_exported_logits_are_the_models(name, tmp_path):
     exported(name, 1, tmp_path, onnx=False)
 
