@@ -160,7 +160,10 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
         ("table2", "-m tokenprune.run +experiment=table2_preserve scale=demo"),
         ("validate", "-m tokenprune.validate scale=demo"),
         ("smoke", "-m tokenprune.smoke scale=demo"),
-        ("weights", "-m tokenprune.run +experiment=demo_weights scale=demo\n-m tokenprune.run +experiment=demo_classifier scale=demo"),
+        (
+            "weights",
+            "\n".join(f"-m tokenprune.run +experiment=demo_{name} scale=demo" for name in ("weights", "classifier", "adapter", "elastic")),
+        ),
         ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
         (
             "coverage",

@@ -95,7 +95,7 @@ def test_splits_of_equal_classes_pass(tmp_path):
     ("choice", "words"),
     [
         (("data=camvid",), "'semantic' has labels for segmentation, and task=detection reads labels for detection; use task=segmentation"),
-        (("data=imagefolder",), "task=classification or task=timm with it, or one of these data sets: coco, shapes, unlabelled"),
+        (("data=imagefolder",), "task=classification or task=timm or task=zero_shot with it, or one of these data sets: coco, shapes"),
         (("data=coco", "task=classification"), "use task=detection with it, or one of these data sets: imagefolder, shapes"),
         (("data=unlabelled", "task=segmentation", "measure=[cost]"), "use task=detection with it, or one of these data sets: semantic"),
         (("data=coco", "task=timm", "backbone=timm"), "use task=detection with it, or one of these data sets: imagefolder, shapes"),

@@ -161,14 +161,19 @@ def _suits(config: Run) -> list[str]:
     return [f"selector is {selector!r}, {reason}; allowed there: {suited}; or use task={other}"] if reason else []
 
 
+def _whole(value: Any) -> bool:
+    """Tell whether a value is a whole number above 0; others are refused where the backbone is read."""
+    return isinstance(value, int) and value > 0
+
+
 def _sizes(config: Run) -> list[str]:
     backbone, data = config.backbone, config.data
     patch, problems = backbone.get("patch_size"), []
     for name, size in (("backbone.img_size", backbone.get("img_size")), ("data.side", data.get("side"))):
-        if size is not None and patch is not None and size % patch:
+        if _whole(size) and _whole(patch) and size % patch:
             problems.append(f"{name} is {size}, which backbone.patch_size={patch} does not divide; allowed: multiples of {patch}")
     dim, heads = backbone.get("embed_dim"), backbone.get("num_heads")
-    if dim is not None and heads and dim % heads:
+    if _whole(dim) and _whole(heads) and dim % heads:
         problems.append(f"backbone.embed_dim is {dim}, which backbone.num_heads={heads} does not divide; allowed: multiples of {heads}")
     task = config.task_name
     if backbone.get("adapter") is not None and task in _PLAIN:
