@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeGuard
 
 from tokenprune.backbones.build import depth
 from tokenprune.data.source import data_source
@@ -161,7 +161,7 @@ def _suits(config: Run) -> list[str]:
     return [f"selector is {selector!r}, {reason}; allowed there: {suited}; or use task={other}"] if reason else []
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: Any) -> TypeGuard[int]:
     """Tell whether a value is a whole number above 0; others are refused where the backbone is read."""
     return isinstance(value, int) and value > 0
 
