@@ -16,7 +16,7 @@ from tokenprune.backbones.vit_adapter import AdapterConfig, adapter_problems
 from tokenprune.backbones.weights import load_backbone
 from tokenprune.engine.blocks import adapt
 from tokenprune.engine.blocks.windows import Windows, window_problems
-from tokenprune.errors import InvalidConfig
+from tokenprune.errors import InvalidConfig, hint
 from tokenprune.utils.settings import read_settings
 
 SIZES = ("tiny", "small", "base", "large", "huge")
@@ -177,6 +177,27 @@ def _check(cfg: VitConfig) -> None:
         problems += [f"backbone: {p}" for p in adapter_problems(cfg.adapter, cfg.patch_size, cfg.embed_dim, cfg.depth)]
     if problems:
         raise InvalidConfig(problems)
+
+
+def timm_classifier(name: str, classes: int | None, side: int | None) -> nn.Module:
+    """Return a model of timm with random weights, for commands that take its name and `--size`.
+
+    Args:
+        name: timm's name of the model.
+        classes: Outputs of its head; None for the model's own.
+        side: Side of its images in pixels; None for the model's own.
+
+    Raises:
+        InvalidConfig: timm has no such model, or cannot make it with this head and size.
+    """
+    if not timm.is_model(name):
+        near = hint(name, timm.list_models("*vit*") + timm.list_models("*deit*"))
+        raise InvalidConfig(f"timm has no model {name!r}.{near} timm.list_models('*vit*') lists models")
+    given: dict[str, Any] = {"num_classes": classes, "img_size": side}
+    try:
+        return timm.create_model(name, **{key: value for key, value in given.items() if value is not None})
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise InvalidConfig(f"timm cannot make {name} with {classes} classes and side {side}: {error}; leave --size out") from error
 
 
 def _named(cfg: VitConfig, num_classes: int) -> nn.Module:

@@ -194,22 +194,14 @@ def of_timm(
     Raises:
         InvalidConfig: timm has no such model. The errors of `prune` and `load_vit` are raised, too.
     """
-    import timm
-
+    from tokenprune.backbones.vit import timm_classifier
     from tokenprune.backbones.weights import load_vit
 
-    if not timm.is_model(name):
-        raise InvalidConfig(f"timm has no model {name!r}; `timm.list_models('*vit*')` lists them")
-    try:
-        vit = timm.create_model(name, num_classes=classes, **({} if side is None else {"img_size": side}))
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InvalidConfig(f"timm cannot make {name} with --classes {classes} and --size {side}: {error}; leave --size out") from error
+    vit = timm_classifier(name, classes, side)
     pruned = prune(vit, **axes)  # first, because it says which models can be pruned
     for note in load_vit(vit, weights) if weights is not None else ["the weights are random: give --weights FILE"]:
         console.warn(note)
-    embed = getattr(vit, "patch_embed", None)  # a NaFlex model has none, and no size of its own
-    size = getattr(embed, "img_size", None) or vit.pretrained_cfg["input_size"][-2:]
-    return pruned, (int(size[0]), int(size[1]))
+    return pruned, pruned.family.own_size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

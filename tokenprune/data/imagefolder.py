@@ -75,7 +75,7 @@ class ImageFolder:
             with file, Image.open(file) as image:
                 image.load()
                 return to_rgb(image), self._labels[entry.folder]
-        except (*UNREADABLE, KeyError, Image.DecompressionBombError) as error:
+        except (*UNREADABLE, KeyError) as error:
             raise DatasetError(
                 f"{self.source}: the image {self.name(i)} cannot be read ({error}); is it missing or truncated? Fetch it again"
             ) from error

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from PIL import Image
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
@@ -18,7 +19,10 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar, TarState
 from tokenprune.errors import DatasetError
 
 ARCHIVES = (".zip", ".tar")
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, SyntaxError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, SyntaxError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 
 # What macOS, Windows, Linux, NAS boxes and Python leave in a folder, in small letters; names that begin with a dot are hidden anyway.

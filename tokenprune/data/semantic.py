@@ -245,5 +245,5 @@ def _read(path: Path, convert: Any) -> Any:
         with Image.open(path) as image:
             image.load()
             return convert(image)
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DatasetError(f"{path}: the image cannot be read ({error}); is it missing or truncated? Fetch it again") from error

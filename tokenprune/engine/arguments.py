@@ -1,14 +1,14 @@
 """Checks of what people give to `prune` and to a pruned model, before anything else sees it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tokenprune.errors import InvalidConfig, UnsupportedBackbone, hint
+from tokenprune.errors import IncompatiblePairing, InvalidConfig, UnsupportedBackbone, hint
 from tokenprune.registry import get, name_in, names, options_of
 
 Spec = str | Mapping[str, Any]
@@ -61,6 +61,16 @@ def check_spec(kind: str, spec: Any) -> None:
         f'{kind}={{"keep_rate": {spec}}}' if isinstance(spec, float) else f'{kind}="NAME" or {kind}={{"name": "NAME", "option": value}}'
     )
     raise InvalidConfig(f"{kind} is {spec!r}; allowed: a name, or a mapping with `name` and options, e.g. {example}")
+
+
+def check_among(name: str, given: Any, allowed: Collection[str]) -> None:
+    """Refuse a value that is none of the allowed ones.
+
+    Raises:
+        IncompatiblePairing: It is none.
+    """
+    if given not in allowed:
+        raise IncompatiblePairing(f"{name} is {given!r}; allowed: {', '.join(allowed)}")
 
 
 def check_model(model: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from tokenprune.engine.arguments import check_losses, check_model, check_numbers, check_spec, completed, refuse_unknown
+from tokenprune.engine.arguments import check_among, check_losses, check_model, check_numbers, check_spec, completed, refuse_unknown
 from tokenprune.engine.as_transformers import PrunedTransformer
 from tokenprune.engine.blocks import of_transformers
 from tokenprune.engine.blocks.class_token import SOURCES
@@ -13,7 +13,6 @@ from tokenprune.engine.legality import EXECUTIONS, refuse
 from tokenprune.engine.legality_windows import refuse_counts, refuse_windowed
 from tokenprune.engine.model import PrunedViT, Spec
 from tokenprune.engine.schedule import Layout
-from tokenprune.errors import IncompatiblePairing
 from tokenprune.registry import build, get, name_in
 
 
@@ -52,9 +51,8 @@ def prune(
     check_model(model)
     check_numbers(positions, classes)
     check_losses(losses or {})
-    for name, given, allowed in (("cls", cls, SOURCES), ("execution", execution, EXECUTIONS)):
-        if given not in allowed:
-            raise IncompatiblePairing(f"{name} is {given!r}; allowed: {', '.join(allowed)}")
+    check_among("cls", cls, SOURCES)
+    check_among("execution", execution, EXECUTIONS)
     windows = getattr(model, "windows", None)
     made = PrunedTransformer if of_transformers(model) else PrunedViT
     if selector is None:

@@ -226,14 +226,7 @@ def _positions(pruned: PrunedViT, size: int | tuple[int, int] | None) -> int:
 
 
 def _random_image(pruned: PrunedViT, device: torch.device) -> Tensor:
-    return torch.randn(1, 3, *own_size(pruned), generator=torch.Generator().manual_seed(0)).to(device)
-
-
-def own_size(pruned: PrunedViT) -> tuple[int, int]:
-    """Return the size (h,w) in pixels of the images that a model was made for."""
-    size = getattr(getattr(pruned.backbone, "patch_embed", None), "img_size", None)  # a NaFlex model has none
-    size = size or pruned.pretrained_cfg.get("input_size", (3, 224, 224))[-2:]
-    return int(size[0]), int(size[1])
+    return torch.randn(1, 3, *pruned.family.own_size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:

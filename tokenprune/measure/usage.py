@@ -4,7 +4,7 @@ A position is *used* by a block if its own token, and not a merged or fused stan
 L blocks, N = H*W positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenprune.engine.execution import BlockUsage
 from tokenprune.engine.indexing import put
 from tokenprune.engine.model import pruned_of
 from tokenprune.engine.state import TokenState
@@ -116,6 +117,11 @@ def positions_used(state: TokenState) -> Tensor:
     """
     unused = torch.zeros(state.live.shape[0], state.positions, dtype=torch.bool, device=state.live.device)
     return put(unused, state.index.where(state.live, -1), state.live)
+
+
+def kept_shares(usage: Sequence[BlockUsage], prefix: int, positions: int) -> list[float]:
+    """Return the share of N = `positions` that enters each block's attention, averaged over a batch with P = `prefix` other tokens."""
+    return [float((used.attended.double().mean() - prefix) / positions) for used in usage]
 
 
 def owners_of(state: TokenState) -> Tensor:

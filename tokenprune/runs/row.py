@@ -169,7 +169,7 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
             elastic.before_step(iteration)
 
     losses = task.losses if elastic is None else elastic.losses
-    with tracked(config, run_key(config), name_of(config), pruned) as tracker:
+    with tracked(config, folder.name, name_of(config), pruned) as tracker:
         followed = None if tracker is None else tracker.step
         report = fit(model, lambda i: task.train_batches(config, i), losses, recipe, folder, name_of(config), advance, followed)
         if pruned is not None:

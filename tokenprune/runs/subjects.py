@@ -14,6 +14,7 @@ from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.prune import prune
 from tokenprune.errors import InvalidConfig, TokenPruneError, hint
 from tokenprune.registry import names as plugins
+from tokenprune.runs import untrained
 from tokenprune.runs.presets import choices, files, read
 from tokenprune.tasks.pictures import Picture
 
@@ -122,12 +123,13 @@ def of_timm(name: str, weights: Path, methods: Sequence[Method], names: Sequence
 
 
 def _timm_subject(method: Method, name: str, weights: Path, outputs: int | None, names: Sequence[str], side: int | None) -> Subject:
+    from tokenprune.backbones.vit import timm_classifier
     from tokenprune.backbones.weights import load_vit
     from tokenprune.tasks.classification.looking import looked
     from tokenprune.zoo.load import load_into
 
-    model = prune(_timm_model(name, outputs, side), **method.axes)
-    before = _added(model)
+    model = prune(timm_classifier(name, outputs, side), **method.axes)
+    drawn = untrained.drawn(model)
     groups = {"task": {"name": "classification"}, **{axis: method.axes.get(axis) for axis in _AXES}}
     published = load_into(model, weights, groups)
     notes = load_vit(model, weights) if published is None else published
@@ -136,22 +138,9 @@ def _timm_subject(method: Method, name: str, weights: Path, outputs: int | None,
         method.label,
         about(model),
         lambda images: (looked(model, image, look, number) for number, image in enumerate(images)),
-        (*notes, *_untrained(model, before)),
+        (*notes, *_random(drawn)),
         dense=not method.axes,
     )
-
-
-def _timm_model(name: str, outputs: int | None, side: int | None) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name):
-        near = hint(name, timm.list_models("*vit*") + timm.list_models("*deit*"))
-        raise InvalidConfig(f"timm has no model {name!r}, and there is no row of that name.{near} timm.list_models('*vit*') lists models")
-    given: dict[str, Any] = {"num_classes": outputs, "img_size": side}
-    try:
-        return timm.create_model(name, **{key: value for key, value in given.items() if value is not None})
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InvalidConfig(f"timm cannot make {name} with {outputs} classes and side {side}: {error}; leave --size out") from error
 
 
 _IMAGENET = 1000
@@ -182,11 +171,10 @@ def look_of(model: PrunedViT, names: Sequence[str] = (), side: int | None = None
     """
     from timm.data.config import resolve_data_config
 
-    from tokenprune.measure.facts import own_size
     from tokenprune.tasks.classification.looking import Look
     from tokenprune.tasks.classification.settings import View
 
-    side = side or own_size(model)[0]
+    side = side or model.family.own_size[0]
     known = resolve_data_config({}, pretrained_cfg=model.pretrained_cfg or {"input_size": (3, side, side)})
     mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (known["mean"], known["std"]))
     view = View(known["crop_pct"], known["interpolation"], mean, std, known["crop_mode"])
@@ -281,17 +269,17 @@ class _Stored:
 
     def subject(self, method: Method, own: bool) -> Subject:
         """Return the row's weights with a method; `own` for the row's, whose selectors are in the file."""
-        from tokenprune.utils.checkpoints import copy_state, read_weights
+        from tokenprune.utils.checkpoints import load_weights
 
         run = self.config if own else self._with(method)
         task = run.task_kind()
         model = self._built(task, run)
         inside = _inside(model)
-        before = _added(inside)
-        state = {key: value for key, value in read_weights(self.path).items() if own or not _is_added(key)}
-        copy_state(state, model, self.path.name, () if own else _ADDED)
+        drawn = untrained.drawn(model)
+        added = () if own else _ADDED
+        load_weights(self.path, model, drop=added, allow_missing=added)
         model = _ready(model)
-        notes = (*self.notes, *(() if own else _untrained(inside, before)))
+        notes = (*self.notes, *(() if own else _random(drawn)))
         return Subject(
             method.label,
             about(inside),
@@ -322,20 +310,9 @@ def _inside(model: nn.Module) -> PrunedViT:
     return found
 
 
-def _is_added(key: str) -> bool:
-    return any(key.startswith(name) or f".{name}" in key for name in _ADDED)
-
-
-def _added(model: PrunedViT) -> list[Tensor]:
-    """Return the parameters that pruning adds, as they are before weights are loaded."""
-    return [value.detach().clone() for name, value in model.named_parameters() if _is_added(name)]
-
-
-def _untrained(model: PrunedViT, before: Sequence[Tensor]) -> list[str]:
-    """Return a note if no parameter that pruning added was in the file."""
-    now = [value.detach().cpu() for name, value in model.named_parameters() if _is_added(name)]
-    same = bool(now) and all(torch.equal(a, b) for a, b in zip(now, before, strict=True))
-    return [UNTRAINED] if same else []
+def _random(drawn: Any) -> list[str]:
+    """Return a note if parts that pruning added are still as they were drawn."""
+    return [UNTRAINED] if untrained.notes(drawn) else []
 
 
 def about(model: PrunedViT) -> str:

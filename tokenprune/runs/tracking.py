@@ -18,7 +18,6 @@ from tokenprune.utils import console, distributed
 from tokenprune.utils.paths import at_home
 
 if TYPE_CHECKING:
-    from tokenprune.engine.execution import BlockUsage
     from tokenprune.engine.outputs import Outputs
     from tokenprune.runs.run import Run
     from tokenprune.tasks.base import Task
@@ -155,6 +154,8 @@ class Tracker:
         self._sink = None
 
     def _write(self, step: int, rates: Sequence[float]) -> None:
+        from tokenprune.measure.usage import kept_shares
+
         names, count = list(self._losses[-1]), len(self._losses)
         means = {name: sum(losses[name] for losses in self._losses) / count for name in names}
         values = {f"loss/{name.removeprefix('loss_')}": value for name, value in means.items()} | {"loss/total": sum(means.values())}
@@ -258,15 +259,11 @@ def pictures_of(task: "Task", model: Any, config: "Run") -> "list[Picture]":
         return []
 
 
-def kept_shares(usage: "Sequence[BlockUsage]", prefix: int, positions: int) -> list[float]:
-    """Return the share of N = `positions` that enters each block's attention, averaged over a batch with P = `prefix` other tokens."""
-    return [float((used.attended.double().mean() - prefix) / positions) for used in usage]
-
-
 def faded(picture: "Picture") -> np.ndarray:
     """Return the pixels of a picture (h,w,3), uint8; patches that the last block does not use are faded to white."""
-    height, width = picture.pixels.shape[:2]
-    used = np.kron(picture.used[-1].cpu().numpy(), np.ones((picture.patch, picture.patch), dtype=bool))[:height, :width, None]
+    from tokenprune.tasks.pictures import at_pixels
+
+    used = at_pixels(picture.used[-1].cpu().numpy(), picture.patch, *picture.pixels.shape[:2])[..., None]
     return np.where(used, picture.pixels, 255 - (_FADED * (255 - picture.pixels.astype(np.float32))).astype(np.uint8)).astype(np.uint8)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from tokenprune.engine.policy import Site
 from tokenprune.engine.prune import prune
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.speed import seconds_in_turn, untimed
+from tokenprune.measure.usage import kept_shares
 from tokenprune.tasks.encoder import build_pruned
 
 _FIELDS = ("speedup_paper_size", "seconds_paper_size", "kept_share_paper_size")
@@ -75,7 +76,7 @@ def speed_at_size(
     used, places = large.encode(image).usage, (height // size.patch_size) * (width // size.patch_size)
     seconds = seconds_in_turn(calls, size.rounds, device, warmup=0)
     ratios = [dense / own for dense, own in zip(seconds["dense"], seconds["pruned"], strict=True)]
-    share = sum(float(block.attended.double().mean()) - large.prefix_tokens for block in used) / len(used) / places
+    share = fmean(kept_shares(used, large.prefix_tokens, places))
     said = f"random weights of width {size.embed_dim}, {width} x {height} px, {places} tokens, the shares that the row keeps in each block"
     found = (median(ratios), median(seconds["pruned"]), share)
     return {**dict(zip(_FIELDS, found, strict=True)), "paper_size_note": f"{said}; {size.rounds} rounds, dense and pruned in turn"}

@@ -119,6 +119,11 @@ def cropped(used: Used, patch: int, height: int, width: int) -> Tensor:
     return _inside(used.blocks, used.grid, patch, height, width)
 
 
+def at_pixels(values: np.ndarray, patch: int, height: int, width: int) -> np.ndarray:
+    """Return the values of cells (H,W) at each pixel of a picture, (height,width); cells at the rim may reach beyond it."""
+    return values.repeat(patch, 0).repeat(patch, 1)[:height, :width]
+
+
 def traced(used: Used, patch: int, height: int, width: int) -> dict[str, Any]:
     """Return `used`, `owners` and `tokens` of a `Picture` of height x width pixels, from a record with owners."""
     cells = {name: _inside(values, used.grid, patch, height, width) for name, values in (("used", used.blocks), ("owners", used.owners))}

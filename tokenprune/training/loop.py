@@ -78,9 +78,8 @@ def fit(
     """
     with distributed.training_group(), closing(_Run(model, loss_fn, cfg, Path(workdir))) as run:
         model.train()
-        for module in model.modules() if not cfg.drop_path else ():
-            if isinstance(module, DropPath):
-                module.eval()
+        if not cfg.drop_path:
+            _switch_drop_path_off(model)
         steps = progress(range(run.iteration, cfg.iterations), description, cfg.iterations, run.iteration)
         for iteration, batch in zip(steps, batches(run.iteration) if run.iteration < cfg.iterations else (), strict=False):
             if before_step:
@@ -97,6 +96,12 @@ def fit(
         raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")
     names = run.history[-1] if run.history else {}
     return TrainingReport({k: sum(h[k] for h in run.history) / len(run.history) for k in names}, run.seconds(), run.iteration, run.notes)
+
+
+def _switch_drop_path_off(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.eval()
 
 
 class _LossesOf(nn.Module):

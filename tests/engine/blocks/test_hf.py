@@ -220,6 +220,15 @@ def test_macs_are_those_that_torch_counts(label):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("label", ["ViTModel", "CLIPModel"])
+def test_speed_is_measured_at_the_models_own_size(label):
+    """A small model has no configuration of timm that says one."""
+    model = pruned(label, {"name": "topk", "score": "mean_query"}, "remove")
+    assert model.family.own_size == (32, 32)
+    if label == "ViTModel":  # a pair of towers takes texts, too
+        assert tokenprune.speed(model, rounds=1, warmup=0).batch == 1
+
+
 def test_other_image_sizes_are_taken_where_the_model_is_asked_to():
     x = images(2, 48)
     for label in FAMILIES:

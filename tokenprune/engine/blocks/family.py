@@ -71,6 +71,11 @@ class Family(ABC):
 
     @property
     @abstractmethod
+    def own_size(self) -> tuple[int, int]:
+        """Return height and width in pixels of the images that the model was made for."""
+
+    @property
+    @abstractmethod
     def own_positions(self) -> int:
         """Return N of the model's own image size."""
 

@@ -114,7 +114,7 @@ class HfFamily(Family):
 
     @property
     def own_size(self) -> tuple[int, int]:
-        """Return height and width in pixels of the images that the position codes were made for."""
+        """Return height and width in pixels of the images that the model was made for: those of its position codes."""
         size = getattr(self.tower.embeddings, "image_size", None) or self.tower.embeddings.patch_embeddings.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
 

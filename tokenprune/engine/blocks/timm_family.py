@@ -58,6 +58,13 @@ class TimmFamily(Family):
         return next((reason for block in model.blocks if (reason := cls._block_refusal(block))), None)
 
     @property
+    def own_size(self) -> tuple[int, int]:
+        """Return height and width in pixels of the images that the model was made for: by timm's configuration if its stem has no size."""
+        size = getattr(getattr(self.model, "patch_embed", None), "img_size", None)  # a NaFlex model has none
+        size = size or (getattr(self.model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-2:]
+        return int(size[0]), int(size[1])
+
+    @property
     def own_positions(self) -> int:
         """Return N of the model's own image size."""
         return self.stem.num_patches

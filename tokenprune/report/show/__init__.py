@@ -45,12 +45,12 @@ def show(
     """
     from tokenprune.report.show.figure import draw
     from tokenprune.report.show.shown import Entry, Shown
+    from tokenprune.runs.subjects import about
 
     models = _models(model, dense)
     entries = []
     for label, one in models.items():
-        picture, words = _looked(one, image, names), _about(one)
-        entries.append(Entry(label, words, picture, dense=not one.selectors))
+        entries.append(Entry(label, about(one), _looked(one, image, names), dense=not one.selectors))
     depth = max(one.depth for one in models.values())
     wrong = [block for block in blocks or () if not 0 <= block < depth]
     if wrong:
@@ -79,12 +79,6 @@ def _label(model: Any) -> str:
 
     selectors = list(getattr(model, "selectors", {}).values())
     return selectors[0].name if selectors else DENSE
-
-
-def _about(model: PrunedViT) -> str:
-    from tokenprune.runs.subjects import about
-
-    return about(model)
 
 
 def _looked(model: PrunedViT, image: Any, names: Sequence[str]) -> Any:

@@ -17,7 +17,7 @@ from tokenprune.report.figures.shared.panels import LARGE, NORMAL, SMALL, draw_a
 from tokenprune.report.show.page import gmac_in_words, in_html
 from tokenprune.report.show.shown import Entry, Frame, Shown, frames, hue
 from tokenprune.report.show.svg import border
-from tokenprune.tasks.pictures import Guesses
+from tokenprune.tasks.pictures import Guesses, at_pixels
 
 _COLUMNS = 6  # blocks that a figure shows unless others are asked for
 _FADE = 0.84  # share of white in a dropped patch
@@ -95,8 +95,7 @@ def draw_block(axis: Axes, entry: Entry, block: int) -> None:
 
 def faded(pixels: np.ndarray, frame: Frame, patch: int) -> np.ndarray:
     """Return pixels (h,w,3) uint8 with white laid over the patches that no token speaks for."""
-    height, width = pixels.shape[:2]
-    gone = frame.gone.numpy().repeat(patch, 0).repeat(patch, 1)[:height, :width, None]
+    gone = at_pixels(frame.gone.numpy(), patch, *pixels.shape[:2])[..., None]
     return np.where(gone, (1 - _FADE) * pixels + _FADE * 255, pixels).round().astype(np.uint8)
 
 

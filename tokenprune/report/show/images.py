@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tokenprune.data.pixels import upright
-from tokenprune.data.readers import UNREADABLE
+from tokenprune.data.readers import UNREADABLE, is_hidden
 from tokenprune.errors import DatasetError, InvalidConfig
 
 ALLOWED = "a path, a PIL image, an array (h,w,3) uint8, or a normalised tensor (3,h,w) or (1,3,h,w)"
@@ -26,7 +26,7 @@ def files_of(given: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in ENDINGS and not one.name.startswith("."))
+        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in ENDINGS and not is_hidden([one.name]))
         if not inside:
             raise DatasetError(f"folder {path} holds no picture directly; allowed endings: {', '.join(ENDINGS)}")
         found += inside
@@ -59,10 +59,6 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DatasetError: It is missing or no readable picture.
     """
-    from PIL import Image
-
-    from tokenprune.data.pixels import upright
-
     try:
         with Image.open(path) as image:
             return upright(image)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from tokenprune.tasks.pictures import LabelMap, Picture, Predictions
+from tokenprune.tasks.pictures import LabelMap, Picture, Predictions, at_pixels
 
 BLUE, ORANGE, GREEN, CYAN, BLACK, GREY, WHITE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#222222", "#8a8a8a", "#ffffff"
 SMALL, NORMAL, LARGE = 8, 10, 12  # points
@@ -113,8 +113,7 @@ def draw_painted(axis: Axes, picture: Picture, coats: Sequence[tuple[torch.Tenso
 
 def over(picture: Picture, values: np.ndarray) -> np.ndarray:
     """Return the values of cells (H,W) at each pixel of the picture, (h,w)."""
-    height, width = picture.pixels.shape[:2]
-    return values.repeat(picture.patch, 0).repeat(picture.patch, 1)[:height, :width]
+    return at_pixels(values, picture.patch, *picture.pixels.shape[:2])
 
 
 def cells_table(pictures: Iterable[Picture], values: Iterable[torch.Tensor], name: str) -> pd.DataFrame:
