@@ -69,7 +69,10 @@ def test_nothing_dropped_is_transformers_bit_for_bit(label):
 @pytest.mark.parametrize("label", FAMILIES)
 @torch.no_grad()
 def test_half_precision_and_explicit_attention(label, attention):
-    """The parts of each block, one after the other, are the block bit for bit under the attention that the model is set to."""
+    """The parts of each block, one after the other, are the block bit for bit under the attention that the model is set to.
+
+    Executions differ by the rounding of bfloat16 alone: by two of its steps at the largest value, and by a tenth of a step on average.
+    """
     model, x = small(label, attention).bfloat16(), images()
     ours = pruned(label, "svit", "preserve", model=model).bfloat16()
     state, _ = ours.run(ours.start(x), 0, 1)
@@ -78,7 +81,8 @@ def test_half_precision_and_explicit_attention(label, attention):
     assert adapter.fused == (attention == "sdpa")
     assert torch.equal(middle + adapter.feed(middle), adapter.whole(sequence))
     masked, packed = (pruned(label, "variance", "remove", e, model=model).encode(x).map.float() for e in ("masked", "packed"))
-    torch.testing.assert_close(packed, masked, atol=3e-2, rtol=1e-5)
+    step, off = torch.finfo(torch.bfloat16).eps, (packed - masked).abs()
+    assert off.max() <= 2 * step * masked.abs().max() and off.mean() <= 0.1 * step * masked.abs().max()
 
 
 @pytest.mark.parametrize("label", FAMILIES)
