@@ -11,7 +11,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check
 EXTRAS := detection,export,figures,hf,notebooks,sweeps,tracking,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate table2 weights smoke test coverage lint layers types docs clean
+.PHONY: help setup validate table2 weights smoke test testall coverage lint layers types docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,7 +34,10 @@ smoke: $(STAMP) ## Run every experiment in seconds a row: does it work at all?
 	$(PY) -m tokenprune.smoke $(ARGS)
 
 # One OpenMP thread a worker: two workers with a thread pool each would fight over two cores.
-test: $(STAMP) ## Run the tests
+test: $(STAMP) ## Run the tests but those of whole commands: six minutes on two cores
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m 'not slow and not system' $(ARGS)
+
+testall: $(STAMP) ## Run the tests, those of whole commands, sweeps, exports and processes as well
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 # The two rooms are held to their own tests and to those that measure them; exports trace a model, which takes minutes under coverage.

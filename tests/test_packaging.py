@@ -17,8 +17,25 @@ from packaging.version import Version
 
 from tokenprune.runs.presets import files
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "coverage", "lint", "layers", "types", "docs", "clean")
+TARGETS = (
+    "help",
+    "setup",
+    "validate",
+    "table2",
+    "weights",
+    "smoke",
+    "test",
+    "testall",
+    "coverage",
+    "lint",
+    "layers",
+    "types",
+    "docs",
+    "clean",
+)
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
@@ -164,7 +181,8 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
             "weights",
             "\n".join(f"-m tokenprune.run +experiment=demo_{name} scale=demo" for name in ("weights", "classifier", "adapter", "elastic")),
         ),
-        ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
+        ("test", "-m pytest -q -n 2 --dist loadfile -m not slow and not system scale=demo"),
+        ("testall", "-m pytest -q -n 2 --dist loadfile scale=demo"),
         (
             "coverage",
             "-m pytest -q -n 2 --dist loadfile --cov=tokenprune/engine --cov=tokenprune/methods --cov-report=term --cov-fail-under=90"
@@ -221,6 +239,6 @@ def test_continuous_integration_checks_rows_and_runs_the_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     *_, validate, last = script.read_text().splitlines()
-    assert "set -euo pipefail" in script.read_text() and last == "make test"
+    assert "set -euo pipefail" in script.read_text() and last == "make testall"
     names = set(re.fullmatch(r'make validate ARGS="(.*)"', validate).group(1).split())
     assert len(names) == 4 and names <= {path.stem for path in files("experiment")}

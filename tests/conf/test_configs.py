@@ -21,6 +21,8 @@ from tokenprune.tasks.classification.settings import Augmentation, Mixing, View,
 from tokenprune.tasks.encoder import positions
 from tokenprune.utils.paths import config_dir
 
+pytestmark = pytest.mark.system
+
 SCALES = ("smoke", "demo", "paper")
 METHODS = [path.stem for path in files("method") if path.stem == "dense" or not get("selector", choices(read(path))["selector"]).needs]
 ROWS = list(rows_of("table2_preserve"))

@@ -342,6 +342,7 @@ def test_an_unknown_site_is_refused_where_the_class_is_made():
         Decider(Site.BEFORE, lambda state, p, bias: state)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("selector", "treatment"), [("evit", "remove"), ("tome", "merge"), ("cropr", "last_layer_fusion")])
 def test_a_pass_compiles_as_one_graph(selector, treatment):
     model, x = pruned(selector, treatment), images(2)

@@ -14,6 +14,8 @@ from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.runs import row as experiment
 from tokenprune.runs.sweep import read_notes
 
+pytestmark = pytest.mark.system
+
 AXES = ["method=dense,evit,random,variance,topk", "treatment=preserve"]
 STATUSES = {"dense": "ok", "evit": "ok", "random": "failed", "variance": "diverged", "topk": "oom"}
 

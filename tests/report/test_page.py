@@ -162,6 +162,7 @@ def test_a_bad_line_of_a_csv_costs_itself_alone(tmp_path, capsys):
     assert "1 experiment with 2 rows: 2 ok." in text_of(page_of(tmp_path / "out"))
 
 
+@pytest.mark.system
 def test_the_committed_tables_make_a_page_that_needs_nothing_else(tmp_path):
     assert main([str(ROOT / "experiments"), "--out", str(tmp_path), "--experiment", *MEASURED]) == 0
     page = page_of(tmp_path)
