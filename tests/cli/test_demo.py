@@ -44,7 +44,7 @@ def test_one_page_links_all_that_was_made(made, tmp_path, capsys):
     links = set(re.findall(r'(?:href|src)="([^"#]+)"', text))
     assert [link for link in links if not (out / link).is_file()] == []
     assert {"pictures.html", "picture_0.png", f"tables/{EXPERIMENT}/keep_rates.png", "report/report.html"} <= links
-    assert "<td>86.0</td>" in text and "&lt;b&gt;ToMe" in text and "http" not in text
+    assert "<td>86.0</td>" in text and "&lt;b&gt;ToMe" in text and "://" not in text
     said = capsys.readouterr().out
     assert [command for command in made if shlex.join(command) not in said] == []
     assert any(command[-1] == "schedule.keep_rate=0.8,0.6" for command in made if command[1] == "run")
@@ -78,7 +78,9 @@ def test_every_command_that_it_runs_or_names_exists():
         compose([word for word in words if "," not in word])
 
 
-@pytest.mark.parametrize("arguments, words", [(["fast"], "'fast' is no setting; give KEY=VALUE"), (["--nothing"], "unrecognized arguments")])
+@pytest.mark.parametrize(
+    "arguments, words", [(["fast"], "'fast' is no setting; give KEY=VALUE"), (["--nothing"], "unrecognized arguments")]
+)
 def test_words_that_are_no_settings_are_refused(made, capsys, arguments, words):
     with pytest.raises(SystemExit) as ended:
         demo.main(arguments)
