@@ -11,12 +11,15 @@ PIP    := $(PY) -m pip --disable-pip-version-check
 EXTRAS := detection,export,figures,hf,notebooks,sweeps,tracking,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate table2 weights smoke test testall coverage lint layers types docs clean
+.PHONY: help setup demo validate table2 weights smoke test testall coverage lint layers types docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install tokenprune, its tools and Detectron2 (again only when setup.cfg changes)
+
+demo: $(STAMP) ## Start here: a picture, a table and a curve in three minutes, linked by results/demo/index.html
+	$(PY) -m tokenprune.demo $(ARGS)
 
 validate: $(STAMP) ## Check every row of every experiment at every scale, without data or weights
 	$(PY) -m tokenprune.validate $(ARGS)

@@ -9,6 +9,7 @@ from tokenprune.errors import hint
 from tokenprune.utils import console
 
 COMMANDS = {
+    "demo": ("tokenprune.cli.demo.__main__", "start here: a picture, a table and a curve in less than five minutes"),
     "run": ("tokenprune.run", "run one row or a sweep: tokenprune run +experiment=table2_preserve"),
     "list": ("tokenprune.cli.list", "print all plugins, methods and experiments"),
     "explain": ("tokenprune.cli.explain", "print the files and rules that made a run: tokenprune explain method=svit scale=paper"),
