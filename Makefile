@@ -8,7 +8,7 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 PIP    := $(PY) -m pip --disable-pip-version-check
-EXTRAS := detection,export,figures,hf,notebooks,sweeps,tracking,docs,dev
+EXTRAS := detection,export,figures,hf,notebooks,page,sweeps,tracking,docs,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo validate table2 weights smoke test testall coverage lint layers types docs clean

@@ -70,7 +70,7 @@ def test_torch_has_a_floor_an_exclusion_and_no_upper_bound(cfg):
 
 def test_extras_and_requirements(cfg):
     extras = cfg["options.extras_require"]
-    assert set(extras) == {"detection", "export", "hf", "figures", "notebooks", "sweeps", "tracking", "docs", "dev"}
+    assert set(extras) == {"detection", "export", "hf", "figures", "notebooks", "page", "sweeps", "tracking", "docs", "dev"}
     names = {name for text in [cfg["options"]["install_requires"], *extras.values()] for name in requirements(text)}
     assert "detectron2" not in names  # not on the index: the resolver would fail
     assert {"timm", "hydra-core", "safetensors", "shapely", "mkdocs-material", "pytest"} <= names
@@ -114,7 +114,7 @@ def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
     numbers = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("experiments/*/expected.csv")}
     templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("tokenprune/report/templates/*")}
-    assert {Path(name).name for name in templates} == {"report.html", "report.css", "show.html", "show.css", "show.js"}
+    assert {Path(name).name for name in templates} >= {"report.html", "report.css", "show.html", "show.js", "explore.html", "explore.js"}
     assert "tokenprune/conf/config.yaml" in configs
     assert (
         sorted((modules | configs | numbers | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names)
@@ -153,7 +153,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
     log = (env_with_torch.parent / "log").read_text()
     constraints = env_with_torch / "torch-constraints.txt"
     assert constraints.read_text() == "torch==2.11.0+cu130\ntorchvision==0.26.0\n"
-    assert f"install -q -c {constraints} -e .[detection,export,figures,hf,notebooks,sweeps,tracking,docs,dev]" in log
+    assert f"install -q -c {constraints} -e .[detection,export,figures,hf,notebooks,page,sweeps,tracking,docs,dev]" in log
     assert log.rstrip().endswith("-m tokenprune.install_detectron2")
     make("setup", f"VENV={env_with_torch}")
     assert (env_with_torch.parent / "log").read_text() == log
