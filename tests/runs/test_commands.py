@@ -17,7 +17,16 @@ ROW = {
 
 
 def test_what_is_recorded_makes_the_row_and_leaves_out_where_it_lies():
-    words = ["method=evit", "data.root=/my data", "results_dir=/x", "+hydra.verbose=true", "launcher=joblib", "fresh=17.5", "seed=2"]
+    words = [
+        "method=evit",
+        "data.root=/my data",
+        "results_dir=/x",
+        "+hydra.verbose=true",
+        "launcher=joblib",
+        "fresh=17.5",
+        "reports.usage.images=8",
+        "seed=2",
+    ]
     assert command_of(words) == "tokenprune run method=evit 'data.root=/my data' seed=2"
 
 
@@ -47,6 +56,7 @@ def test_what_is_derived_composes_to_that_row():
     assert run_key(row) == run_key(resolve(compose(["method=evit", "treatment=remove"])))
 
 
+@pytest.mark.system
 def test_a_row_records_what_made_it_and_the_dense_row_that_it_needed_does_not(cli, fake):  # noqa: F811
     code, *_ = cli("-m", *TINY, "method=evit", "seed=0,1", "results_dir=elsewhere/../results")
     assert code == 0

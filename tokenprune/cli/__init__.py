@@ -16,7 +16,7 @@ COMMANDS = {
     "validate": ("tokenprune.cli.validate", "check every row of every experiment without data or weights"),
     "smoke": ("tokenprune.cli.smoke", "run every experiment in seconds a row"),
     "show": ("tokenprune.cli.show", "show which tokens methods keep of your pictures, as one page: tokenprune show photo.jpg --model ..."),
-    "report": ("tokenprune.report.__main__", "write one page of a results folder"),
+    "report": ("tokenprune.report.__main__", "write one page of results folders, to explore or to print"),
     "bench": ("tokenprune.cli.bench.__main__", "measure the engine's speed against its goals"),
     "gpu": ("tokenprune.cli.gpu.__main__", "check and measure everything on one GPU: a table, curves, one page"),
     "zoo": ("tokenprune.cli.zoo", "published files: list them, judge one, convert one"),

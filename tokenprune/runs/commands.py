@@ -8,7 +8,7 @@ from typing import Any
 from tokenprune.runs.rows import rows_of, tables
 from tokenprune.runs.sources import folder_options
 
-_SURROUNDING = re.compile(r"(results_dir|validate_only|fresh|export_weights|launcher|tracking|hydra)\b")  # of a run, not of its row
+_SURROUNDING = re.compile(r"(results_dir|validate_only|fresh|export_weights|launcher|reports|tracking|hydra)\b")  # of a run, not of its row
 _DEFAULT_SCALE = "demo"
 
 

@@ -8,6 +8,7 @@ from tests.helpers.report_rows import classified, judged, results
 from tokenprune.report.__main__ import main
 from tokenprune.report.figures.shared.pareto import on_front
 
+pytestmark = pytest.mark.system
 pytest.importorskip("altair", reason="the extra `page` is not installed")
 EVIT, TOME = "Evit, remove, 0.7", "Tome, merge"
 
@@ -160,6 +161,7 @@ def test_two_rows_are_compared(page):
     assert "-14.16 to -5.84" in text.replace("−", "-") and "200" in text and "90.0 %" in text
     assert "tokenprune show PICTURE --model laptop/rows/e0 laptop/rows/t0" in text
     assert page.locator("#compared .bars").count() == 2 and page.locator("#compared .map").count() == 3
+    assert "100 % in the first block to 50 % in the last" in text
     page.get_by_role("button", name="Swap").click()
     assert "5.84 to +14.16" in page.locator("#compared").inner_text()
     assert page.locator("#lines input:checked").count() == 2

@@ -35,7 +35,7 @@ def test_a_line_has_its_numbers_its_spread_and_what_a_block_keeps(held):
     assert evit["values"]["top1"] == 62.0 and evit["errors"]["top1"] == pytest.approx(8**0.5)
     assert evit["spread"] == "standard deviation over 2 seeds" and evit["by_seed"]["top1"] == {"0": 60.0, "1": 64.0}
     assert evit["values"]["latency"] == pytest.approx(20.0) and evit["values"]["images_s_1"] == pytest.approx(50.0)
-    assert (evit["setting"], evit["rate"], evit["kept"]) == ("schedule stages, keep_rate 0.7", 0.7, [17.0, 8.0])
+    assert (evit["setting"], evit["rate"], evit["kept"]) == ("schedule stages, keep_rate 0.7", 0.7, [1.0, 0.5])
     assert dense["selector"] == "none" and dense["ranges"]["speedup"] == pytest.approx([0.975, 1.025])
     assert dense["spread"].startswith("bootstrap") and dense["rows"] == ["results/rows/d0"]
 

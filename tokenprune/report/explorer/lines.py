@@ -1,6 +1,5 @@
 """Turns the tables of a report into lines for the interactive page: one a configuration, with its numbers, spread and command."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from statistics import fmean
@@ -130,9 +129,9 @@ def _command(experiment: str, rows: pd.DataFrame, row: Mapping[str, Any] | None)
 
 
 def _kept(stored: "Sequence[Stored]") -> list[float]:
-    """Return the mean number of tokens that each block keeps, over the seeds; [] if it is not known."""
-    counts = [one.row["cost"].get("kept_per_block") for one in stored if one.row["status"] == "ok"]
-    known = [count for count in counts if count]
-    if not known or len({len(count) for count in known}) > 1:
+    """Return the share of tokens that each block keeps, the mean over the seeds; [] if it is not known."""
+    shares = [one.row["cost"].get("kept_per_block") for one in stored if one.row["status"] == "ok"]
+    known = [share for share in shares if share]
+    if not known or len({len(share) for share in known}) > 1:
         return []
-    return [round(fmean(block), 2) for block in zip(*known, strict=True) if not math.isnan(fmean(block))]
+    return [round(fmean(block), 4) for block in zip(*known, strict=True)]

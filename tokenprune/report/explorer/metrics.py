@@ -50,7 +50,7 @@ METRICS = (
     Metric("speedup", "encoder speed-up over dense, batch 1", "speed-up", less=False, column="speedup_encoder"),
     Metric("latency_encoder", "encoder latency (ms an image, batch 1)", "encoder ms", less=True, column="seconds_encoder", factor=1000),
     Metric("latency", "whole-model latency (ms an image, batch 1)", "whole ms", less=True, column="seconds_total", factor=1000),
-    Metric("images_s_1", "images/s, batch 1, whole model", "images/s, 1", less=False, column="seconds_total", inverse=True),
+    Metric("images_s_1", "images/s, batch 1, whole model", "images/s, b1", less=False, column="seconds_total", inverse=True),
     Metric("images_s", "images/s in batches, whole model", "images/s", less=False, column="images_per_second"),
     Metric("speedup_batch", "speed-up over dense in batches", "speed-up, batch", less=False, column="speedup_batch"),
     Metric("memory", "peak memory of the encoder (MiB an image)", "MiB", less=True, column="memory_encoder_mib"),

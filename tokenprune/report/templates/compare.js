@@ -1,4 +1,4 @@
-// Makes the comparison of two rows: facts, differences with their errors, the same images, tokens by block, token maps.
+// Makes the comparison of two rows: facts, differences with their errors, the same images, kept shares by block, token maps.
 
 // Returns an element. Attributes whose value is null are left out; children may be nodes or text.
 function make(tag, attributes = {}, ...children) {
@@ -9,7 +9,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-const signed = (value, digits) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(digits);
+const signed = (value, digits) => (value > 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
 
 function shown(metric, value) {
   if (value === undefined) return "—";
@@ -89,32 +89,35 @@ function sameImages(a, b, pairs) {
   return table("On the same images", head, rows);
 }
 
-function bars(line, tallest) {
+const percent = (share) => (share === undefined ? "?" : `${Math.round(100 * share)} %`);
+
+function bars(line) {
   const step = 10, height = 30;
-  const rects = line.kept.map((tokens, block) => {
-    const size = (height * tokens) / tallest;
+  const rects = line.kept.map((share, block) => {
+    const size = height * Math.min(share, 1);
     const place = { x: step * block, y: height - size, width: step - 1.5, height: size };
-    return make("rect", place, make("title", {}, `block ${block}: ${tokens} tokens`));
+    return make("rect", place, make("title", {}, `block ${block}: ${percent(share)} of the tokens`));
   });
-  const words = `tokens that each block keeps: ${line.kept.join(", ")}`;
-  return make("svg", { class: "bars", viewBox: `0 0 ${step * line.kept.length} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": words }, ...rects);
+  const words = `share of the tokens that each block keeps: ${line.kept.map(percent).join(", ")}`;
+  const box = { viewBox: `0 0 ${step * line.kept.length} ${height}`, preserveAspectRatio: "none" };
+  return make("svg", { class: "bars", ...box, role: "img", "aria-label": words }, ...rects);
 }
 
-function tokenBars(a, b) {
-  const known = [a, b].filter((line) => line.kept.length);
-  if (!known.length) return null;
-  const tallest = Math.max(...known.flatMap((line) => line.kept));
+function keptBars(a, b) {
+  if (!a.kept.length && !b.kept.length) return null;
   const figures = [["A", a], ["B", b]].map(([letter, line]) => {
-    const drawn = line.kept.length ? bars(line, tallest) : make("p", { class: "expect" }, "not stored");
-    return make("figure", {}, drawn, make("figcaption", {}, `${letter}: ${line.name}, ${line.kept.at(0) ?? "?"} to ${line.kept.at(-1) ?? "?"} tokens`));
+    const drawn = line.kept.length ? bars(line) : make("p", { class: "expect" }, "not stored");
+    const range = `${percent(line.kept.at(0))} in the first block to ${percent(line.kept.at(-1))} in the last`;
+    return make("figure", {}, drawn, make("figcaption", {}, `${letter}: ${line.name}, ${range}`));
   });
-  return make("div", {}, make("h4", {}, "Tokens by block"), make("div", { class: "pair" }, ...figures));
+  return make("div", {}, make("h4", {}, "Kept share by block"), make("div", { class: "pair" }, ...figures));
 }
 
 function grid(map, caption, colour) {
   const rects = map.flatMap((row, y) => row.map((value, x) => {
     const [fill, opacity] = colour(value);
-    return make("rect", { x, y, width: 1.02, height: 1.02, fill, "fill-opacity": opacity }, make("title", {}, `row ${y}, column ${x}: ${value.toFixed(2)}`));
+    const words = make("title", {}, `row ${y}, column ${x}: ${value.toFixed(2)}`);
+    return make("rect", { x, y, width: 1, height: 1, fill, "fill-opacity": opacity }, words);
   }));
   const words = `${caption}; a map of ${map.length} by ${map[0].length} tokens`;
   const drawn = make("svg", { class: "map", viewBox: `0 0 ${map[0].length} ${map.length}`, role: "img", "aria-label": words }, ...rects);
@@ -148,6 +151,6 @@ function comparison(a, b, content) {
   if (a.id === b.id) return [make("p", { class: "expect" }, "Both are the same row: choose another one.")];
   const apart = a.experiment === b.experiment ? null
     : make("p", { class: "note" }, "The rows are of two experiments: training, start or model may differ, too.");
-  const parts = [apart, factsTable(a, b, content.metrics), sameImages(a, b, content.pairs), tokenBars(a, b), tokenMaps(a, b), showCommand(a, b)];
+  const parts = [apart, factsTable(a, b, content.metrics), sameImages(a, b, content.pairs), keptBars(a, b), tokenMaps(a, b), showCommand(a, b)];
   return parts.filter((part) => part !== null);
 }

@@ -18,7 +18,8 @@
     return `${line.task} on ${line.data}, scale ${line.scale}${how}`;
   };
   const unique = (values) => [...new Set(values)];
-  const drawable = (line) => content.metrics.some((m) => m.score && m.name in line.values) && content.metrics.some((m) => !m.score && m.name in line.values);
+  const hasOne = (line, score) => content.metrics.some((metric) => metric.score === score && metric.name in line.values);
+  const drawable = (line) => hasOne(line, true) && hasOne(line, false);
   const better = (metric) => (metric.less ? "less is better" : "more is better");
 
   function fill(select, options, keep) {
@@ -39,7 +40,8 @@
     const allowed = Object.fromEntries(Object.keys(groups).map((name) => [name, marked(name)]));
     const wanted = chosen.find.value.toLowerCase().split(/\s+/).filter(Boolean);
     return ofExperiment().filter((line) => {
-      const text = [line.name, line.method, line.selector, line.setting, line.size, line.experiment, line.device, line.status].join(" ").toLowerCase();
+      const words = ["name", "method", "selector", "setting", "size", "experiment", "device", "status"].map((name) => line[name]);
+      const text = words.join(" ").toLowerCase();
       return Object.keys(groups).every((name) => allowed[name].has(line[name])) && wanted.every((word) => text.includes(word));
     });
   }
@@ -62,11 +64,15 @@
 
   function boxes(group, lines) {
     const values = unique(lines.map((line) => line[group]));
-    const sign = { selector: (value) => symbol("circle", content.colours[value]), treatment: (value) => symbol(content.shapes[value], "currentColor") };
+    const sign = {
+      selector: (value) => symbol("circle", content.colours[value]),
+      treatment: (value) => symbol(content.shapes[value], "currentColor"),
+    };
     const legend = groups[group].querySelector("legend");
     const labels = values.map((value) => {
       const box = make("input", { type: "checkbox", value, checked: "" });
-      return make("label", { class: "check" }, box, sign[group]?.(value) ?? null, value === "none" ? (group === "selector" ? "none (dense)" : "none") : value);
+      const text = group === "selector" && value === "none" ? "none (dense)" : value;
+      return make("label", { class: "check" }, box, sign[group]?.(value) ?? null, text);
     });
     groups[group].replaceChildren(legend, ...labels);
     groups[group].hidden = values.length < 2;
@@ -75,7 +81,8 @@
   function onTask() {
     const lines = ofTask(), names = unique(lines.map((line) => line.experiment));
     const options = names.map((name) => [name, name]);
-    fill(chosen.experiment, names.length > 1 ? [...options, [ALL, `all ${names.length} experiments`]] : options, most(lines, (line) => line.experiment));
+    if (names.length > 1) options.push([ALL, `all ${names.length} experiments`]);
+    fill(chosen.experiment, options, most(lines, (line) => line.experiment));
     onExperiment();
   }
 
@@ -84,11 +91,12 @@
     const known = content.metrics.filter((metric) => lines.some((line) => metric.name in line.values));
     const options = known.map((metric) => [metric.name, metric.title]);
     fill(chosen.x, options, known.find((metric) => !metric.score)?.name);
-    fill(chosen.y, options, known.find((metric) => metric.score)?.name);
+    const score = known.find((metric) => metric.score)?.name;
+    if (score && !metrics[chosen.y.value]?.score) chosen.y.value = "";  // the rows before had no accuracy
+    fill(chosen.y, options, score);
     for (const group of Object.keys(groups)) boxes(group, lines);
     const several = unique(lines.map((line) => line.experiment)).length > 1;
     at("caution").hidden = !several;
-    at("caution").textContent = several ? "These are rows of several experiments: training, start or model may differ between them, so the front compares more than methods." : "";
     tableOf(lines, known);
     const all = ofTask(), differ = ["experiment", "size", "cls", "device"].filter((name) => unique(all.map((line) => line[name])).length > 1);
     const names = all.map((line) => [line.id, [line.name, ...differ.map((name) => line[name])].filter(Boolean).join("; ")]);
@@ -132,7 +140,8 @@
     const plot = make("div", { class: "plot", tabindex: "0", role: "group" });
     const tip = make("div", { class: "tip", role: "status", hidden: "" });
     const parts = { up: make("p", { class: "axis" }), across: make("p", { class: "axis across" }), front: make("p", { class: "front" }) };
-    const figure = make("figure", { class: "chart" }, make("h3", {}, device), parts.up, make("div", { class: "stage" }, plot, tip), parts.across, parts.front);
+    const stage = make("div", { class: "stage" }, plot, tip);
+    const figure = make("figure", { class: "chart" }, make("h3", {}, device), parts.up, stage, parts.across, parts.front);
     at("charts").append(figure);
     const chart = { device, view: null, figure, plot, tip, lines: [], points: [], focus: null, ...parts };
     vegaEmbed(plot, content.chart, { renderer: "svg", actions: false, tooltip: () => {}, logLevel: ERRORS }).then(({ view }) => {
@@ -150,12 +159,13 @@
   function onKey(chart, event) {
     const order = [...chart.points].sort((a, b) => a.x - b.x || a.y - b.y);
     const now = order.findIndex((one) => one.id === chart.focus);
-    const to = { ArrowRight: now + 1, ArrowUp: now + 1, ArrowLeft: now < 0 ? order.length - 1 : now - 1, ArrowDown: now < 0 ? order.length - 1 : now - 1, Home: 0, End: order.length - 1 }[event.key];
+    const last = order.length - 1, before = now < 0 ? last : now - 1;
+    const to = { ArrowRight: now + 1, ArrowUp: now + 1, ArrowLeft: before, ArrowDown: before, Home: 0, End: last }[event.key];
     if (event.altKey || event.ctrlKey || event.metaKey || !order.length) return;
     if (event.key === "Escape") point(chart, null);
     else if (event.key === "Enter" && now >= 0) pin(order[now].id);
     else if (to === undefined) return;
-    else point(chart, order[Math.max(0, Math.min(order.length - 1, to))].id);
+    else point(chart, order[Math.max(0, Math.min(last, to))].id);
     event.preventDefault();
   }
 
@@ -189,7 +199,8 @@
       ["Device", line.device], ["Experiment", line.experiment], ["Status", line.status === "ok" ? "" : `${line.status}: ${line.why}`],
     ].filter(([, value]) => value);
     const list = make("dl", {}, ...rows.flatMap(([title, value]) => [make("dt", {}, title), make("dd", {}, value)]));
-    const how = line.command.typed ? "Command, as it was typed" : "Command for such a row (other settings of it are not recorded)";
+    const of = line.seeds.length > 1 ? ` for seed ${line.seeds[0]}` : "";
+    const how = line.command.typed ? `Command${of}, as it was typed` : `Command for such a row${of} (other settings of it are not recorded)`;
     return [make("strong", {}, line.name), list, make("p", { class: "how" }, how), make("code", { class: "command" }, line.command.text)];
   }
 
@@ -213,18 +224,24 @@
 
   function tableOf(lines, known) {
     const several = (name) => unique(lines.map((line) => line[name])).length > 1;
-    const words = [["Selector", "selector"], ["Treatment", "treatment"], ["Setting", "setting"], ["Class token", "cls"], ["Size", "size"], ["Experiment", "experiment"], ["Device", "device"], ["Status", "status"]]
-      .filter(([, name]) => several(name));
-    const heads = [make("th", { "data-fixed": "" }, "Compare"), make("th", {}, "Method"), ...words.map(([title]) => make("th", {}, title)),
-      make("th", { class: "number" }, "Seeds"), ...known.map((metric) => make("th", { class: "number", title: `${metric.title}; ${better(metric)}` }, metric.short))];
+    const words = FACTS.filter(([, name]) => several(name));
+    const heads = [
+      make("th", { "data-fixed": "" }, "Compare"), make("th", {}, "Method"), ...words.map(([title]) => make("th", {}, title)),
+      make("th", { class: "number" }, "Seeds"),
+      ...known.map((metric) => make("th", { class: "number", title: `${metric.title}; ${better(metric)}` }, metric.short)),
+    ];
     const rows = lines.map((line) => {
       const box = make("input", { type: "checkbox", "aria-label": `Compare ${line.name}` });
       box.addEventListener("change", () => tick(line.id, box.checked));
       const button = make("button", { type: "button", class: "name" }, line.name);
       button.addEventListener("click", () => pin(line.id));
-      const numbers = known.map((metric) => make("td", { class: "number", "data-value": line.values[metric.name] ?? "" }, metric.score ? withSpread(line, metric) : shown(metric, line.values[metric.name])));
-      const row = make("tr", { "data-id": line.id }, make("td", {}, box), make("td", { class: "word" }, button), ...words.map(([, name]) => make("td", { class: "word" }, line[name] || "—")),
-        make("td", { class: "number", "data-value": line.seeds.length }, String(line.seeds.length)), ...numbers);
+      const numbers = known.map((metric) => {
+        const value = line.values[metric.name], text = metric.score ? withSpread(line, metric) : shown(metric, value);
+        return make("td", { class: "number", "data-value": value ?? "" }, text);
+      });
+      const row = make("tr", { "data-id": line.id },
+        make("td", {}, box), make("td", { class: "word" }, button), ...words.map(([, name]) => make("td", { class: "word" }, line[name] || "—")),
+        make("td", { class: "number" }, String(line.seeds.length)), ...numbers);
       for (const [event, id] of [["mouseenter", line.id], ["mouseleave", null], ["focusin", line.id], ["focusout", null]]) {
         row.addEventListener(event, () => charts.forEach((chart) => light(chart, id)));
       }
@@ -257,13 +274,16 @@
     if (!chart.view) return;  // it is drawn when it is there
     const x = metrics[chosen.x.value], y = metrics[chosen.y.value];
     chart.points = pointsOf(lines);
-    const best = front(chart.points, x, y), dense = lines.find((line) => line.selector === "none" && y.name in line.values);
-    chart.view.data("points", chart.points).data("front", best.map(({ x: across, y: up }) => ({ x: across, y: up }))).data("dense", dense ? [{ y: dense.values[y.name] }] : []);
-    chart.view.runAsync();
+    const best = front(chart.points, x, y), dense = lines.filter((line) => line.selector === "none" && y.name in line.values);
+    const line = dense.length === 1 ? [{ y: dense[0].values[y.name] }] : [];
+    const band = best.map((one) => ({ x: one.x, y: one.y }));
+    chart.view.data("points", chart.points).data("front", band).data("dense", line).runAsync();
     chart.up.textContent = `↑ ${y.title} (${better(y)})`;
     chart.across.textContent = `${x.title} (${better(x)}) →`;
-    chart.front.textContent = best.length ? `Pareto front: ${unique(best.map((one) => content.lines[one.id].name)).join("; ")}.` : "No row that is shown has both numbers.";
-    chart.plot.setAttribute("aria-label", `${y.title} against ${x.title} on ${chart.device}: ${chart.points.length} marks; arrow keys go from one to the next`);
+    const names = unique(best.map((one) => content.lines[one.id].name)).join("; ");
+    chart.front.textContent = names ? `Pareto front: ${names}.` : "No row that is shown has both numbers.";
+    const words = `${y.title} against ${x.title} on ${chart.device}: ${chart.points.length} marks`;
+    chart.plot.setAttribute("aria-label", `${words}; arrow keys go from one to the next`);
     chart.figure.classList.toggle("empty", !chart.points.length);
   }
 
