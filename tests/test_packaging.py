@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
-    *("help", "setup", "validate", "table2", "weights", "smoke", "test", "testall"),
+    *("help", "setup", "demo", "validate", "table2", "weights", "smoke", "test", "testall"),
     *("coverage", "lint", "layers", "types", "docs", "clean"),
 ]  # fmt: skip
 FAKE_PYTHON = """#!/bin/sh

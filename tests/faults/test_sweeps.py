@@ -110,10 +110,10 @@ def test_a_row_whose_process_died_is_a_failed_row(cli, fake, monkeypatch):  # no
     """The note is written before the row is made: a launcher with a process a row finds it when that process is killed."""
     seen = []
 
-    def look(config):
+    def look(config, *command):
         (folder,) = (cli.folder / "results" / ".sweeps").iterdir()
         seen.extend(read_notes(folder))
-        return original(config)
+        return original(config, *command)
 
     original = experiment.run_row
     monkeypatch.setattr(experiment, "run_row", look)

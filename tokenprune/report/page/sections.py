@@ -1,7 +1,7 @@
 """Collects the parts of a report on each experiment: tables, the plot with its front, seeds, pictures. It sets no format."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -59,8 +59,8 @@ class Section:
     parts: list[Part]
     gallery: list[Image]
     texts: list[str]
-    stored: Mapping[tuple[str, str], Stored]
-    folders: tuple[Path, ...]
+    stored: Mapping[tuple[str, str], Stored] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
 
 
 def section(experiment: Experiment, folder: Path) -> Section:
@@ -94,7 +94,8 @@ def _parts(experiment: Experiment, folder: Path) -> Iterator[Part]:
 def table_of(experiment: str, rows: pd.DataFrame) -> Table:
     """Return the table of rows that may share one, beside the paper's current numbers, not those of the time when the rows were written."""
     expected = expected_of(experiment)
-    fresh = rows.drop(columns=[name for name in rows if name.startswith("paper_")]) if expected else rows
+    papers = [name for name in rows if name.startswith("paper_") and not name.endswith("_note")]  # a note is of measured numbers
+    fresh = rows.drop(columns=papers) if expected else rows
     return of_frame(fresh.reset_index(drop=True), expected)
 
 
