@@ -46,6 +46,7 @@ class Selector(nn.Module):
             the counts and uses only the block positions.
         steady: In training the same parameters get a gradient in every pass.
         cap: cap(live, prefix) returns how many slots one decision can drop at most; None for no limit.
+        label: Name in tables and pictures; empty for the registered name. A class that is derived from another has its own.
         published: Treatment and schedule of the paper, the defaults of `tokenprune.prune`.
         evaluated: Options with which the authors' code evaluates, where it differs from the defaults at test time.
     """
@@ -69,6 +70,7 @@ class Selector(nn.Module):
     steady: ClassVar[bool] = True
     module: ClassVar[str] = "parameter-free"
     paper: ClassVar[str] = ""
+    label: ClassVar[str] = ""
     cap: ClassVar[Callable[[int, int], int] | None] = None
     published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
 
@@ -118,6 +120,11 @@ class Selector(nn.Module):
             "paper",
         )
         return {**{key: getattr(cls, key) for key in keys}, "site": cls.site.value}
+
+    @classmethod
+    def shown_label(cls) -> str:
+        """Return what tables and pictures call the selector."""
+        return vars(cls).get("label") or cls.name
 
     @classmethod
     def wants_cls(cls, options: Mapping[str, Any]) -> bool:

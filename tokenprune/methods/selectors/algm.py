@@ -43,6 +43,7 @@ class LocalThenGlobalMerging(Selector):
     count_role = "blocks"
     merging = True
     module = "similarity-based"
+    label = "ALGM"
     paper = "ALGM, CVPR 2024"
     published = {"treatment": {"name": "merge", "proportional": False}, "schedule": {"name": "listed", "blocks": (0, 4)}}
 

@@ -47,6 +47,7 @@ class PruneThenMerge(Selector):
     vanishing = True
     reads_cls = True
     module = "attention-based"
+    label = "DiffRate"
     paper = "DiffRate, ICCV 2023"
     published: ClassVar[Mapping[str, Any]] = {"treatment": "merge", "schedule": {"name": "counts", **DEIT_S_2_9}}
 
