@@ -45,6 +45,8 @@ class Selector(nn.Module):
         count_role: What the schedule's counts mean at test time: `count` exact, `target` a mean, `cap` an upper bound; `blocks`: ignores
             the counts and uses only the block positions.
         steady: In training the same parameters get a gradient in every pass.
+        dial: Where schedules do not set how many tokens stay: the option of the class that does, the value with which fewest stay and the
+            one with which most do. `schedule.target_gmac` sets it. None if there is none.
         cap: cap(live, prefix) returns how many slots one decision can drop at most; None for no limit.
         label: Name in tables and pictures; empty for the registered name. A class that is derived from another has its own.
         published: Treatment and schedule of the paper, the defaults of `tokenprune.prune`.
@@ -71,6 +73,7 @@ class Selector(nn.Module):
     module: ClassVar[str] = "parameter-free"
     paper: ClassVar[str] = ""
     label: ClassVar[str] = ""
+    dial: ClassVar[tuple[str, float, float] | None] = None
     cap: ClassVar[Callable[[int, int], int] | None] = None
     published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
 

@@ -18,7 +18,7 @@ from tokenprune.runs.plugin_options import defaults
 from tokenprune.runs.reports import build_reports
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
-from tokenprune.runs.target_gmac import asked, plan, samples
+from tokenprune.runs.target_gmac import asked, plan, samples, setting
 from tokenprune.runs.tracking import check_installed, tracking_problems
 from tokenprune.tasks.encoder import positions
 from tokenprune.training.settings import TrainingConfig
@@ -241,7 +241,7 @@ def _cost_in_words(config: Run, cost: Macs) -> str:
     count_role = config.selector_kind.count_role if config.selector_kind else "count"
     word = {"count": "", "target": "expected "}.get(count_role, "at most ")
     open_ = samples(config) and config.target_gmac is not None
-    later = f"; keep_rate is found on training images for {asked(config):.3g} GMAC" if open_ else ""
+    later = f"; {setting(config)} is found on training images for {asked(config):.3g} GMAC" if open_ else ""
     return f"; planned: {word}{cost.total / 1e9:.3g} GMAC{later}"
 
 

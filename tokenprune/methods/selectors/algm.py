@@ -41,6 +41,7 @@ class LocalThenGlobalMerging(Selector):
     site = Site.INSIDE
     budget = "dynamic"
     count_role = "blocks"
+    dial = ("threshold", -1.0, 1.0)
     merging = True
     module = "similarity-based"
     label = "ALGM"

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from tokenprune.measure.paired import Paired
 
+COLUMNS = [
+    "budget", "seed", "first", "second", "first_top1", "second_top1", "images", "first_only", "second_only", "difference", "low", "high",
+    "p", "p_holm", "better",
+]  # fmt: skip
 Row = Mapping[str, Any]
 Budget = tuple[str, int]  # the budget in words, and the seed
 
@@ -148,8 +152,7 @@ def budget_of(row: Row) -> str:
 def pairs(rows: Sequence[Answers], dense: Mapping[int, Answers], level: float) -> "pd.DataFrame":
     """Return one line a pair of rows of equal budget and seed, and one for each row with the dense one of its seed.
 
-    Columns: budget, seed, first, second, first_top1, second_top1, images, first_only, second_only, difference, low, high (top-1 in points),
-    p, p_holm, better.
+    Columns: see `COLUMNS`; top-1 and differences in points.
     """
     import pandas as pd
 
@@ -162,7 +165,7 @@ def pairs(rows: Sequence[Answers], dense: Mapping[int, Answers], level: float) -
         corrected = holm([pair.p for pair in found])
         for (a, b), pair, p in zip(partners, found, corrected, strict=True):
             lines.append({"budget": budget, "seed": seed, "first": a.name, "second": b.name, **_line(pair, p, level, a, b)})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def _line(pair: "Paired", corrected: float, level: float, a: Answers, b: Answers) -> dict[str, Any]:
