@@ -12,6 +12,7 @@ from tokenprune.engine.schedule import TARGET
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import register
 from tokenprune.report.insights.verdicts import UNDECIDED
+from tokenprune.report.tables.rankings import in_sentences, judged, rankings
 from tokenprune.runs.reports import Sweep
 from tokenprune.runs.results import row_folder
 from tokenprune.utils import console
@@ -70,17 +71,21 @@ class PairedImages:
             raise InvalidConfig(f"reports.paired.level is {self.level}; allowed: above 0 and below 1")
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write paired.csv (a row a pair) and paired.md (a table a budget, the best method first)."""
+        """Write paired.csv (a row a pair), paired.md (a table a budget, the best method first), and rankings.csv if papers rank methods."""
         rows, without = answered(sweep)
         dense = {a.row["seed"]: a for a in rows if a.row["treatment"] == "none"}
         table = pairs(rows, dense, self.level)
         refused = [f"- {row['label']}, {budget_of(row)}: {row['reason']}" for row in sweep.rows if row["status"] == "invalid"]
-        left_out = [without, "\n".join(["Refused:", "", *refused]) if refused else ""]
+        papers = judged({budget: _rights(same) for budget, same in by_budget(rows).items()}, rankings(sweep.name), self.level)
+        left_out = [in_sentences(papers), without, "\n".join(["Refused:", "", *refused]) if refused else ""]
         text = "\n\n".join([*(in_words(table, same, dense, name) for name, same in by_budget(rows).items()), *filter(None, left_out)])
         console.say(text)
         (sweep.folder / "paired.md").write_text(f"# {sweep.name}: paired by image\n\n{text}\n\n{_LEGEND}\n", encoding="utf-8")
         table.to_csv(sweep.folder / "paired.csv", index=False)
-        return ["paired.csv", "paired.md"]
+        if papers.empty:
+            return ["paired.csv", "paired.md"]
+        papers.to_csv(sweep.folder / "rankings.csv", index=False)
+        return ["paired.csv", "paired.md", "rankings.csv"]
 
 
 _LEGEND = (
@@ -208,6 +213,10 @@ def _ranked(a: Answers, best: Answers, dense: Answers | None, here: "pd.DataFram
     decided = here[here["first"].isin(both) & here["second"].isin(both)]["better"]
     like = "best" if a is best else "yes" if (decided == UNDECIDED).all() else "no"
     return f"| {a.name} | {_top1(a):.2f} | {gap} | {agrees} | {_gmac(a)} | {like} |"
+
+
+def _rights(same: Sequence[Answers]) -> dict[str, Any]:
+    return {a.row["label"]: _right(a) for a in same}
 
 
 def _right(answers: Answers) -> Any:
