@@ -203,7 +203,7 @@ def _pairing(config: Run) -> str:
 def idle_schedule(run: Mapping[str, Any]) -> str:
     """Return what to say of a run whose schedule drops nothing although its keep rate is below 1; "" for others."""
     config = Run.of(run)
-    if config.is_dense or config.schedule_name == NONE or _bad_rate(config) or config.schedule.get("keep_rate", 1.0) == 1:
+    if config.is_dense or config.schedule_name == NONE or _bad_rate(config) or _keep_rate(config) == 1:
         return ""
     blocks, size = depth(config.backbone), positions(config)
     budgets = check_pairing(config.selector, config.treatment, answered(config.schedule), depth=blocks, positions=size)
@@ -229,7 +229,7 @@ def _range(blocks: list[int]) -> str:
 
 
 def _bad_rate(config: Run) -> bool:
-    rate = config.schedule.get("keep_rate", 1.0)
+    rate = _keep_rate(config)
     return isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1
 
 
