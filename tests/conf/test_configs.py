@@ -297,6 +297,12 @@ def test_a_plugin_without_files_is_a_choice_with_its_defaults():
     }  # fmt: skip
 
 
+def test_a_method_without_a_file_is_called_as_its_class_says():
+    assert compose(["method=diffrate"]).label == published_method("diffrate")["label"] == "DiffRate"
+    assert get("selector", "algm").shown_label() == "ALGM"
+    assert type("Derived", (get("selector", "algm"),), {"name": "derived"}).shown_label() == "derived"
+
+
 def test_an_option_that_equals_its_default_changes_no_run_key():
     usual = resolve(compose(["method=cropr", "scale=smoke"]))
     bare = {**usual, "selector": {"name": "cropr"}, "treatment": {"name": usual["treatment"]["name"]}}

@@ -32,13 +32,13 @@ def test_the_nearest_of_all_choices_is_found(costs, share, hopeless):
     costs = sorted(costs)
     total = len(costs) - 1 + hopeless
 
-    def cost(schedule):
-        if schedule["remove"] > len(costs) - 1:
+    def cost(choice):
+        if choice["schedule"]["remove"] > len(costs) - 1:
             raise InvalidSchedule("nothing would stay")
-        return float(costs[len(costs) - 1 - schedule["remove"]])
+        return float(costs[len(costs) - 1 - choice["schedule"]["remove"]])
 
     target = costs[0] + share * (costs[-1] - costs[0])
-    found, spent = meet({"name": "per_block", "remove": 8}, target, total, cost)
+    found, spent = meet([{"schedule": {"name": "per_block", "remove": count}} for count in range(total, -1, -1)], target, cost)
     assert spent == cost(found) and abs(spent - target) == min(abs(c - target) for c in costs)
 
 
@@ -88,6 +88,23 @@ def test_a_sampler_is_measured_on_training_images():
         spent = [encoder_macs(model, encode(images)).total * len(images) for images in batches]
     assert sum(spent) / sum(map(len, batches)) == pytest.approx(0.018e9, rel=0.03)
     assert planned_macs(model, 64).total > 0.018e9 * 1.01
+
+
+def test_a_threshold_is_found_where_tokens_set_their_own_number():
+    """ALGM: what is found is the selector's, spends what is asked on training images, and does not count in the key."""
+    run = config("method=algm", "schedule.target_gmac=0.018", "task.batch_size=64")
+    task = get("task", "classification")()
+    answer, notes = solved(run, task, lambda model: None)
+    found = answer["selector"]["threshold"]
+    assert f"threshold {found:g} found" in notes[0] and answer["schedule"] == run["schedule"] and found != run["selector"]["threshold"]
+    torch.manual_seed(run["seed"])
+    model = task.build_model(answer).eval()
+    encode, batches = task.calibration(model, answer, 64)
+    with torch.no_grad():
+        spent = [encoder_macs(model, encode(images)).total * len(images) for images in batches]
+    assert sum(spent) / sum(map(len, batches)) == pytest.approx(0.018e9, rel=0.05)
+    assert run_key(answer) == run_key(run) != run_key(config("method=algm"))
+    assert "threshold is found on training images for 0.018 GMAC" in validate(run)
 
 
 def test_the_target_of_a_sampler_needs_whole_images(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from tests.helpers.rows import made
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import build
+from tokenprune.report.figures.iso_compute import draw, table_of
 from tokenprune.runs.reports import Sweep
 
 
@@ -28,6 +29,14 @@ def test_files_and_numbers(tmp_path, capsys):
     assert points["target_gmac"].fillna(0).tolist() == [0, 0.018, 0.018] and points["remove"].fillna(0).tolist() == [0, 0, 3]
     assert points["off_target"][1:].tolist() == pytest.approx([0.1 / 18, -0.05]) and points["value"].tolist() == [70, 60, 66]
     assert "2 methods at 0.018 GMAC; farthest off: ToMe -5.0%" in capsys.readouterr().out
+
+
+def test_a_threshold_that_was_found_is_named(tmp_path):
+    row = spent(tmp_path, 0.0182, 60.0, "method=algm", "schedule.target_gmac=0.018", "selector.threshold=0.75")
+    points = table_of([row])
+    assert points["dial"].tolist() == ["threshold 0.75"]
+    (axis,) = draw(points, "made up").axes
+    assert [text.get_text() for text in axis.texts] == ["threshold 0.75, 0.0182 GMAC"]
 
 
 def test_seeds_are_one_line(tmp_path):

@@ -67,6 +67,12 @@ def test_targets_of_gmac_are_budgets_and_equal_names_are_told_apart(tmp_path):
     assert pair["first"] == pair["better"] == f"Mine, remove ({rows[0]['key'][:4]})" and pair["second"] != pair["first"]
 
 
+def test_budgets_of_one_row_each_have_no_pair(tmp_path):
+    rows = [judged(tmp_path, 120, "method=evit", f"schedule.keep_rate={rate}") for rate in (0.5, 0.9)]
+    report(tmp_path, rows)
+    assert pd.read_csv(tmp_path / "paired.csv").empty and "| EViT, remove | 60.00 |" in (tmp_path / "paired.md").read_text()
+
+
 def test_rows_that_cannot_be_compared(tmp_path):
     one = judged(tmp_path, 120, "method=evit")
     with pytest.raises(TokenPruneError, match="1 finished rows of made_up have predictions.*--fresh"):

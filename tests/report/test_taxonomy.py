@@ -14,6 +14,7 @@ from tokenprune.report.tables.taxonomy import CELLS, Taxonomy
 from tokenprune.runs.presets import files
 from tokenprune.utils.paths import expected_of
 
+WITHOUT_FILE = {"algm", "atc", "diffrate", "frequency", "mctf", "pitome", "ppt", "representation_shift", "tofu"}
 EXPECTED = expected_of("table1_taxonomy")
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper" / "svit_table1_taxonomy.csv"
 
@@ -64,7 +65,8 @@ def test_a_changed_fact_changes_the_table(monkeypatch, owner, fact, value, metho
 
 def test_other_methods_are_listed_below_without_agreement():
     found = lines()
-    assert set(found) == {path.stem for path in files("method")} - {"dense"}
+    assert set(found) == {*(path.stem for path in files("method")), *WITHOUT_FILE} - {"dense"}
+    assert (found["diffrate"]["model"], found["diffrate"]["preserve"], found["algm"]["dynamic_rate"]) == ("DiffRate", "yes (merged)", "yes")
     assert found["cropr"]["reactivate"] == "all, before the last block" and found["tome"]["preserve"] == "yes (merged)"
     assert all(found[name][f"{cell}_agrees"] == "" for name in ("cropr", "tome", "evit_fused") for cell in CELLS)
     shown = Taxonomy.of(EXPECTED).shown
@@ -81,7 +83,7 @@ def test_the_experiment_prints_and_writes_it(cli):  # noqa: F811
     assert (code, err) == (0, "") and "20 of 20 cells agree" in out
     folder = cli.folder / "results" / "tables" / "table1_taxonomy"
     assert {p.name for p in folder.iterdir()} == {"sweep.json", "taxonomy.csv", "taxonomy.md", "taxonomy.tex"}
-    assert pd.read_csv(folder / "taxonomy.csv").shape == (len(files("method")) - 1, 3 + 4 * len(CELLS))
+    assert pd.read_csv(folder / "taxonomy.csv").shape == (len(files("method")) + len(WITHOUT_FILE) - 1, 3 + 4 * len(CELLS))
     code, out, _ = cli("+experiment=table1_taxonomy", "reports.taxonomy.others=false")
     assert code == 0 and "Cropr" not in out
 

@@ -1,5 +1,7 @@
-"""Selectors of a model's decisions, and another keep rate for a model that is built already."""
+"""Selectors of a model's decisions, and another keep rate or schedule for a model that is built already."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -78,6 +80,30 @@ class RateTools:
             self.selectors[str(number)] = selector.train(self.training)
         self.selectors = type(self.selectors)({key: self.selectors[key] for key in sorted(self.selectors, key=int)})
         self.hooks = self._kind.hooks(list(self.selectors.values())) if self._kind is not None and self.selectors else self.hooks
+
+
+@contextmanager
+def scheduled(model: "PrunedViT", schedule: Schedule) -> Iterator[None]:
+    """Let a model drop tokens by another schedule as long as the `with` block lasts, with the weights of its own selectors.
+
+    `hearer` hears nothing of it.
+
+    Args:
+        model: A pruned model.
+        schedule: The other schedule.
+
+    Raises:
+        InvalidSchedule: See `PrunedViT.set_keep_rate`.
+    """
+    before = model.schedule, model.selectors, model.hooks, model.hearer
+    model.schedule, model.hearer = schedule, None
+    try:
+        built = {str(number): selector.train(model.training) for number, selector in _selectors(model).items()}
+        model.selectors = type(model.selectors)(built)
+        model.hooks = model._kind.hooks(list(built.values())) if model._kind is not None and built else model.hooks
+        yield
+    finally:
+        model.schedule, model.selectors, model.hooks, model.hearer = before
 
 
 def _at(model: "PrunedViT", keep_rate: float) -> Schedule:

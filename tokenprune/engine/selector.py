@@ -45,7 +45,10 @@ class Selector(nn.Module):
         count_role: What the schedule's counts mean at test time: `count` exact, `target` a mean, `cap` an upper bound; `blocks`: ignores
             the counts and uses only the block positions.
         steady: In training the same parameters get a gradient in every pass.
+        dial: Where schedules do not set how many tokens stay: the option of the class that does, the value with which fewest stay and the
+            one with which most do. `schedule.target_gmac` sets it. None if there is none.
         cap: cap(live, prefix) returns how many slots one decision can drop at most; None for no limit.
+        label: Name in tables and pictures; empty for the registered name. A class that is derived from another has its own.
         published: Treatment and schedule of the paper, the defaults of `tokenprune.prune`.
         evaluated: Options with which the authors' code evaluates, where it differs from the defaults at test time.
     """
@@ -69,6 +72,8 @@ class Selector(nn.Module):
     steady: ClassVar[bool] = True
     module: ClassVar[str] = "parameter-free"
     paper: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    dial: ClassVar[tuple[str, float, float] | None] = None
     cap: ClassVar[Callable[[int, int], int] | None] = None
     published: ClassVar[Mapping[str, Any]] = {"treatment": "remove", "schedule": {"name": "stages"}}
 
@@ -118,6 +123,11 @@ class Selector(nn.Module):
             "paper",
         )
         return {**{key: getattr(cls, key) for key in keys}, "site": cls.site.value}
+
+    @classmethod
+    def shown_label(cls) -> str:
+        """Return what tables and pictures call the selector."""
+        return vars(cls).get("label") or cls.name
 
     @classmethod
     def wants_cls(cls, options: Mapping[str, Any]) -> bool:

@@ -244,7 +244,7 @@ def merge(state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
     source, place = gone + first, into + first
     rows, target = x.flatten(0, 1), flat(place, x.shape[1])
     gain = (
-        take(x, source) - rows.index_select(0, target).view(*place.shape, -1)
+        take(x, source) - rows.index_select(0, target).view(*place.shape, x.shape[-1])
     ) * share  # the mean as a step from the target: 0 for who stays
     if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
         x = x.scatter_add(1, place.unsqueeze(-1).expand_as(gain), gain)

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tokenprune.registry import get, names
+from tokenprune.runs.presets import choices, files, read
 
 KINDS = ("selector", "treatment", "schedule")  # the axes of a method
 _ENGINE = {"context"}  # arguments that the engine gives
@@ -56,7 +57,14 @@ def published_method(selector: str) -> dict[str, Any]:
     axes = {axis: {"name": spec} if isinstance(spec, str) else dict(spec) for axis, spec in get("selector", selector).published.items()}
     chosen = [{"override /selector": selector}, *({f"override /{axis}": spec.pop("name")} for axis, spec in axes.items())]
     values = {axis: spec for axis, spec in axes.items() if spec}
-    return {"defaults": [*chosen, "_self_"], "method": selector, "label": selector, **values}
+    return {"defaults": [*chosen, "_self_"], "method": selector, "label": get("selector", selector).shown_label(), **values}
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """Return {name: preset} of all methods: the files of conf/method, then what the classes of the other selectors publish."""
+    own = {path.stem: read(path) for path in files("method")}
+    filed = {choices(preset).get("selector") for preset in own.values()}
+    return {**own, **{name: published_method(name) for name in names("selector") if name not in filed}}
 
 
 def without_defaults(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,6 +156,11 @@ class Run(Mapping[str, Any]):
         return get("selector", self.selector_name) if self.selector_name in names("selector") else None
 
     @property
+    def dial(self) -> tuple[str, float, float] | None:
+        """Return the option that sets how many tokens stay, and its ends (`Selector.dial`); None where the schedule does."""
+        return None if self.selector_kind is None else self.selector_kind.dial
+
+    @property
     def task_kind(self) -> "type[Task]":
         """Return the task's class.
 

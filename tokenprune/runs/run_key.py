@@ -11,6 +11,7 @@ from tokenprune.engine.schedule import ANSWERS, TARGET
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import get, names, origin
 from tokenprune.runs.plugin_options import KINDS, without_defaults
+from tokenprune.runs.run import Run
 from tokenprune.utils.code import code_digest
 from tokenprune.utils.files import digest
 from tokenprune.utils.hf_folder import folder_files, is_hf
@@ -42,7 +43,8 @@ def run_key(config: Mapping[str, Any]) -> str:
     if sorted(relevant.get("measure", ())) == sorted(MEASURES):
         relevant.pop("measure")  # the key of a row from before there was a choice
     if relevant.get("schedule", {}).get(TARGET) is not None:
-        relevant["schedule"] = {k: v for k, v in relevant["schedule"].items() if k not in ANSWERS}
+        for axis, found in (("schedule", ANSWERS), ("selector", (Run.of(config).dial or ())[:1])):
+            relevant[axis] = {k: v for k, v in relevant[axis].items() if k not in found}
     relevant["data"] = _data(relevant.get("data", {}))
     relevant["sources"] = _sources(config)
     text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)

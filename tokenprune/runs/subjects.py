@@ -13,6 +13,7 @@ from tokenprune.data import data_source
 from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.prune import prune
 from tokenprune.errors import InvalidConfig, TokenPruneError, hint
+from tokenprune.registry import get
 from tokenprune.registry import names as plugins
 from tokenprune.runs import untrained
 from tokenprune.runs.presets import choices, files, read
@@ -72,7 +73,7 @@ def method_of(word: str) -> Method:
         axes: dict[str, Any] = {axis: {"name": chosen} for axis, chosen in choices(preset).items() if axis in _AXES}
         label = str(preset.get("label", name)) + (" fused" if name == "evit_fused" else "")
     elif name in plugins("selector"):
-        axes, label = {"selector": {"name": name}}, name
+        axes, label = {"selector": {"name": name}}, get("selector", name).shown_label()
     else:
         known = sorted({*presets, *plugins("selector")} - {"none"})
         raise InvalidConfig(f"there is no method {name!r}.{hint(name, known)} Allowed: {', '.join(known)}; with options: {_EXAMPLE}")

@@ -1,7 +1,8 @@
 """`schedule.target_gmac`: how much a schedule must keep for an encoder to spend a given number of GMACs an image.
 
-Counts that the schedule fixes, and the expected counts of gates, are planned (`measure.macs`), so the answer needs no image; a sampler,
-whose count is each image's own matter, is measured on training images. Either way the cost rises with what is kept: it is bisected.
+Where tokens set their own number (ALGM), an option of the selector is found instead, its `dial`. Counts that the schedule fixes, and the
+expected counts of gates, are planned (`measure.macs`), so the answer needs no image; a sampler, whose count is each image's own matter, is
+measured on training images. Either way the cost rises with what is kept: it is bisected.
 """
 
 import json
@@ -25,8 +26,10 @@ from tokenprune.tasks.encoder import positions
 
 IMAGES = 64  # training images on which a sampler is measured
 STEP = 10_000  # keep rates are found to a ten-thousandth
+DIAL_STEPS = 2_000  # of a selector's dial
 _GIGA = 1e9
-Cost = Callable[[Mapping[str, Any]], float]  # of a schedule, in GMAC
+Choice = Mapping[str, Mapping[str, Any]]  # {"schedule": options} or {"selector": options}, in the place of the run's own
+Cost = Callable[[Choice], float]  # in GMAC
 
 
 def solved(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> tuple[Run, list[str]]:
@@ -43,11 +46,13 @@ def solved(config: Mapping[str, Any], task: Any, load: Callable[[Any], Any]) -> 
         return config, []
     target, sampler = asked(config), samples(config)
     cost = _measured(config, task, load) if sampler else _planned(config)
-    schedule, gmac = meet(config.schedule, target, positions(config), cost)
-    name = next(key for key in ("remove", "keep_rate") if key in schedule)
+    found, gmac = meet(choices(config), target, cost)
     how = f"expected on {IMAGES} training images" if sampler else "planned"
-    note = f"{TARGET} {target:.4g}: {name} {schedule[name]:g} found, {gmac:.4g} GMAC {how}"
-    return config.replace(schedule={**schedule, TARGET: config.target_gmac}), [note]
+    name = setting(config)
+    value = next(iter(found.values()))[name]
+    note = f"{TARGET} {target:.4g}: {name} {value:g} found, {gmac:.4g} GMAC {how}"
+    schedule = {**found.get("schedule", config.schedule), TARGET: config.target_gmac}
+    return config.replace(**{**found, "schedule": schedule}), [note]
 
 
 def asked(config: Mapping[str, Any]) -> float:
@@ -68,17 +73,15 @@ def asked(config: Mapping[str, Any]) -> float:
     return target
 
 
-def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> tuple[dict[str, Any], float]:
-    """Return the schedule whose cost is nearest to a target, and that cost.
+def meet(options: Sequence[Choice], target: float, cost: Cost) -> tuple[Choice, float]:
+    """Return the choice whose cost is nearest to a target, and that cost.
 
     Args:
-        schedule: name and options; what is found replaces keep_rate, or `remove` of per_block. target: GMAC. total: N, for `remove`.
-        cost: of a schedule in GMAC, rising with what it keeps; InvalidSchedule where it keeps too little.
+        options: what to choose from, see `choices`. target: GMAC. cost: rises along the options; InvalidSchedule where too little is kept.
 
     Raises:
-        InvalidSchedule: a target beyond what the schedule can reach, with its range, or a schedule without anything to set.
+        InvalidSchedule: a target beyond what can be reached, with the range.
     """
-    options = _choices(answered(schedule), total)
     known: dict[int, float] = {}
 
     def at(place: int) -> float:
@@ -96,7 +99,7 @@ def meet(schedule: Mapping[str, Any], target: float, total: int, cost: Cost) -> 
             "give a number between, or another schedule"
         )
     place = min((*below, above), key=lambda p: abs(at(p) - target))
-    return dict(options[place]), at(place)
+    return options[place], at(place)
 
 
 def samples(config: Mapping[str, Any]) -> bool:
@@ -113,15 +116,15 @@ def plan(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Macs]:
     config = Run.of(config)
     schedule = config.schedule
     if schedule.get(TARGET) is not None and samples(config):
-        _choices(answered(schedule), positions(config))  # refuses a schedule without anything to set
+        choices(config)  # refuses a schedule without anything to set
     elif schedule.get(TARGET) is not None:
-        schedule, _ = meet(schedule, asked(config), positions(config), _planned(config))
+        schedule = meet(choices(config), asked(config), _planned(config))[0]["schedule"]
     return answered(schedule), _planner(config)(answered(schedule))
 
 
 def _planned(config: Run) -> Cost:
     macs = _planner(config)
-    return lambda schedule: macs(schedule).total / _GIGA
+    return lambda choice: macs(choice["schedule"]).total / _GIGA
 
 
 def _planner(config: Run) -> Callable[[Mapping[str, Any]], Macs]:
@@ -151,7 +154,7 @@ def _axes(config: Run) -> dict[str, Any]:
 
 
 def _measured(config: Run, task: Any, load: Callable[[Any], Any]) -> Cost:
-    """Mean GMAC of the model as it starts, on training images, for any schedule."""
+    """Mean GMAC of the model as it starts, on training images, for any choice."""
     torch.manual_seed(config.seed)
     model = task.build_model(config.replace(schedule=answered(config.schedule)))
     load(model)
@@ -164,8 +167,9 @@ def _measured(config: Run, task: Any, load: Callable[[Any], Any]) -> Cost:
     _, batches = task.calibration(model, config, IMAGES)
 
     @torch.no_grad()
-    def cost(schedule: Mapping[str, Any]) -> float:
-        trial = prune(model.backbone, schedule=explicit("schedule", schedule), positions=positions(config), **_axes(config))
+    def cost(choice: Choice) -> float:
+        axes = {"schedule": answered(config.schedule), **_axes(config), **choice}
+        trial = prune(model.backbone, positions=positions(config), **{**axes, "schedule": explicit("schedule", axes["schedule"])})
         trial.load_state_dict(model.state_dict(), strict=False)  # a class token of its own, if it has one
         total = [encoder_macs(trial, trial.eval().encode(images)).total * len(images) for images in batches]
         return sum(total) / sum(map(len, batches)) / _GIGA
@@ -173,19 +177,42 @@ def _measured(config: Run, task: Any, load: Callable[[Any], Any]) -> Cost:
     return cost
 
 
-def _choices(schedule: Mapping[str, Any], total: int) -> Sequence[Mapping[str, Any]]:
-    """Schedules to choose from, what they keep ascending."""
-    if "remove" in schedule:
-        return [{**schedule, "remove": count} for count in range(total, -1, -1)]
-    if "keep_rate" not in schedule:
-        raise InvalidSchedule(f"schedule {schedule.get('name')!r} has neither keep_rate nor remove to meet {TARGET} with: leave it out")
+def setting(config: Run) -> str:
+    """Return the name of what is found for a target: the dial of the selector, else `remove` or `keep_rate` of the schedule.
+
+    Raises:
+        InvalidSchedule: the schedule has neither, and the selector has no dial.
+    """
+    schedule = answered(config.schedule)
+    if config.dial is not None:
+        return config.dial[0]
+    known = [name for name in ("remove", "keep_rate") if name in schedule]
+    if not known:
+        name = schedule.get("name")
+        raise InvalidSchedule(f"schedule {name!r} has neither keep_rate nor remove to meet {TARGET} with: leave it out")
+    return known[0]
+
+
+def choices(config: Run) -> Sequence[Choice]:
+    """Return what a run can choose from, what stays ascending: its schedule with other numbers, or its selector with another dial.
+
+    Raises:
+        InvalidSchedule: see `setting`.
+    """
+    if config.dial is not None:
+        name, few, many = config.dial
+        values = [round(few + (many - few) * number / DIAL_STEPS, 6) for number in range(DIAL_STEPS + 1)]
+        return [{"selector": {**config.selector, name: value}} for value in values]
+    name, schedule = setting(config), answered(config.schedule)
+    if name == "remove":
+        return [{"schedule": {**schedule, name: count}} for count in range(positions(config), -1, -1)]
     free = {"rate": None} if "rate" in schedule else {}
-    return [{**schedule, **free, "keep_rate": number / STEP} for number in range(1, STEP + 1)]
+    return [{"schedule": {**schedule, **free, name: number / STEP}} for number in range(1, STEP + 1)]
 
 
-def _or_nothing(cost: Cost, schedule: Mapping[str, Any]) -> float:
+def _or_nothing(cost: Cost, choice: Choice) -> float:
     try:
-        return cost(schedule)
+        return cost(choice)
     except InvalidSchedule:
         return -math.inf
 

@@ -18,7 +18,7 @@ from tokenprune.runs.plugin_options import defaults
 from tokenprune.runs.reports import build_reports
 from tokenprune.runs.run import NONE, Run
 from tokenprune.runs.run_key import MEASURES, MORE_MEASURES, STARTS
-from tokenprune.runs.target_gmac import asked, plan, samples
+from tokenprune.runs.target_gmac import asked, plan, samples, setting
 from tokenprune.runs.tracking import check_installed, tracking_problems
 from tokenprune.tasks.encoder import positions
 from tokenprune.training.settings import TrainingConfig
@@ -203,7 +203,7 @@ def _pairing(config: Run) -> str:
 def idle_schedule(run: Mapping[str, Any]) -> str:
     """Return what to say of a run whose schedule drops nothing although its keep rate is below 1; "" for others."""
     config = Run.of(run)
-    if config.is_dense or config.schedule_name == NONE or _bad_rate(config) or config.schedule.get("keep_rate", 1.0) == 1:
+    if config.is_dense or config.schedule_name == NONE or _bad_rate(config) or _keep_rate(config) == 1:
         return ""
     blocks, size = depth(config.backbone), positions(config)
     budgets = check_pairing(config.selector, config.treatment, answered(config.schedule), depth=blocks, positions=size)
@@ -229,7 +229,7 @@ def _range(blocks: list[int]) -> str:
 
 
 def _bad_rate(config: Run) -> bool:
-    rate = config.schedule.get("keep_rate", 1.0)
+    rate = _keep_rate(config)
     return isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1
 
 
@@ -241,7 +241,7 @@ def _cost_in_words(config: Run, cost: Macs) -> str:
     count_role = config.selector_kind.count_role if config.selector_kind else "count"
     word = {"count": "", "target": "expected "}.get(count_role, "at most ")
     open_ = samples(config) and config.target_gmac is not None
-    later = f"; keep_rate is found on training images for {asked(config):.3g} GMAC" if open_ else ""
+    later = f"; {setting(config)} is found on training images for {asked(config):.3g} GMAC" if open_ else ""
     return f"; planned: {word}{cost.total / 1e9:.3g} GMAC{later}"
 
 

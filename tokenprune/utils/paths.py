@@ -43,13 +43,18 @@ def weights_path(value: str) -> Path:
 
 
 def expected_of(experiment: str) -> Path | None:
-    """Return experiments/<experiment>/expected.csv, the paper's numbers; None if there is none.
+    """Return experiments/<experiment>/expected.csv, the paper's numbers; None if there is none."""
+    return file_of(experiment, "expected.csv")
+
+
+def file_of(experiment: str, name: str) -> Path | None:
+    """Return experiments/<experiment>/<name>; None if there is none.
 
     A name with settings behind it (`table2_preserve__seed-1`, a folder of tables) is that experiment's.
     """
     experiment = experiment.partition("__")[0]
     for folder in (PACKAGE, PACKAGE.parent):
-        path = folder / "experiments" / experiment / "expected.csv"
+        path = folder / "experiments" / experiment / name
         if path.is_file():
             return path
     return None

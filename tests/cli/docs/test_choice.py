@@ -27,5 +27,21 @@ def test_winners_ties_and_losers(tmp_path):
     assert line in text.splitlines()
 
 
+def test_rankings_of_papers_are_told_with_their_verdict(tmp_path):
+    folder = tmp_path / "experiments" / "training_free_gmac" / "measured" / "my_model"
+    folder.mkdir(parents=True)
+    pd.DataFrame(ROWS, columns=COLUMNS).to_csv(folder / "paired.csv", index=False)
+    lines = [
+        ("65%", "ToMe", "EViT", 1.0, -1.0, 3.0, "undecided", "ToMe", ""),
+        ("50%", "ToMe", "ATC", 4.0, 1.0, 7.0, "holds", "ToMe", "Trained."),
+    ]
+    columns = ["budget", "first", "second", "difference", "low", "high", "verdict", "source", "note"]
+    pd.DataFrame(lines, columns=columns).to_csv(folder / "rankings.csv", index=False)
+    text = choice.page(tmp_path)
+    assert "| ranking | paper | 65% | 50% | |" in text
+    assert "| ToMe above EViT | ToMe | **undecided**, +1.0 (-1.0 to +3.0) | — |  |" in text
+    assert "| ToMe above ATC | ToMe | — | **holds**, +4.0 (+1.0 to +7.0) | Trained. |" in text
+
+
 def test_without_measurements_the_page_says_so(tmp_path):
     assert "No comparison is committed yet." in choice.page(tmp_path)

@@ -10,17 +10,18 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tokenprune.cli.bench import mergers
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.sampling import by_distances
+from tokenprune.cli.bench.steps import attention, embedded, explicit, gathered, matching, selected
 from tokenprune.cli.bench.timing import interleaved, ratio
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
 
 Way = Callable[[PrunedViT, Tensor], Tensor]
-MODELS: dict[str, tuple[str | None, str | None, dict[str, Any] | None]] = {
+MODELS: dict[str, tuple[Any, Any, dict[str, Any] | None]] = {
     "no selector": (None, None, None),
     "evit": ("evit", "fuse", None),
     "topk": ("topk", "remove", None),
@@ -31,6 +32,11 @@ MODELS: dict[str, tuple[str | None, str | None, dict[str, Any] | None]] = {
     "cropr with Last Layer Fusion": ("cropr", "last_layer_fusion", {"name": "per_block", "remove": 8}),
     "evo_vit": ("evo_vit", "reactivate", None),
     "ats": ("ats", "remove", None),
+    "diffrate": ({"name": "diffrate", "variant": "released"}, None, None),
+    "ppt": ("ppt", None, None),
+    "pitome": ("pitome", None, None),
+    "tofu": ("tofu", {"name": "mlerp", "variant": "released"}, None),
+    "atc, on the host": ("atc", None, None),
 }
 
 
@@ -62,6 +68,11 @@ def way_of(name: str) -> Way:
         "cropr": cropr,
         "evo_vit": evo_vit,
         "ats": ats,
+        "diffrate": mergers.diffrate,
+        "ppt": mergers.ppt,
+        "pitome": mergers.pitome,
+        "tofu": mergers.tofu,
+        "atc,": mergers.atc,
     }[name.split()[0]]
 
 
@@ -72,43 +83,43 @@ def plain(model: PrunedViT, images: Tensor) -> Tensor:
 
 def evit(model: PrunedViT, images: Tensor) -> Tensor:
     """EViT: explicit attention everywhere, two gathers by expanded indices, the complement of the kept ones by a scatter and a sort."""
-    x, vit, budgets = _embedded(model, images)
+    x, vit, budgets = embedded(model, images)
     for number, block in enumerate(vit.blocks):
-        out, weights, _, _ = _explicit(block.attn, block.norm1(x))
+        out, weights, _, _ = explicit(block.attn, block.norm1(x))
         x = x + out
         if number in budgets:
             row, rest = weights[:, :, 0, 1:].mean(1), x[:, 1:]
             kept = row.topk(budgets[number].keep, dim=1).indices
             marked = torch.arange(row.shape[1], device=x.device).expand_as(row).scatter(1, kept, 0)
             gone = marked.sort(dim=1).values[:, kept.shape[1] :]
-            fused = (_gathered(rest, gone) * row.gather(1, gone).unsqueeze(-1)).sum(1, keepdim=True)
-            x = torch.cat([x[:, :1], _gathered(rest, kept), fused], 1)
+            fused = (gathered(rest, gone) * row.gather(1, gone).unsqueeze(-1)).sum(1, keepdim=True)
+            x = torch.cat([x[:, :1], gathered(rest, kept), fused], 1)
         x = x + block.mlp(block.norm2(x))
     return vit.forward_head(vit.norm(x))
 
 
 def topk(model: PrunedViT, images: Tensor) -> Tensor:
     """Top-K of TokenReduction: explicit attention everywhere, one gather by expanded indices."""
-    x, vit, budgets = _embedded(model, images)
+    x, vit, budgets = embedded(model, images)
     for number, block in enumerate(vit.blocks):
-        out, weights, _, _ = _explicit(block.attn, block.norm1(x))
+        out, weights, _, _ = explicit(block.attn, block.norm1(x))
         x = x + out
         if number in budgets:
             kept = weights[:, :, 0, 1:].mean(1).topk(budgets[number].keep, dim=1).indices
-            x = torch.cat([x[:, :1], _gathered(x[:, 1:], kept)], 1)
+            x = torch.cat([x[:, :1], gathered(x[:, 1:], kept)], 1)
         x = x + block.mlp(block.norm2(x))
     return vit.forward_head(vit.norm(x))
 
 
 def tome(model: PrunedViT, images: Tensor) -> Tensor:
     """ToMe: explicit attention with log(size), a matching, and two merges by gather and scatter_reduce, in every block."""
-    x, vit, budgets = _embedded(model, images)
+    x, vit, budgets = embedded(model, images)
     size: Tensor | None = None
     for number, block in enumerate(vit.blocks):
-        out, _, keys, _ = _explicit(block.attn, block.norm1(x), None if size is None else size[..., 0].log())
+        out, _, keys, _ = explicit(block.attn, block.norm1(x), None if size is None else size[..., 0].log())
         x = x + out
         if number in budgets:
-            merged = _matching(keys.mean(1), budgets[number].live - budgets[number].keep)
+            merged = matching(keys.mean(1), budgets[number].live - budgets[number].keep)
             size = torch.ones_like(x[..., :1]) if size is None else size
             x, size = merged(x * size), merged(size)
             x = x / size
@@ -118,7 +129,7 @@ def tome(model: PrunedViT, images: Tensor) -> Tensor:
 
 def dynamicvit(model: PrunedViT, images: Tensor) -> Tensor:
     """DynamicViT at test time: a predictor, a full sort, a flat selection of tokens and of its policy; explicit attention everywhere."""
-    x, vit, budgets = _embedded(model, images)
+    x, vit, budgets = embedded(model, images)
     policy = torch.ones(*x[:, 1:, :1].shape)
     for number, block in enumerate(vit.blocks):
         if number in budgets:
@@ -126,8 +137,8 @@ def dynamicvit(model: PrunedViT, images: Tensor) -> Tensor:
             score = selector.gate(x[:, 1:], policy.squeeze(-1))[..., 0]
             kept = score.argsort(dim=1, descending=True)[:, : budgets[number].keep]
             with_cls = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], 1)
-            x, policy = _selected(x, with_cls), _selected(policy, kept)
-        out, _, _, _ = _explicit(block.attn, block.norm1(x))
+            x, policy = selected(x, with_cls), selected(policy, kept)
+        out, _, _, _ = explicit(block.attn, block.norm1(x))
         x = x + out
         x = x + block.mlp(block.norm2(x))
     return vit.forward_head(vit.norm(x))
@@ -135,7 +146,7 @@ def dynamicvit(model: PrunedViT, images: Tensor) -> Tensor:
 
 def cropr(model: PrunedViT, images: Tensor) -> Tensor:
     """Cropr: timm's own blocks, so fused attention; a full sort, and gathers of kept and, for Last Layer Fusion, of dropped tokens."""
-    x, vit, budgets = _embedded(model, images)
+    x, vit, budgets = embedded(model, images)
     dropped: list[Tensor] = []
     for number, block in enumerate(vit.blocks):
         if number in budgets:
@@ -143,8 +154,8 @@ def cropr(model: PrunedViT, images: Tensor) -> Tensor:
             score = (selector.ask(selector.query) @ x[:, 1:].transpose(1, 2)).sum(1)
             order, keep = score.argsort(dim=1, descending=True), budgets[number].keep
             if model.treatment.revive == "last":
-                dropped.append(_gathered(x[:, 1:], order[:, keep:]))
-            x = torch.cat([x[:, :1], _gathered(x[:, 1:], order[:, :keep])], 1)
+                dropped.append(gathered(x[:, 1:], order[:, keep:]))
+            x = torch.cat([x[:, :1], gathered(x[:, 1:], order[:, :keep])], 1)
         if dropped and number == len(vit.blocks) - 1:
             x = torch.cat([x, *dropped], 1)
         x = block(x)
@@ -153,15 +164,15 @@ def cropr(model: PrunedViT, images: Tensor) -> Tensor:
 
 def evo_vit(model: PrunedViT, images: Tensor) -> Tensor:
     """Evo-ViT: before each deciding block all tokens are sorted by their attention; the first are computed, the others put behind them."""
-    x, vit, budgets = _embedded(model, images)
+    x, vit, budgets = embedded(model, images)
     first, keep, running = min(budgets), x.shape[1] - 1, torch.zeros(*x[:, 1:, 0].shape)
     for number, block in enumerate(vit.blocks):
         if number in budgets:
             order, keep = running.argsort(dim=1, descending=True), budgets[number].keep
-            x = torch.cat([x[:, :1], _gathered(x[:, 1:], order)], 1)
+            x = torch.cat([x[:, :1], gathered(x[:, 1:], order)], 1)
             running = running.gather(1, order)
         fast, rest = x[:, : keep + 1], x[:, keep + 1 :]
-        out, weights, _, _ = _explicit(block.attn, block.norm1(fast))
+        out, weights, _, _ = explicit(block.attn, block.norm1(fast))
         now = weights[:, :, 0, 1:].sum(1)
         now = now if number < first else 0.5 * running[:, :keep] + 0.5 * now
         running = torch.cat([now, running[:, keep:]], 1)
@@ -176,12 +187,12 @@ def ats(model: PrunedViT, images: Tensor) -> Tensor:
     Padding lies among the scores that are sampled, so that in a batch an image's tokens depend on the other images. The logits are the
     engine's for one image, where the matrix is exact (up to 25 positions).
     """
-    x, vit, budgets = _embedded(model, images)
+    x, vit, budgets = embedded(model, images)
     real = torch.ones(*x.shape[:2], dtype=torch.bool)
     for number, block in enumerate(vit.blocks):
         hidden = torch.zeros(*real.shape).masked_fill(~real, float("-inf"))
         normed = block.norm1(x)
-        weights, _, v = _weights(block.attn, normed, hidden)
+        weights, _, v = attention(block.attn, normed, hidden)
         if number in budgets:
             score = (weights[:, :, 0].sum(1) * v.transpose(1, 2).flatten(2).norm(dim=-1))[:, 1:].masked_fill(~real[:, 1:], 0.0)
             keep = by_distances(score / score.sum(1, keepdim=True), budgets[number].keep) & real[:, 1:]
@@ -189,52 +200,7 @@ def ats(model: PrunedViT, images: Tensor) -> Tensor:
             rows = torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-1)
             real, rows = rows >= 0, rows.clamp(min=0)
             weights = weights.gather(2, rows[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[3]))
-            x = _gathered(x, rows)
+            x = gathered(x, rows)
         x = x + block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
     return vit.forward_head(vit.norm(x))
-
-
-def _embedded(model: PrunedViT, images: Tensor) -> tuple[Tensor, Any, dict[int, Any]]:
-    vit: Any = model.backbone
-    x = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
-    return x, vit, model.budgets(x.shape[1] - 1)
-
-
-def _weights(attn: Any, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    B, T, C = x.shape
-    q, k, v = attn.qkv(x).reshape(B, T, 3, attn.num_heads, C // attn.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
-    logits = (q @ k.transpose(-2, -1)) * attn.scale
-    return (logits if bias is None else logits + bias[:, None, None, :]).softmax(-1), k, v
-
-
-def _explicit(attn: Any, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    weights, k, v = _weights(attn, x, bias)
-    return attn.proj((weights @ v).transpose(1, 2).reshape(x.shape)), weights, k, v
-
-
-def _gathered(x: Tensor, slots: Tensor) -> Tensor:
-    return x.gather(1, slots.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-
-def _selected(x: Tensor, slots: Tensor) -> Tensor:
-    (B, M, C), K = x.shape, slots.shape[1]
-    flat = slots + torch.arange(B, device=x.device).view(B, 1) * M
-    return x.reshape(B * M, C)[flat.reshape(-1)].reshape(B, K, C)
-
-
-def _matching(metric: Tensor, merged: int) -> Callable[[Tensor], Tensor]:
-    metric = F.normalize(metric, dim=-1)
-    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    scores[:, 0] = float("-inf")
-    best, partner = scores.max(-1)
-    edges = best.argsort(dim=-1, descending=True)
-    source, stays = edges[:, :merged], edges[:, merged:].sort(dim=1).values
-    into = partner.gather(1, source)
-
-    def merge(x: Tensor) -> Tensor:
-        even, odd = x[:, ::2], x[:, 1::2]
-        target = into.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-        return torch.cat([_gathered(even, stays), odd.scatter_reduce(1, target, _gathered(even, source), reduce="sum")], 1)
-
-    return merge

@@ -1,6 +1,8 @@
 """Makes docs/which_method.md: the methods that win at each budget, from the committed comparisons of experiments/training_free_gmac."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,26 +24,54 @@ those that lose against `random` at the same budget in the same test.
 - **Detection, segmentation**: [table2_preserve](experiments.md) tells why tokens should be preserved there, and
   [cropr_fig5_segmentation](experiments.md) compares selectors on street scenes. Merging and clustering methods work
   there too, because each position reads the token that holds it.
-- **Latency, not GMAC**: a method that sorts, clusters or merges spends time that GMAC do not show. `tokenprune bench every` measures each
-  against a slice of the same size on your machine, and `tokenprune gpu` does so on a GPU for each batch size. ATC and K-Medoids cluster
-  image by image on the host. ATS and ALGM keep another number of tokens for each image, which costs most in small batches.
+- **Latency, not GMAC**: a method that sorts, clusters or merges spends time that GMAC do not show. In the tables behind this page, in
+  batches of one on a CPU, ToMe, PiToMe, ToFu, DiffRate, MCTF and ATC save little or no time at 65 % of the GMAC, although they lose least;
+  PPT, ATS and ALGM do (`speedup_encoder` in `table.csv`). `tokenprune bench every` measures each method against a slice of the same size on
+  your machine, and `tokenprune gpu` does so on a GPU for each batch size. ATC joins one pair of clusters after the other, image by image
+  on the host as its authors do, or all images of a batch at once here. ATS and ALGM keep another number of tokens for each image, which
+  costs most in small batches.
 """
 
 
 def page(root: Path) -> str:
     """Return the page for a checkout at `root`."""
     found = sorted((root / "experiments" / _EXPERIMENT / "measured").glob("*/paired.csv"))
-    parts = [_model(path.parent.name, pd.read_csv(path)) for path in found]
+    parts = [_model(path) for path in found]
     return "\n".join([_HEAD.format(experiment=_EXPERIMENT), *(parts or ["No comparison is committed yet.", ""])])
 
 
-def _model(folder: str, table: pd.DataFrame) -> str:
+def _model(path: Path) -> str:
+    table, folder = pd.read_csv(path), path.parent.name
     images = int(table["images"].iloc[0])
     pairs = f"../experiments/{_EXPERIMENT}/measured/{folder}/paired.md"
     lines = [f"## {folder.replace('_', ' ')}", "", f"{images} images. [All rows]({pairs}).", ""]
     lines += ["| budget | best | minus dense | not told apart from it | worse than a random choice |", "|---|---|---|---|---|"]
     lines += [_budget(str(words), rows) for words, rows in table.groupby("budget", sort=False)]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *_papers(path.with_name("rankings.csv"))])
+
+
+def _papers(path: Path) -> list[str]:
+    """Return the lines that tell which rankings of papers hold, none without a file of them."""
+    if not path.is_file():
+        return []
+    found = pd.read_csv(path, keep_default_na=False)
+    budgets = [str(words) for words in found["budget"].unique()]
+    lines = [
+        "What papers say, here: first minus second in points, with its 95 % interval, and the verdict of McNemar's exact test, corrected",
+        "by Holm for the rankings of a budget.",
+        "",
+        f"| ranking | paper | {' | '.join(budgets)} | |",
+        f"|---|---|{'---|' * len(budgets)}---|",
+    ]
+    for (first, second, source), same in found.groupby(["first", "second", "source"], sort=False):
+        told = {line["budget"]: line for line in same.to_dict("records")}
+        cells = [_verdict(told[words]) if words in told else "—" for words in budgets]
+        lines.append(f"| {first} above {second} | {source} | {' | '.join(cells)} | {same['note'].iloc[0]} |")
+    return [*lines, ""]
+
+
+def _verdict(line: Mapping[str, Any]) -> str:
+    return f"**{line['verdict']}**, {line['difference']:+.1f} ({line['low']:+.1f} to {line['high']:+.1f})"
 
 
 def _budget(words: str, rows: pd.DataFrame) -> str:

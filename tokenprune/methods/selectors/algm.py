@@ -41,8 +41,10 @@ class LocalThenGlobalMerging(Selector):
     site = Site.INSIDE
     budget = "dynamic"
     count_role = "blocks"
+    dial = ("threshold", -1.0, 1.0)
     merging = True
     module = "similarity-based"
+    label = "ALGM"
     paper = "ALGM, CVPR 2024"
     published = {"treatment": {"name": "merge", "proportional": False}, "schedule": {"name": "listed", "blocks": (0, 4)}}
 

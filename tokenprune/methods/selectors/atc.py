@@ -38,6 +38,7 @@ class AgglomerativeClustering(Selector):
     site = Site.INSIDE
     merging = True
     module = "clustering"
+    label = "ATC"
     paper = "ATC, ECCV 2024"
     published = {"treatment": "merge", "schedule": {"name": "stages", "keep_rate": 0.7}}
 

@@ -18,6 +18,7 @@ class HighFrequency(Selector):
     """
 
     module = "parameter-free"
+    label = "Frequency"
     paper = "Frequency-aware reduction"
     published = {"treatment": "fuse", "schedule": {"name": "stages", "of": "current", "rounding": "ceil"}}
 

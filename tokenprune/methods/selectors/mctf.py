@@ -56,6 +56,7 @@ class MultiCriteriaFusion(Selector):
     site = Site.AHEAD
     merging = True
     module = "similarity-based"
+    label = "MCTF"
     paper = "MCTF, CVPR 2024"
     published = {"treatment": "merge", "schedule": {"name": "per_block", "remove": 16, "start": 1, "align": False}}
     cap = staticmethod(limit)

@@ -39,6 +39,7 @@ class EnergyMatching(Selector):
     site = Site.INSIDE
     merging = True
     module = "similarity-based"
+    label = "PiToMe"
     paper = "PiToMe, NeurIPS 2024"
     published = {"treatment": {"name": "merge", "proportional": False}, "schedule": {"name": "shrink", "keep_rate": 0.9125}}
     cap = staticmethod(half)

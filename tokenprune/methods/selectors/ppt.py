@@ -43,6 +43,7 @@ class PruningOrPooling(Selector):
     vanishing = True
     reads_cls = True
     module = "attention-based"
+    label = "PPT"
     paper = "PPT, arXiv 2310.01812"
     published = {"treatment": "merge", "schedule": {"name": "per_block", "remove": 50, "start": 3, "step": 3, "align": False}}
     cap = staticmethod(half)

@@ -34,6 +34,7 @@ class RepresentationShift(Selector):
     """
 
     module = "parameter-free"
+    label = "Representation Shift"
     paper = "Representation Shift, ICCV 2025"
 
     def __init__(self, context: Context) -> None:

@@ -23,6 +23,7 @@ class TokenFusion(Selector):
     site = Site.INSIDE
     merging = True
     module = "similarity-based"
+    label = "ToFu"
     paper = "ToFu, WACV 2024"
     published = {"treatment": "mlerp", "schedule": {"name": "shrink", "keep_rate": 0.9, "prefix": True}}
     cap = staticmethod(half)

@@ -10,6 +10,7 @@ from tokenprune.errors import TokenPruneError
 from tokenprune.registry import register
 from tokenprune.report.figures.base import FigureReport
 from tokenprune.runs.reports import Sweep
+from tokenprune.runs.run import Run
 from tokenprune.utils import console
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
 def _line(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     from tokenprune.runs.target_gmac import asked
 
-    schedule = rows[0]["config"]["schedule"]
+    run = Run.of(rows[0]["config"])
+    schedule, dial = run.schedule, run.dial and run.dial[0]
     score = next(name for name in (*_SCORES, *rows[0]["metrics"]) if name in rows[0]["metrics"])
     values = [row["metrics"][score] for row in rows]
     target = None if schedule.get(TARGET) is None else asked(rows[0]["config"])
     gmac = fmean(row["cost"]["gmac_total"] for row in rows)
     return {
         "label": label, "treatment": rows[0]["treatment"], "target_gmac": target, "keep_rate": schedule.get("keep_rate"),
-        "remove": schedule.get("remove"), "gmac_total": gmac, "off_target": None if target is None else gmac / target - 1, "score": score,
+        "remove": schedule.get("remove"), "dial": dial and f"{dial} {run.selector[dial]:g}",
+        "gmac_total": gmac, "off_target": None if target is None else gmac / target - 1, "score": score,
         "value": fmean(values), "error": stdev(values) if len(values) > 1 else rows[0]["metrics"].get(f"{score}_se"), "seeds": len(values),
     }  # fmt: skip
 
@@ -103,6 +106,8 @@ def _found(point: "pd.Series") -> str:
     import pandas as pd
 
     found = ""
-    if not pd.isna(point["target_gmac"]):
+    if not pd.isna(point["dial"]):
+        found = f"{point['dial']}, "
+    elif not pd.isna(point["target_gmac"]):
         found = f"keep {point['keep_rate']:g}, " if not pd.isna(point["keep_rate"]) else f"{point['remove']:.0f} a block less, "
     return f"{found}{point['gmac_total']:.3g} GMAC"

@@ -12,6 +12,7 @@ from tokenprune.engine.schedule import TARGET
 from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import register
 from tokenprune.report.insights.verdicts import UNDECIDED
+from tokenprune.report.tables.rankings import in_sentences, judged, rankings
 from tokenprune.runs.reports import Sweep
 from tokenprune.runs.results import row_folder
 from tokenprune.utils import console
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from tokenprune.measure.paired import Paired
 
+COLUMNS = [
+    "budget", "seed", "first", "second", "first_top1", "second_top1", "images", "first_only", "second_only", "difference", "low", "high",
+    "p", "p_holm", "better",
+]  # fmt: skip
 Row = Mapping[str, Any]
 Budget = tuple[str, int]  # the budget in words, and the seed
 
@@ -66,17 +71,21 @@ class PairedImages:
             raise InvalidConfig(f"reports.paired.level is {self.level}; allowed: above 0 and below 1")
 
     def __call__(self, sweep: Sweep) -> list[str]:
-        """Write paired.csv (a row a pair) and paired.md (a table a budget, the best method first)."""
+        """Write paired.csv (a row a pair), paired.md (a table a budget, the best method first), and rankings.csv if papers rank methods."""
         rows, without = answered(sweep)
         dense = {a.row["seed"]: a for a in rows if a.row["treatment"] == "none"}
         table = pairs(rows, dense, self.level)
         refused = [f"- {row['label']}, {budget_of(row)}: {row['reason']}" for row in sweep.rows if row["status"] == "invalid"]
-        left_out = [without, "\n".join(["Refused:", "", *refused]) if refused else ""]
+        papers = judged({budget: _rights(same) for budget, same in by_budget(rows).items()}, rankings(sweep.name), self.level)
+        left_out = [in_sentences(papers), without, "\n".join(["Refused:", "", *refused]) if refused else ""]
         text = "\n\n".join([*(in_words(table, same, dense, name) for name, same in by_budget(rows).items()), *filter(None, left_out)])
         console.say(text)
         (sweep.folder / "paired.md").write_text(f"# {sweep.name}: paired by image\n\n{text}\n\n{_LEGEND}\n", encoding="utf-8")
         table.to_csv(sweep.folder / "paired.csv", index=False)
-        return ["paired.csv", "paired.md"]
+        if papers.empty:
+            return ["paired.csv", "paired.md"]
+        papers.to_csv(sweep.folder / "rankings.csv", index=False)
+        return ["paired.csv", "paired.md", "rankings.csv"]
 
 
 _LEGEND = (
@@ -148,8 +157,7 @@ def budget_of(row: Row) -> str:
 def pairs(rows: Sequence[Answers], dense: Mapping[int, Answers], level: float) -> "pd.DataFrame":
     """Return one line a pair of rows of equal budget and seed, and one for each row with the dense one of its seed.
 
-    Columns: budget, seed, first, second, first_top1, second_top1, images, first_only, second_only, difference, low, high (top-1 in points),
-    p, p_holm, better.
+    Columns: see `COLUMNS`; top-1 and differences in points.
     """
     import pandas as pd
 
@@ -162,7 +170,7 @@ def pairs(rows: Sequence[Answers], dense: Mapping[int, Answers], level: float) -
         corrected = holm([pair.p for pair in found])
         for (a, b), pair, p in zip(partners, found, corrected, strict=True):
             lines.append({"budget": budget, "seed": seed, "first": a.name, "second": b.name, **_line(pair, p, level, a, b)})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def _line(pair: "Paired", corrected: float, level: float, a: Answers, b: Answers) -> dict[str, Any]:
@@ -205,6 +213,10 @@ def _ranked(a: Answers, best: Answers, dense: Answers | None, here: "pd.DataFram
     decided = here[here["first"].isin(both) & here["second"].isin(both)]["better"]
     like = "best" if a is best else "yes" if (decided == UNDECIDED).all() else "no"
     return f"| {a.name} | {_top1(a):.2f} | {gap} | {agrees} | {_gmac(a)} | {like} |"
+
+
+def _rights(same: Sequence[Answers]) -> dict[str, Any]:
+    return {a.row["label"]: _right(a) for a in same}
 
 
 def _right(answers: Answers) -> Any:

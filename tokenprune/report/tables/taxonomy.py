@@ -1,4 +1,4 @@
-"""Makes SViT's Table 1 from the facts that selectors and treatments declare and the choices of conf/method, beside the paper's."""
+"""Makes SViT's Table 1 from the facts that selectors and treatments declare and the presets of methods, beside the paper's."""
 
 import csv
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenprune.registry import build, get, register
-from tokenprune.runs.presets import choices, files, read
+from tokenprune.runs.plugin_options import presets
+from tokenprune.runs.presets import choices
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils.paths import expected_of
 
@@ -48,7 +49,7 @@ class TaxonomyReport:
 
 @dataclass(frozen=True)
 class Method:
-    """Holds one preset of conf/method and reads the facts that its plugins declare."""
+    """Holds one preset of a method and reads the facts that its plugins declare."""
 
     preset: Mapping[str, Any]
 
@@ -115,9 +116,9 @@ class Taxonomy:
         import pandas as pd
 
         paper = {line["method"]: line for line in _lines(expected)}
-        presets = {path.stem: read(path) for path in files("method") if choices(read(path)).get("selector") != "none"}
-        own = [Method(presets[name]) for name in paper]
-        rest = [Method(preset) for name, preset in presets.items() if name not in paper] if others or not paper else []
+        known = {name: preset for name, preset in presets().items() if choices(preset).get("selector") != "none"}
+        own = [Method(known[name]) for name in paper]
+        rest = [Method(preset) for name, preset in known.items() if name not in paper] if others or not paper else []
         lines = [_line(method, paper.get(method.preset["method"], {})) for method in [*own, *rest]]
         shown = [_shown(line, bool(paper)) for line in lines]
         names = [method.preset["label"] for method in own]

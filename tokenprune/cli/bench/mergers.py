@@ -1,0 +1,149 @@
+"""The authors' ways of methods that merge in a block: DiffRate, PPT, PiToMe, ToFu and ATC; see `authors`."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.cli.bench.steps import embedded, explicit, gathered, matching
+from tokenprune.engine.model import PrunedViT
+
+_MARGIN = 0.75
+
+
+def diffrate(model: PrunedViT, images: Tensor) -> Tensor:
+    """DiffRate: every block sorts all tokens by the class token's attention, cuts, and merges into means by scatter_reduce."""
+    x, vit, budgets = embedded(model, images)
+    size = torch.ones_like(x[..., :1])
+    for number, block in enumerate(vit.blocks):
+        out, seen, _, _ = explicit(block.attn, block.norm1(x), size[..., 0].log())
+        x = x + out
+        order = seen[:, :, 0, 1:].mean(1).sort(dim=1, descending=True).indices
+        order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], 1)
+        x, size = gathered(x, order), gathered(size, order)
+        if number in budgets:
+            left, keep = 1 + (budgets[number].between or budgets[number].live), 1 + budgets[number].keep
+            x, size = x[:, :left], size[:, :left]
+            if keep < left:
+                x, size = _by_cosine(x, size, keep)
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def ppt(model: PrunedViT, images: Tensor) -> Tensor:
+    """PPT: explicit attention with log(size); the images that prune and those that pool are computed apart and joined again."""
+    x, vit, budgets = embedded(model, images)
+    size = torch.ones_like(x[..., :1])
+    for number, block in enumerate(vit.blocks):
+        out, seen, keys, values = explicit(block.attn, block.norm1(x), size[..., 0].log())
+        x = x + out
+        if number in budgets:
+            merged = budgets[number].live - budgets[number].keep
+            share = seen[:, :, 0].sum(1) * values.transpose(1, 2).flatten(2).norm(dim=-1)
+            share = share[:, 1:] / share[:, 1:].sum(1, keepdim=True)
+            prunes = share.var(1) >= model.selector_at(number, x.shape[1] - 1).threshold  # type: ignore[operator]
+            fresh, sizes = x[:, merged:].clone(), size[:, merged:].clone()
+            if bool(prunes.any()):
+                order = share[prunes].sort(dim=1, descending=True).indices[:, : budgets[number].keep]
+                order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], 1)
+                fresh[prunes], sizes[prunes] = gathered(x[prunes], order), gathered(size[prunes], order)
+            if not bool(prunes.all()):
+                pool, some = matching(keys[~prunes].mean(1), merged), size[~prunes]
+                sizes[~prunes] = pool(some)
+                fresh[~prunes] = pool(x[~prunes] * some) / sizes[~prunes]
+            x, size = fresh, sizes
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def pitome(model: PrunedViT, images: Tensor) -> Tensor:
+    """PiToMe: explicit attention, all cosines, energies and a sort, and a merge by scatter_reduce, in every block."""
+    x, vit, budgets = embedded(model, images)
+    size, depth = torch.ones_like(x[..., :1]), len(vit.blocks)
+    for number, block in enumerate(vit.blocks):
+        out, _, keys, _ = explicit(block.attn, block.norm1(x))
+        x = x + out
+        if number in budgets:
+            merged = budgets[number].live - budgets[number].keep
+            metric = F.normalize(keys.mean(1)[:, 1:], dim=-1)
+            cosine = metric @ metric.transpose(1, 2)
+            energy = F.elu(cosine - (_MARGIN - _MARGIN * number / depth)).mean(-1)
+            order = energy.sort(dim=1, descending=True).indices
+            merge = _energy_merge(cosine, order, merged, number >= math.ceil(depth / 2))
+            weighted, sizes = merge(x * size), merge(size)
+            x, size = weighted / sizes, sizes
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def tofu(model: PrunedViT, images: Tensor) -> Tensor:
+    """ToFu as PiToMe's authors have it: ToMe's matching in every block; early ones drop, later ones take means and rescale their norms."""
+    x, vit, budgets = embedded(model, images)
+    first = len(vit.blocks) // 2 + 1
+    for number, block in enumerate(vit.blocks):
+        out, _, keys, _ = explicit(block.attn, block.norm1(x))
+        x = x + out
+        if number in budgets:
+            merge = matching(keys.mean(1), budgets[number].live - budgets[number].keep, "none" if number < first else "mean")
+            if number >= first:
+                largest = matching(keys.mean(1), budgets[number].live - budgets[number].keep, "amax")(x.norm(dim=-1, keepdim=True))
+                old = matching(keys.mean(1), budgets[number].live - budgets[number].keep, "none")(x.norm(dim=-1, keepdim=True))
+                x = merge(x) / old * largest
+            else:
+                x = merge(x)
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def atc(model: PrunedViT, images: Tensor) -> Tensor:
+    """ATC: explicit attention with log(size); distances go to the host, where scikit-learn clusters image by image."""
+    from sklearn.cluster import AgglomerativeClustering
+
+    x, vit, budgets = embedded(model, images)
+    size = torch.ones_like(x[..., :1])
+    for number, block in enumerate(vit.blocks):
+        out, _, keys, _ = explicit(block.attn, block.norm1(x), size[..., 0].log())
+        x = x + out
+        if number in budgets:
+            count = budgets[number].keep
+            metric = F.normalize(keys.mean(1)[:, 1:], dim=-1)
+            apart = (1 - metric @ metric.transpose(1, 2)).clamp(min=0).cpu().numpy()
+            cluster = AgglomerativeClustering(count, metric="precomputed", linkage="average")
+            found = torch.stack([torch.as_tensor(cluster.fit(image).labels_) for image in apart]).to(x.device)
+            place = found.unsqueeze(-1)
+            sums = torch.zeros_like(x[:, :count]).scatter_add(1, place.expand(-1, -1, x.shape[-1]), x[:, 1:] * size[:, 1:])
+            sizes = torch.zeros_like(size[:, :count]).scatter_add(1, place, size[:, 1:])
+            x, size = torch.cat([x[:, :1], sums / sizes], 1), torch.cat([size[:, :1], sizes], 1)
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def _by_cosine(x: Tensor, size: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Return tokens and sizes with those behind the first `keep` merged into the most similar of these, never into the class token."""
+    unit = x / x.norm(dim=-1, keepdim=True)
+    cosine = unit[:, keep:] @ unit[:, :keep].transpose(1, 2)
+    cosine[..., 0] = -math.inf
+    best, into = cosine.max(-1)
+    place = into.unsqueeze(-1)
+    tokens = x[:, :keep].scatter_reduce(1, place.expand(-1, -1, x.shape[-1]), x[:, keep:], "mean")
+    return tokens, size[:, :keep].scatter_add(1, place, size[:, keep:] * best.unsqueeze(-1))
+
+
+def _energy_merge(cosine: Tensor, order: Tensor, merged: int, protects: bool) -> Callable[[Tensor], Tensor]:
+    """Return what merges tokens or sizes (B,T,C) of PiToMe's pairs: of all patches, or of the 2 * merged of most energy."""
+    ranked = order[:, : 2 * merged] if protects else order
+    a, b = ranked[:, ::2], ranked[:, 1::2]
+    pairs = gathered(cosine, a).gather(2, b.unsqueeze(1).expand(-1, a.shape[1], -1))
+    best, partner = pairs.max(-1)
+    edges = best.argsort(dim=1, descending=True)[:, :merged]
+    source, into = a.gather(1, edges) + 1, b.gather(1, partner.gather(1, edges)) + 1
+
+    def merge(x: Tensor) -> Tensor:
+        place = into.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        summed = x.scatter_add(1, place, gathered(x, source))
+        stays = torch.ones_like(x[..., 0], dtype=torch.bool).scatter(1, source, 0)
+        return summed[stays].view(x.shape[0], -1, x.shape[-1])
+
+    return merge

@@ -1,0 +1,65 @@
+"""Steps that the released codes of several methods share: explicit attention, gathers by expanded indices, ToMe's matching."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenprune.engine.model import PrunedViT
+
+
+def embedded(model: PrunedViT, images: Tensor) -> tuple[Tensor, Any, dict[int, Any]]:
+    """Return the tokens that enter block 0, timm's model, and the budgets by block."""
+    vit: Any = model.backbone
+    x = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
+    return x, vit, model.budgets(x.shape[1] - 1)
+
+
+def attention(attn: Any, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the attention of normed tokens (B,h,T,T), their keys and values (B,h,T,d); `bias` (B,T) is added for each key."""
+    B, T, C = x.shape
+    q, k, v = attn.qkv(x).reshape(B, T, 3, attn.num_heads, C // attn.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+    logits = (q @ k.transpose(-2, -1)) * attn.scale
+    return (logits if bias is None else logits + bias[:, None, None, :]).softmax(-1), k, v
+
+
+def explicit(attn: Any, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what attention adds to tokens, its weights, keys and values, see `attention`."""
+    weights, k, v = attention(attn, x, bias)
+    return attn.proj((weights @ v).transpose(1, 2).reshape(x.shape)), weights, k, v
+
+
+def gathered(x: Tensor, slots: Tensor) -> Tensor:
+    """Return slots (B,K) of tokens (B,T,C), by expanded indices."""
+    return x.gather(1, slots.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def selected(x: Tensor, slots: Tensor) -> Tensor:
+    """Return slots (B,K) of tokens (B,M,C), by one flat index."""
+    (B, M, C), K = x.shape, slots.shape[1]
+    flat = slots + torch.arange(B, device=x.device).view(B, 1) * M
+    return x.reshape(B * M, C)[flat.reshape(-1)].reshape(B, K, C)
+
+
+def matching(metric: Tensor, merged: int, reduce: str = "sum") -> Callable[[Tensor], Tensor]:
+    """Return what merges tokens or sizes (B,T,C): the `merged` most similar pairs of even and odd slots by `metric` (B,T,d).
+
+    `reduce` is that of scatter_reduce; `none` drops the even ones.
+    """
+    metric = F.normalize(metric, dim=-1)
+    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    scores[:, 0] = float("-inf")
+    best, partner = scores.max(-1)
+    edges = best.argsort(dim=-1, descending=True)
+    source, stays = edges[:, :merged], edges[:, merged:].sort(dim=1).values
+    into = partner.gather(1, source)
+
+    def merge(x: Tensor) -> Tensor:
+        even, odd = x[:, ::2], x[:, 1::2]
+        target = into.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        joined = odd if reduce == "none" else odd.scatter_reduce(1, target, gathered(even, source), reduce=reduce)
+        return torch.cat([gathered(even, stays), joined], 1)
+
+    return merge
