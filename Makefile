@@ -8,15 +8,18 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 PIP    := $(PY) -m pip --disable-pip-version-check
-EXTRAS := detection,export,figures,hf,notebooks,sweeps,tracking,docs,dev
+EXTRAS := detection,export,figures,hf,notebooks,page,sweeps,tracking,docs,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate table2 weights smoke test coverage lint layers types docs clean
+.PHONY: help setup demo validate table2 weights smoke test testall coverage lint layers types docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install tokenprune, its tools and Detectron2 (again only when setup.cfg changes)
+
+demo: $(STAMP) ## Start here: a picture, a table and a curve in three minutes, linked by results/demo/index.html
+	$(PY) -m tokenprune.demo $(ARGS)
 
 validate: $(STAMP) ## Check every row of every experiment at every scale, without data or weights
 	$(PY) -m tokenprune.validate $(ARGS)
@@ -34,7 +37,10 @@ smoke: $(STAMP) ## Run every experiment in seconds a row: does it work at all?
 	$(PY) -m tokenprune.smoke $(ARGS)
 
 # One OpenMP thread a worker: two workers with a thread pool each would fight over two cores.
-test: $(STAMP) ## Run the tests
+test: $(STAMP) ## Run the tests but those of whole commands: six minutes on two cores
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile -m 'not slow and not system' $(ARGS)
+
+testall: $(STAMP) ## Run the tests, those of whole commands, sweeps, exports and processes as well
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 # The two rooms are held to their own tests and to those that measure them; exports trace a model, which takes minutes under coverage.

@@ -32,6 +32,7 @@ def test_every_text_file_has_an_encoding(folder):
     assert not found
 
 
+@pytest.mark.system
 def test_a_row_is_written_and_read_where_the_language_is_c(tmp_path):
     code = (
         "from pathlib import Path; from tests.helpers.fakes import row; from tokenprune.runs.results import read_result, write_result;"

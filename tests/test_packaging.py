@@ -17,8 +17,13 @@ from packaging.version import Version
 
 from tokenprune.runs.presets import files
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[1]
-TARGETS = ("help", "setup", "validate", "table2", "weights", "smoke", "test", "coverage", "lint", "layers", "types", "docs", "clean")
+TARGETS = [
+    *("help", "setup", "demo", "validate", "table2", "weights", "smoke", "test", "testall"),
+    *("coverage", "lint", "layers", "types", "docs", "clean"),
+]  # fmt: skip
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> "{log}"
 case "$*" in *"pip --disable-pip-version-check list"*) echo numpy==2.0.0; echo torch==2.11.0+cu130; echo torchvision==0.26.0;; esac
@@ -65,7 +70,7 @@ def test_torch_has_a_floor_an_exclusion_and_no_upper_bound(cfg):
 
 def test_extras_and_requirements(cfg):
     extras = cfg["options.extras_require"]
-    assert set(extras) == {"detection", "export", "hf", "figures", "notebooks", "sweeps", "tracking", "docs", "dev"}
+    assert set(extras) == {"detection", "export", "hf", "figures", "notebooks", "page", "sweeps", "tracking", "docs", "dev"}
     names = {name for text in [cfg["options"]["install_requires"], *extras.values()] for name in requirements(text)}
     assert "detectron2" not in names  # not on the index: the resolver would fail
     assert {"timm", "hydra-core", "safetensors", "shapely", "mkdocs-material", "pytest"} <= names
@@ -109,7 +114,7 @@ def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
     numbers = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("experiments/*/expected.csv")}
     templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("tokenprune/report/templates/*")}
-    assert {Path(name).name for name in templates} == {"report.html", "report.css", "show.html", "show.css", "show.js"}
+    assert {Path(name).name for name in templates} >= {"report.html", "report.css", "show.html", "show.js", "explore.html", "explore.js"}
     assert "tokenprune/conf/config.yaml" in configs
     assert (
         sorted((modules | configs | numbers | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names)
@@ -128,7 +133,7 @@ def test_configs_and_the_papers_numbers_are_found_in_an_unpacked_wheel(wheel, tm
 
 
 def test_make_lists_every_target():
-    assert re.findall(r"^  make (\w+) +\S", make().stdout, re.MULTILINE) == list(TARGETS)
+    assert re.findall(r"^  make (\w+) +\S", make().stdout, re.MULTILINE) == TARGETS
 
 
 @pytest.fixture
@@ -148,7 +153,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
     log = (env_with_torch.parent / "log").read_text()
     constraints = env_with_torch / "torch-constraints.txt"
     assert constraints.read_text() == "torch==2.11.0+cu130\ntorchvision==0.26.0\n"
-    assert f"install -q -c {constraints} -e .[detection,export,figures,hf,notebooks,sweeps,tracking,docs,dev]" in log
+    assert f"install -q -c {constraints} -e .[detection,export,figures,hf,notebooks,page,sweeps,tracking,docs,dev]" in log
     assert log.rstrip().endswith("-m tokenprune.install_detectron2")
     make("setup", f"VENV={env_with_torch}")
     assert (env_with_torch.parent / "log").read_text() == log
@@ -164,7 +169,8 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
             "weights",
             "\n".join(f"-m tokenprune.run +experiment=demo_{name} scale=demo" for name in ("weights", "classifier", "adapter", "elastic")),
         ),
-        ("test", "-m pytest -q -n 2 --dist loadfile scale=demo"),
+        ("test", "-m pytest -q -n 2 --dist loadfile -m not slow and not system scale=demo"),
+        ("testall", "-m pytest -q -n 2 --dist loadfile scale=demo"),
         (
             "coverage",
             "-m pytest -q -n 2 --dist loadfile --cov=tokenprune/engine --cov=tokenprune/methods --cov-report=term --cov-fail-under=90"
@@ -221,6 +227,6 @@ def test_continuous_integration_checks_rows_and_runs_the_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     *_, validate, last = script.read_text().splitlines()
-    assert "set -euo pipefail" in script.read_text() and last == "make test"
+    assert "set -euo pipefail" in script.read_text() and last == "make testall"
     names = set(re.fullmatch(r'make validate ARGS="(.*)"', validate).group(1).split())
     assert len(names) == 4 and names <= {path.stem for path in files("experiment")}

@@ -19,6 +19,8 @@ from tests.helpers.fakes import (
 )
 from tests.helpers.pairings import images, tiny_vit
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "tokenprune-plugin"
 WARNING = "warning: plugin 'broken' (tokenprune_broken) failed to load and is ignored: ZeroDivisionError: "

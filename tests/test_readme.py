@@ -19,6 +19,7 @@ def test_it_fits_two_screens():
     assert len(README.splitlines()) <= 80
 
 
+@pytest.mark.system
 def test_the_line_of_code_works_as_it_stands(monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     create = timm.create_model

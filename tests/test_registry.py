@@ -100,6 +100,7 @@ def test_entry_points_add_plugins_and_a_broken_one_only_warns(own_registry, monk
     assert "bad_plugin" in warning and "broken on purpose" in warning
 
 
+@pytest.mark.system
 def test_import_stays_light():
     code = (
         "import sys, tokenprune, tokenprune.engine.legality; tokenprune.list_plugins('selector'); tokenprune.list_plugins('task');"

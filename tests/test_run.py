@@ -9,6 +9,8 @@ from tokenprune.errors import is_out_of_memory
 from tokenprune.runs.row import name_of, treatment_of
 from tokenprune.utils.checkpoints import read_metadata, read_weights
 
+pytestmark = pytest.mark.system
+
 
 def test_a_run_makes_its_dense_model_first_and_a_row(cli, fake):  # noqa: F811
     code, out, err = cli(*TINY, "method=evit", "treatment=preserve")

@@ -65,6 +65,24 @@ class ResultSchemaError(TokenPruneError):
     """A result file that does not follow the schema."""
 
 
+class OtherVersion(ResultSchemaError):
+    """A result row in the form of another version of this package.
+
+    Args:
+        key: The key of the row.
+        schema: The schema of the row.
+        known: The schema that this version reads.
+        maker: The version that wrote the row; "unknown" if it does not say.
+    """
+
+    def __init__(self, key: str, schema: int, known: int, maker: str) -> None:
+        super().__init__(
+            f"result row {key} does not follow schema {known}: tokenprune {maker} wrote it in schema {schema}; read it with that"
+            " version, or run it again"
+        )
+        self.schema, self.maker = schema, maker
+
+
 class Diverged(TokenPruneError):
     """A loss that is no longer finite: a legitimate row of a table (SViT's Table 5 has one)."""
 

@@ -72,6 +72,7 @@ def test_each_is_a_module_of_the_package_too(module, monkeypatch, capsys):
     assert code in (0, None) and capsys.readouterr().out
 
 
+@pytest.mark.system
 def test_a_module_starts_in_a_process_of_its_own():
     ended = subprocess.run([sys.executable, "-m", "tokenprune.list", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

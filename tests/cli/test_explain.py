@@ -9,6 +9,8 @@ from tests.helpers.fakes import cli  # noqa: F401
 from tokenprune.cli import explain, validate
 from tokenprune.utils.paths import config_dir
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def told(monkeypatch, capsys):

@@ -13,6 +13,8 @@ from tokenprune.cli.show import main
 from tokenprune.runs.results import row_folder
 from tokenprune.utils.checkpoints import save_weights
 
+pytestmark = pytest.mark.system
+
 NAME = "vit_tiny_patch16_224"
 
 

@@ -9,6 +9,8 @@ from tokenprune.cli.validate import Checked, check, checked, tell
 from tokenprune.runs.composer import composer
 from tokenprune.runs.presets import files
 
+pytestmark = pytest.mark.system
+
 ALL = [path.stem for path in files("experiment")]
 
 

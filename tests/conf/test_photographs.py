@@ -14,6 +14,8 @@ from tokenprune.runs import nodes, plugin_options
 from tokenprune.runs.config import compose, resolve
 from tokenprune.tasks.classification.settings import read_recipe
 
+pytestmark = pytest.mark.system
+
 CLASSES = tuple(f"class {i}" for i in range(10))
 
 

@@ -12,6 +12,8 @@ from tokenprune.tasks.classification.settings import Augmentation, Mixing, View,
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils.settings import read_settings
 
+pytestmark = pytest.mark.system
+
 EPOCH = 1251  # iterations at batch 1024
 PAPER = ["scale=paper", "task=classification"]
 DISTILL = {"logits": 0.5, "tokens": 0.5, "kind": "mse"}

@@ -16,6 +16,8 @@ from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils.paths import config_dir, expected_of
 from tokenprune.utils.settings import read_settings
 
+pytestmark = pytest.mark.system
+
 FIGURE = "cropr_fig5_segmentation"
 ROWS = list(rows_of("cropr_fig5_segmentation"))
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper" / "cropr_table5_fusion.csv"

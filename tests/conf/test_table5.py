@@ -12,6 +12,8 @@ from tokenprune.runs.run_key import run_key
 from tokenprune.runs.validation import validate
 from tokenprune.utils.paths import config_dir, expected_of
 
+pytestmark = pytest.mark.system
+
 GROUPS = ("cropr_table5_fusion", "cropr_fig3_overhead")
 PAPER = Path(__file__).parents[2].parent / "shared" / "reference" / "paper" / "cropr_table5_fusion.csv"
 # Of EVA-02-L/16 at 512 px: weight layers of the encoder and attention products; DToP's heads are not in a plan.

@@ -50,6 +50,7 @@ def test_unknown_split():
         build_detection(SHAPES, "test")
 
 
+@pytest.mark.system
 def test_import_stays_light():
     code = "import sys, tokenprune.data, tokenprune.data.shapes.shapes, tokenprune.data.coco; sys.exit('pycocotools' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2]).returncode == 0

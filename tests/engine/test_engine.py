@@ -153,6 +153,17 @@ def test_a_class_token_for_models_without(cls):
     assert "cls_token" not in dict(model.backbone.named_parameters())
 
 
+@pytest.mark.parametrize("execution", ["masked", "packed"])
+def test_the_mean_of_no_patch_token_is_zero(execution):
+    """AdaViT as released may keep none: the class token goes on alone, and a head that reads the mean of the others reads zeros."""
+    vit = tiny_vit(global_pool="avg")
+    model = pruned({"name": "adavit", "variant": "released"}, "remove", execution=execution, vit=vit)
+    with torch.no_grad():
+        [selector.patches.bias.fill_(-100.0) for selector in model.selectors.values()]
+        outputs = model.encode(images(2))
+        assert not outputs.present.any() and torch.equal(model.logits(outputs), vit.forward_head(torch.zeros(2, 65, 24)))
+
+
 def test_random_class_token_replaces_the_models_own():
     x = images(2)
     with torch.no_grad():
@@ -342,6 +353,7 @@ def test_an_unknown_site_is_refused_where_the_class_is_made():
         Decider(Site.BEFORE, lambda state, p, bias: state)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("selector", "treatment"), [("evit", "remove"), ("tome", "merge"), ("cropr", "last_layer_fusion")])
 def test_a_pass_compiles_as_one_graph(selector, treatment):
     model, x = pruned(selector, treatment), images(2)

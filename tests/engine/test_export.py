@@ -12,6 +12,8 @@ from tokenprune.registry import get
 from tokenprune.runs.run_key import plugins_of
 from tokenprune.utils.checkpoints import save_weights
 
+pytestmark = pytest.mark.system
+
 SIZE = (32, 32)
 CHOSEN = {"svit": {"eval_mode": "topk"}}
 NO_ONNX = {"random"}  # its draw hashes the bits of the picture

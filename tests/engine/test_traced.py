@@ -18,7 +18,11 @@ _FIRST = {pair[1]: pair for pair in reversed(FIXED)}.values()  # the first of ea
 COUNTED = [pair if pair in _FIRST else pytest.param(*pair, marks=pytest.mark.slow) for pair in FIXED]
 _REMOVED = {pair[0]["name"]: pair for pair in reversed(each_selector_once()) if pair[1] == "remove"}.values()  # the first options of each
 TRACED = [pair if pair in _REMOVED or pair in _FIRST else pytest.param(*pair, marks=pytest.mark.slow) for pair in each_selector_once()]
-pytestmark = [pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 @pytest.mark.parametrize(("selector", "treatment"), TRACED, ids=label)

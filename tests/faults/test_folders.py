@@ -10,6 +10,8 @@ from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.runs.sweep import notes_folder
 from tokenprune.utils import files
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def full(monkeypatch):

@@ -18,6 +18,8 @@ from tokenprune.runs.presets import files
 from tokenprune.runs.run_key import run_key
 from tokenprune.utils import distributed
 
+pytestmark = pytest.mark.system
+
 LAUNCHERS = {"joblib": "JoblibRows", "slurm": "SlurmRows", "submitit_local": "SubmititLocalRows"}
 BROKEN = {"random": "failed", "variance": "diverged", "topk": "oom", "attn_topk": "failed"}
 METHODS = ("evit", "ats", "tome", "dpc_knn", "kmedoids", "radial", *BROKEN)

@@ -14,6 +14,8 @@ from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.runs import row as experiment
 from tokenprune.runs.sweep import read_notes
 
+pytestmark = pytest.mark.system
+
 AXES = ["method=dense,evit,random,variance,topk", "treatment=preserve"]
 STATUSES = {"dense": "ok", "evit": "ok", "random": "failed", "variance": "diverged", "topk": "oom"}
 
@@ -81,7 +83,7 @@ def test_validate_only_reports_every_row(cli, fake):  # noqa: F811
 
 def test_a_whole_table_validates_at_paper_scale(cli):  # noqa: F811
     code, out, err = cli("+experiment=table2_preserve", "scale=paper", "validate_only=true")
-    assert (code, err) == (0, "") and "table2_preserve: 9 of 9 rows are valid" in out
+    assert (code, err) == (0, "") and "table2_preserve: 10 of 10 rows are valid" in out
 
 
 def test_a_sweep_of_no_rows_is_an_error(cli):  # noqa: F811
@@ -108,10 +110,10 @@ def test_a_row_whose_process_died_is_a_failed_row(cli, fake, monkeypatch):  # no
     """The note is written before the row is made: a launcher with a process a row finds it when that process is killed."""
     seen = []
 
-    def look(config):
+    def look(config, *command):
         (folder,) = (cli.folder / "results" / ".sweeps").iterdir()
         seen.extend(read_notes(folder))
-        return original(config)
+        return original(config, *command)
 
     original = experiment.run_row
     monkeypatch.setattr(experiment, "run_row", look)

@@ -7,9 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.fakes import row
 from tokenprune.runs.results import collect, finished, read_result, row_folder, write_result
 from tokenprune.utils.locks import locked
+
+pytestmark = pytest.mark.system
 
 KILLS, WRITERS, ROUNDS = 200, 16, 15
 BASE = row()  # made once: it asks git for the commit

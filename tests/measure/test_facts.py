@@ -129,6 +129,7 @@ def test_kept_needs_a_pruned_model():
         tokenprune.kept(timm.create_model("vit_tiny_patch16_224"), images(1))
 
 
+@pytest.mark.system
 def test_they_are_names_of_the_package_that_are_imported_when_used():
     assert tokenprune.cost is facts.cost and tokenprune.speed is facts.speed and tokenprune.kept is facts.kept
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
 nbclient = pytest.importorskip("nbclient", reason="the notebooks extra is not installed")
 FOLDER = Path(__file__).parents[2] / "notebooks"

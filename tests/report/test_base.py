@@ -89,6 +89,7 @@ def test_a_wrong_report_stops_a_sweep_before_its_first_row(cli, fake):  # noqa: 
     assert err.startswith("error: unknown report 'tabel'. Did you mean 'table'?")
 
 
+@pytest.mark.system
 def test_a_sweep_ends_with_its_reports_and_status_3_if_one_fails(cli, fake):  # noqa: F811
     assert cli("-m", *TINY, "seed=0,1", "+reports.count={}", "reports.plot=null")[0] == 0
     folder = cli.tables()

@@ -22,6 +22,8 @@ from tokenprune.runs.validation import validate
 from tokenprune.tasks.pictures import Picture
 from tokenprune.utils.paths import config_dir
 
+pytestmark = pytest.mark.system
+
 FIGURES = {
     "usage_maps": {"pictures": [0, 1, 2, 3, 99], "score": 0.0},
     "reactivation": {"picture": 1, "blocks": [6, 7]},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.fakes import cli, row  # noqa: F401
 from tokenprune.report.insights.claims import CLAIMS, METRICS, compare, verdict_of_claims
-from tokenprune.report.insights.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDED, interval, judge, t_quantile, together
+from tokenprune.report.insights.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDABLE, UNDECIDED, interval, judge, t_quantile, together
 from tokenprune.report.tables.seeds import Difference
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.reports import Sweep, make_reports
@@ -58,7 +58,7 @@ def test_verdicts_and_the_papers_differences(configs):
         ("preserve", "DynamicViT preserve"): FAILS,
         ("preserve", "EViT preserve"): HOLDS,
         ("preserve", "ATS preserve"): HOLDS,
-        ("reactivate", "SViT"): UNDECIDED,
+        ("reactivate", "SViT"): UNDECIDABLE,
         ("dynamic", "SViT"): HOLDS,
         ("mlp", "SViT"): HOLDS,
     }
@@ -138,6 +138,9 @@ def test_quantiles_of_student(freedom, t):
         ([HOLDS, HOLDS], HOLDS),
         ([FAILS, FAILS], FAILS),
         ([UNDECIDED], UNDECIDED),
+        ([UNDECIDABLE, UNDECIDABLE], UNDECIDABLE),
+        ([UNDECIDABLE, UNDECIDED], UNDECIDED),
+        ([HOLDS, UNDECIDABLE], "holds in part, 1 of 2 undecided"),
         ([HOLDS, FAILS, UNDECIDED], MIXED),
         ([HOLDS, UNDECIDED], "holds in part, 1 of 2 undecided"),
         ([FAILS, UNDECIDED], "does not hold in part, 1 of 2 undecided"),

@@ -19,6 +19,7 @@ def results(tmp_path_factory):
     return folder, [made(folder, f"method={method}", "task=classification") for method in ("dense", "svit")]
 
 
+@pytest.mark.system
 def test_files_and_numbers(results, tmp_path, capsys):
     folder, rows = results
     wrote = build("report", {"name": "layer_attention", "pictures": [1, 99]})(Sweep("made_up", rows, tmp_path, folder))

@@ -63,7 +63,7 @@ def page_of(folder: Path) -> str:
 
 
 def text_of(page: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", "", re.sub(r"<style>.*?</style>", "", page, flags=re.S)).split())
+    return " ".join(re.sub(r"<[^>]+>", "", re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.S)).split())
 
 
 def test_rows_are_collected_and_bad_ones_named(results):
@@ -162,8 +162,9 @@ def test_a_bad_line_of_a_csv_costs_itself_alone(tmp_path, capsys):
     assert "1 experiment with 2 rows: 2 ok." in text_of(page_of(tmp_path / "out"))
 
 
-def test_the_committed_tables_make_a_page_that_needs_nothing_else(tmp_path):
-    assert main([str(ROOT / "experiments"), "--out", str(tmp_path), "--experiment", *MEASURED]) == 0
+@pytest.mark.system
+def test_the_committed_tables_make_a_static_page_that_needs_nothing_else(tmp_path):
+    assert main([str(ROOT / "experiments"), "--static", "--out", str(tmp_path), "--experiment", *MEASURED]) == 0
     page = page_of(tmp_path)
     seen = Outside()
     seen.feed(page)

@@ -11,6 +11,8 @@ from tokenprune.runs.command_line import explain, prepared, quoted
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.validation import validate
 
+pytestmark = pytest.mark.system
+
 KEEP_RATE = "Did you mean schedule.keep_rate?"
 
 

@@ -11,6 +11,8 @@ from tokenprune.runs.composer import composer
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.rows import rows_of
 
+pytestmark = pytest.mark.system
+
 # Two rows after one another of each kind: group axes, one with a value axis, seeds, a grid of groups, a single row.
 SAMPLED = {"table2_preserve": (2, 3), "training_free": (7, 8, 9), "table5_sota": (4, 5), "cube": (10, 11, 12), "demo_weights": (0,)}
 

@@ -38,7 +38,7 @@ def test_round_trip(tmp_path):
         ({"extra": 1}, "unknown field 'extra'"),
         ({"seed": "0"}, "seed is '0', expected int"),
         ({"seed": True}, "seed is True, expected int"),
-        ({"schema": 2}, "schema is 2, this version reads 1"),
+        ({"schema": 2}, "tokenprune 0.1.0 wrote it in schema 2; read it with that version"),
         ({"status": "great"}, "status is 'great', allowed: ok, invalid, diverged, oom, failed"),
         ({"metrics": {"ap_box": float("nan")}}, "metrics.ap_box is nan"),
         ({"metrics": {"ap_box": "40"}}, "metrics.ap_box is '40'"),

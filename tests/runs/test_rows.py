@@ -49,6 +49,7 @@ def test_an_unknown_table_is_refused_with_those_that_exist():
         rows_of("tabel2")
 
 
+@pytest.mark.system
 def test_a_file_of_rows_in_a_folder_of_ones_own_is_an_experiment(cli, fake, tmp_path):  # noqa: F811
     (tmp_path / "mine" / "rows").mkdir(parents=True)
     (tmp_path / "mine" / "rows" / "my_table.yaml").write_text("half: {method: evit, schedule.keep_rate: 0.5}\nall: {method: dense}\n")

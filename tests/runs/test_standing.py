@@ -11,6 +11,8 @@ from tokenprune.runs import standing as module
 from tokenprune.runs.standing import in_words, plan_rows, standing
 from tokenprune.runs.sweep import write_note
 
+pytestmark = pytest.mark.system
+
 
 def test_it_counts_rows_and_foretells_from_those_that_were_made(tmp_path, monkeypatch):
     now = [1000.0]

@@ -9,6 +9,8 @@ from tokenprune.runs.experiment_files import experiment
 from tokenprune.runs.sweep import folder_name
 from tokenprune.utils.paths import expected_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.parametrize(
     "chosen, words, name",

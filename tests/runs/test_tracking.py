@@ -61,6 +61,7 @@ def test_tensorboard_reads_back_what_a_row_was(tmp_path):
     assert '"tracking": "tensorboard"' in text
 
 
+@pytest.mark.system
 def test_keys_and_numbers_do_not_depend_on_it(tmp_path):
     runs = [run_of(tmp_path / name, f"tracking={name}") for name in ("none", "tensorboard")]
     assert run_key(runs[0]) == run_key(runs[1])

@@ -171,6 +171,7 @@ def test_a_run_on_image_folders_and_the_same_on_zips(cli, tmp_path):  # noqa: F8
     assert all(torch.equal(rows[0][k], rows[1][k]) for k in rows[0])
 
 
+@pytest.mark.system
 def test_a_file_with_a_head_starts_a_run_of_no_iterations(cli, tmp_path):  # noqa: F811
     """A root with a val split alone serves. With another number of classes the head is random, and a random head is not judged."""
     root = write_folder(tmp_path / "set", dict.fromkeys(("a", "b", "c"), 2))
@@ -191,6 +192,7 @@ def test_a_file_with_a_head_starts_a_run_of_no_iterations(cli, tmp_path):  # noq
     assert [said in row["notes"] for row in cli.rows() if row["status"] == "ok" and row["data"] == "shapes"] == [True, True]
 
 
+@pytest.mark.system
 def test_the_classes_of_a_head_are_compared_with_those_of_the_data(cli, tmp_path):  # noqa: F811
     """A file of this project holds their names. The same names in another order would give wrong labels in silence."""
     root = both_splits(tmp_path / "set", ("a1", "a2", "a10"))
@@ -240,6 +242,7 @@ TINY_IMAGENET = real("vit_tiny_tin200")
 VIEW = ("task.view.interpolation=bilinear", "task.view.mean=[0.5,0.5,0.5]", "task.view.std=[0.5,0.5,0.5]")
 
 
+@pytest.mark.system
 @pytest.mark.skipif(
     not TINY_IMAGENET.is_dir(), reason="vit_tiny_tin200 is neither in TOKENPRUNE_DATA nor in shared/data beside this checkout"
 )

@@ -14,6 +14,8 @@ from tokenprune.runs.config import compose, resolve
 from tokenprune.utils.checkpoints import load_dense, read_weights
 from tokenprune.utils.paths import weights_path
 
+pytestmark = pytest.mark.system
+
 TINY_IMAGENET = real("vit_tiny_tin200")
 SIDES = ((96, 96), (80, 112), (120, 72), (64, 64))
 

@@ -114,6 +114,7 @@ def test_the_view_is_printed_and_in_the_row(cli, tmp_path):  # noqa: F811
     assert row["config"]["task"]["view"]["mean"] == [0.5] * 3
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not TINY.is_dir(), reason="vit_tiny_tin200 is neither in TOKENPRUNE_DATA nor in shared/data beside this checkout")
 def test_real_weights_in_numbered_folders_have_their_accuracy(tmp_path):
     """68.5 % with the model's own mean in the order of the numbers; ImageNet's mean gave 24.5 %, the order of the texts 1 %."""

@@ -29,6 +29,8 @@ from tokenprune.tasks.timm_models import build_timm, cost_of
 from tokenprune.utils.checkpoints import read_weights, save_weights
 from tokenprune.utils.paths import config_dir
 
+pytestmark = pytest.mark.system
+
 CPU = torch.device("cpu")
 SMALL = ("task=timm", "backbone=timm", "backbone.model=convnextv2_atto", "backbone.img_size=64", "scale=smoke")
 ROWS = [name for name in rows_of("cropr_table2_eva02") if name >= "03"]

@@ -38,6 +38,7 @@ def new(**changes):
     return task, cfg, task.build_model(cfg)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("changes", [{}, CROPR], ids=("dense", "cropr"))
 def test_learns_a_few_pictures_by_heart(tmp_path, changes):
     task, cfg, model = new(**changes, data={**CONFIG["data"], "train_size": 4})
@@ -168,6 +169,7 @@ def test_wrong_settings_are_refused(options, message):
 REAL = {"camvid": "camvid", "coco_semantic": "coco_mini"}
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("data", REAL)
 def test_a_smoke_row_of_real_pictures(data, cli):  # noqa: F811
     if not real(REAL[data]).is_dir():

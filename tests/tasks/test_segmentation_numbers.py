@@ -33,6 +33,7 @@ def gmac(model, *parts):
     return (sum(getattr(macs, part) for part in parts) + model.head_macs(POSITIONS)) / 1e9
 
 
+@pytest.mark.system
 def test_gflops_of_the_paper_are_macs_of_weight_layers_and_norms_with_the_head_at_every_patch(models):
     assert gmac(models["dense"], "linear") == pytest.approx(310.45, abs=0.005)
     assert gmac(models["cropr"], "linear") == pytest.approx(182.86, abs=0.005)

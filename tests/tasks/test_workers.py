@@ -13,6 +13,8 @@ from tests.tasks.test_data_checks import write_coco
 from tokenprune.registry import get
 from tokenprune.tasks import batching
 
+pytestmark = pytest.mark.system
+
 CPU = torch.device("cpu")
 SHAPES = {"name": "shapes", "side": 64, "train_size": 6, "val_size": 4, "seed": 0}
 RECIPES = {

@@ -170,6 +170,7 @@ def test_a_killed_training_goes_on_with_the_same_draws_to_the_same_bits(tmp_path
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+@pytest.mark.system
 def test_training_brings_the_pruned_passes_nearer(tmp_path):
     """What the whole model learns of three images, it knows afterwards with half of the tokens, too."""
     model, x = around(), images(3)

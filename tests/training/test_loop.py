@@ -120,6 +120,7 @@ def test_no_iterations_are_no_training(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), new_net().state_dict().values(), strict=True))
 
 
+@pytest.mark.system
 def test_resume_across_processes(tmp_path):
     """The first process ends by os._exit, as a killed one does."""
     code = (

@@ -25,6 +25,7 @@ def test_illegal_pairs_are_left_out_and_all_others_are_there():
     assert set(legal) == wanted and len(legal) == len(wanted)
 
 
+@pytest.mark.system
 def test_a_draw_depends_on_seed_and_step_alone():
     legal = pairs(CFG, **SHAPE)
     forwards = [drawn(CFG, legal, 3, i) for i in range(50)]

@@ -78,6 +78,7 @@ def test_a_file_that_is_no_text_counts_by_its_bytes(score, tmp_path):
     assert code_digest(sys.modules["odd"].Score) != first
 
 
+@pytest.mark.system
 def test_code_that_cannot_be_read_is_never_the_same_code():
     """A class of an interpreter: its rows are made again in the next process."""
     code = "from tokenprune.utils.code import code_digest\nprint(code_digest(type('Score', (), {})))"

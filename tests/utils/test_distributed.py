@@ -22,6 +22,8 @@ from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import console, distributed
 from tokenprune.utils.locks import locked
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 ONE_NOTE = "trained by 2 processes"
 

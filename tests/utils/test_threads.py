@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 SHOW = "import os; print(os.environ.get('GOMP_SPINCOUNT'))"
 
 

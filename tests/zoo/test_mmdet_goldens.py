@@ -18,7 +18,10 @@ from tokenprune.tasks.detection.settings import read_task  # noqa: E402
 
 test_input.__test__ = False  # a function, no test
 
-pytestmark = pytest.mark.skipif(not (SHARED / "svit").is_dir(), reason="shared/golden is not beside this checkout (TOKENPRUNE_GOLDEN)")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not (SHARED / "svit").is_dir(), reason="shared/golden is not beside this checkout (TOKENPRUNE_GOLDEN)"),
+]
 needs_photos = pytest.mark.skipif(not real("coco_mini").is_dir(), reason="coco_mini is not in shared/data beside this checkout")
 GATED = range(3, 12)
 FEATURES, BOX, SCORE, PIXELS = 5e-5, 1e-3, 5e-5, 10  # pixels of a mask, whose border is a threshold

@@ -9,13 +9,14 @@ from tokenprune.errors import hint
 from tokenprune.utils import console
 
 COMMANDS = {
+    "demo": ("tokenprune.cli.demo.__main__", "start here: a picture, a table and a curve in less than five minutes"),
     "run": ("tokenprune.run", "run one row or a sweep: tokenprune run +experiment=table2_preserve"),
     "list": ("tokenprune.cli.list", "print all plugins, methods and experiments"),
     "explain": ("tokenprune.cli.explain", "print the files and rules that made a run: tokenprune explain method=svit scale=paper"),
     "validate": ("tokenprune.cli.validate", "check every row of every experiment without data or weights"),
     "smoke": ("tokenprune.cli.smoke", "run every experiment in seconds a row"),
     "show": ("tokenprune.cli.show", "show which tokens methods keep of your pictures, as one page: tokenprune show photo.jpg --model ..."),
-    "report": ("tokenprune.report.__main__", "write one page of a results folder"),
+    "report": ("tokenprune.report.__main__", "write one page of results folders, to explore or to print"),
     "bench": ("tokenprune.cli.bench.__main__", "measure the engine's speed against its goals"),
     "gpu": ("tokenprune.cli.gpu.__main__", "check and measure everything on one GPU: a table, curves, one page"),
     "zoo": ("tokenprune.cli.zoo", "published files: list them, judge one, convert one"),

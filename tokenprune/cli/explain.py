@@ -17,8 +17,8 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from tokenprune.cli.run import ERROR
 from tokenprune.errors import TokenPruneError
-from tokenprune.run import ERROR
 from tokenprune.runs import zoo_rows
 from tokenprune.runs.command_line import explain as reason
 from tokenprune.runs.command_line import quoted

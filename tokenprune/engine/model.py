@@ -256,7 +256,7 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         state = outputs.state
         if self.treatment.remembers and self.treatment.fold != "merge":
             return outputs.prefix, outputs.map, None, None
-        live = None if state.known.complete else state.live
+        live = None if state.known.complete and state.tokens.shape[1] else state.live  # the mean of no token is no plain mean
         return outputs.prefix, self._family.norm(state.tokens), live, state.mass
 
     def losses(self, outputs: Outputs, **given: Any) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenprune.errors import ResultSchemaError
+from tokenprune.errors import OtherVersion, ResultSchemaError
 from tokenprune.runs.run_key import MEASURES, SCHEMA
 from tokenprune.utils.files import atomic_write
 
@@ -21,7 +21,7 @@ _FIELDS: dict[str, type] = {
     "task": str, "data": str, "seed": int, "metrics": dict, "cost": dict, "cls": str, "execution": str, "environment": dict,
     "timing": dict, "notes": list,
 }  # fmt: skip
-_OPTIONAL_FIELDS: dict[str, type] = {"made": str, "plugins": dict}  # younger than the first rows
+_OPTIONAL_FIELDS: dict[str, type] = {"made": str, "plugins": dict, "command": str}  # younger than the first rows
 COST = (
     "gmac_linear", "gmac_attention", "gmac_norm", "gmac_selector", "gmac_total", "kept_share", "kept_per_block", "seconds_encoder",
     "seconds_total", "speedup_encoder", "seconds_note", "kept_share_uncalibrated", "seconds_backbone", "throughput_batch",
@@ -57,8 +57,11 @@ def check(row: Mapping[str, Any]) -> None:
     """Hold a row against the schema.
 
     Raises:
+        OtherVersion: The row is of another schema.
         ResultSchemaError: lists every unknown, missing, wrongly typed and non-finite field.
     """
+    if isinstance(row.get("schema"), int) and row["schema"] != SCHEMA:
+        raise OtherVersion(row.get("key", "?"), row["schema"], SCHEMA, _maker(row))
     known = {**_FIELDS, **_OPTIONAL_FIELDS}
     problems = [f"unknown field {k!r}" for k in row if k not in known] + [f"missing field {k!r}" for k in _FIELDS if k not in row]
     problems += [f"{k} is {row[k]!r}, expected {t.__name__}" for k, t in known.items() if k in row and not _is(row[k], t)]
@@ -140,14 +143,18 @@ def scalars(cost: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, **(dict(zip(_AT_LARGEST, ran[-1], strict=True)) if ran else {})}
 
 
+def _maker(row: Mapping[str, Any]) -> str:
+    """Return the version of this package that wrote a row of any schema; "unknown" if it does not say."""
+    environment = row.get("environment")
+    return str(environment.get("tokenprune") or "unknown") if isinstance(environment, Mapping) else "unknown"
+
+
 def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def _check_values(row: Mapping[str, Any]) -> list[str]:
     problems, measured = [], row["config"].get("measure", MEASURES)
-    if row["schema"] != SCHEMA:
-        problems.append(f"schema is {row['schema']}, this version reads {SCHEMA}")
     problems += [f"config.{k} is {v!r}, expected a mapping" for k, v in row["config"].items() if k in _SECTIONS and not isinstance(v, dict)]
     if row["status"] not in STATUSES:
         problems.append(f"status is {row['status']!r}, allowed: {', '.join(STATUSES)}")

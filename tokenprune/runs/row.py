@@ -34,11 +34,15 @@ NOT_WRITTEN = "not written"  # begins the notes on files that are missing on dis
 _REASON_LENGTH = 500
 
 
-def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
+def run_row(config: Mapping[str, Any], command: str = "") -> dict[str, Any]:
     """Return the row of a resolved, valid configuration: read it if it is finished, else make it; never raises but on interruption.
 
     One run at a time makes a row, others wait for it. A killed row goes on from its last checkpoint. Where a run has several processes
     (torchrun), all call this: they train together, the main one decides, evaluates and writes, and all return its row.
+
+    Args:
+        config: The configuration.
+        command: The command line that asks for the row, which a new row records; "" for none.
     """
     config = Run.of(config)
     key = run_key(config)
@@ -49,7 +53,7 @@ def run_row(config: Mapping[str, Any]) -> dict[str, Any]:
         if problem is not None:
             return relabelled(status_row(config, CannotWrite(problem)), config)
         with locked(folder / "lock", f"row {name_of(config)} ({key})"):
-            done = distributed.of_main(lambda: stored_row(config)) or _new_row(config, folder)
+            done = distributed.of_main(lambda: stored_row(config)) or _new_row(config, folder, command)
     return relabelled(done, config)
 
 
@@ -113,14 +117,15 @@ def name_of(config: Mapping[str, Any]) -> str:
     return " ".join(p for p in parts if p and p != "none") + f" ({config.task_name}, seed {config.seed})"
 
 
-def _new_row(config: Run, folder: Path) -> dict[str, Any]:
+def _new_row(config: Run, folder: Path, command: str) -> dict[str, Any]:
     """Make a row and write it: a row of a table ends with a status, whatever happened in it."""
+    recorded = {"command": command} if command else {}
     try:
         with distributed.together():
-            row = _make(config, folder)
+            row = {**_make(config, folder), **recorded}
             check(row)
     except Exception as error:
-        row, trace = status_row(config, error), traceback.format_exc()
+        row, trace = {**status_row(config, error), **recorded}, traceback.format_exc()
         if distributed.is_main():
             text = f"{error.trace}\nlearned of as\n{trace}" if isinstance(error, PeerFailed) else trace
             with saving(folder / "error.txt"):

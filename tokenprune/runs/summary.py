@@ -15,8 +15,12 @@ _METRICS = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("m
 _SPEEDS = (("seconds_encoder", "encoder"), ("seconds_backbone", "backbone"), ("seconds_total", "whole"))
 
 
-def shown_row(config: Run) -> dict[str, Any]:
+def shown_row(config: Run, command: str = "") -> dict[str, Any]:
     """Return the row of a resolved, valid run, made or read, and say on the screen how it ended and how old it is if it was read.
+
+    Args:
+        config: The run.
+        command: The command line that asks for it; see `run_row`.
 
     Raises:
         TokenPruneError: The row came to no result.
@@ -25,7 +29,7 @@ def shown_row(config: Run) -> dict[str, Any]:
 
     if distributed.is_main() and stored_row(config) is not None:
         console.say(f"{name_of(config)}: {age_in_words(config)}")
-    row = run_row(config)
+    row = run_row(config, command)
     if row["status"] != "ok":
         folder = row_folder(config.results_dir, row["key"])
         raise TokenPruneError(f"{name_of(config)}: {row['status']}: {shortened(row['reason'], folder)}")

@@ -11,6 +11,8 @@ from tokenprune.cli.bench.ragged import masks
 from tokenprune.engine.prune import prune
 from tokenprune.registry import get, names
 
+pytestmark = pytest.mark.system
+
 SIZE = {"embed_dim": 24, "num_heads": 3}
 DROPPING = {name for name in names("selector") if get("selector", name).saves_computation}
 TINY = Setup(rounds=1, batches=(2,), small="deit_tiny_patch16_224", pixels=(224, 112), long=64, samples=50, options=SIZE)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tokenprune.cli.docs.numbers import tables
 
@@ -13,6 +14,7 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
 
 
+@pytest.mark.system
 def test_seeds_are_averaged_and_the_papers_numbers_stand_beside_them():
     table = tables(EXPERIMENTS)["table5_sota"]
     head, _, *lines = cells(table)

@@ -17,6 +17,8 @@ from tokenprune.cli.docs import experiments, methods
 from tokenprune.runs import nodes, plugin_options
 from tokenprune.runs.presets import files
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[3]
 BESIDE = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/api").glob("*.md"), *BESIDE])

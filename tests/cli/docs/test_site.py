@@ -22,6 +22,7 @@ def made() -> dict[str, str]:
     return site.made(ROOT)
 
 
+@pytest.mark.system
 def test_every_plugin_and_every_experiment_has_a_page_of_its_own(made):
     plugins = {methods.place(kind, name): (kind, name) for kind in registry.BUILTIN for name in methods.own(kind)}
     assert [path for path, (kind, name) in plugins.items() if not made[path].startswith(f"# {kind.capitalize()} `{name}`\n")] == []

@@ -17,6 +17,8 @@ from tokenprune.errors import InvalidSchedule, ResultSchemaError
 from tokenprune.registry import get, names
 from tokenprune.training.settings import TrainingConfig
 
+pytestmark = pytest.mark.system
+
 FACTS = {
     "device": "cpu",
     "driver": "none",

@@ -62,6 +62,7 @@ def verdicts():
     return found
 
 
+@pytest.mark.system
 def test_at_least_85_percent_of_timms_vits_are_covered():
     found = verdicts()
     covered = sum(not reason for reason in found.values())

@@ -8,8 +8,6 @@ import torch
 
 import tokenprune
 from tests.helpers.hf_models import DEPTH, EVERY, FAMILIES, PAIRS, TOWERS, WHOLES, class_token, images, inputs, small, transformers
-from tests.helpers.pairings import label as named
-from tests.helpers.pairings import pairings
 from tokenprune.errors import CheckpointMismatch, IncompatiblePairing, InvalidConfig, UnsupportedBackbone
 from tokenprune.measure.macs import planned_macs
 from tokenprune.measure.timm_macs import counted
@@ -69,7 +67,10 @@ def test_nothing_dropped_is_transformers_bit_for_bit(label):
 @pytest.mark.parametrize("label", FAMILIES)
 @torch.no_grad()
 def test_half_precision_and_explicit_attention(label, attention):
-    """The parts of each block, one after the other, are the block bit for bit under the attention that the model is set to."""
+    """The parts of each block, one after the other, are the block bit for bit under the attention that the model is set to.
+
+    Executions differ by the rounding of bfloat16 alone: by two of its steps at the largest value, and by a tenth of a step on average.
+    """
     model, x = small(label, attention).bfloat16(), images()
     ours = pruned(label, "svit", "preserve", model=model).bfloat16()
     state, _ = ours.run(ours.start(x), 0, 1)
@@ -78,7 +79,8 @@ def test_half_precision_and_explicit_attention(label, attention):
     assert adapter.fused == (attention == "sdpa")
     assert torch.equal(middle + adapter.feed(middle), adapter.whole(sequence))
     masked, packed = (pruned(label, "variance", "remove", e, model=model).encode(x).map.float() for e in ("masked", "packed"))
-    torch.testing.assert_close(packed, masked, atol=3e-2, rtol=1e-5)
+    step, off = torch.finfo(torch.bfloat16).eps, (packed - masked).abs()
+    assert off.max() <= 2 * step * masked.abs().max() and off.mean() <= 0.1 * step * masked.abs().max()
 
 
 @pytest.mark.parametrize("label", FAMILIES)
@@ -122,21 +124,14 @@ def test_executions_agree(label, pairing):
     agree(label, *PAIRINGS[pairing])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=named)
-@pytest.mark.parametrize("label", FAMILIES)
-@torch.no_grad()
-def test_executions_agree_in_every_legal_pairing(label, selector, treatment):
-    agree(label, selector, treatment)
-
-
 def agree(label, selector, treatment):
     """Hold the other executions of a pairing against `masked`: maps, counts, and what the model answers."""
     model, x = small(label), images(3)
-    masked = pruned(label, selector, treatment, "masked", model=model)
+    told = {"classes": 5} if selector["name"] == "dtop" and label in TOWERS else {}  # a tower has no classes of its own
+    masked = pruned(label, selector, treatment, "masked", model=model, **told)
     reference, answer = masked.encode(x), masked(x)
     for execution in ["packed"] if get("selector", selector["name"]).budget == "dynamic" else ["gathered", "packed"]:
-        ours = pruned(label, selector, treatment, execution, model=model)
+        ours = pruned(label, selector, treatment, execution, model=model, **told)
         other = ours.encode(x)
         assert torch.equal(other.present, reference.present)
         torch.testing.assert_close(other.map, reference.map, atol=1e-5, rtol=1e-5)
@@ -144,17 +139,6 @@ def agree(label, selector, treatment):
         for a, b in zip(reference.usage, other.usage, strict=True):
             assert torch.equal(a.attended, b.attended) and torch.equal(a.rows, b.rows) and torch.equal(a.fed, b.fed)
         same(ours(x), answer, exactly=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("selector", "treatment"), pairings(), ids=named)
-@pytest.mark.parametrize("label", FAMILIES)
-@torch.no_grad()
-def test_nothing_dropped_in_every_legal_pairing(label, selector, treatment):
-    model, x = small(label), images()
-    ours = pruned(label, selector, treatment, plan=KEEP_ALL, model=model)
-    if not ours.treatment.learns:  # which have weights of their own
-        same(ours(x), model(x))
 
 
 @pytest.mark.parametrize("label", WHOLES)

@@ -56,6 +56,7 @@ def parameters(name):
     return parameters_of(built(name)[0]) / 1e6
 
 
+@pytest.mark.system
 def test_all_seven_rows_are_as_printed():
     if not PAPER.is_file():
         pytest.skip(f"the paper's numbers are not here: {PAPER}")

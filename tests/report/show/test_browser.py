@@ -7,6 +7,8 @@ from tests.helpers.shown import DEPTH, classified, detected, segmented
 from tokenprune.report.show.figure import draw
 from tokenprune.report.show.page import in_html
 
+pytestmark = pytest.mark.system
+
 LAST = DEPTH - 1
 
 

@@ -146,6 +146,7 @@ def test_untrained_model_to_metrics_and_cost(config, selector):
     assert model.training and torch.get_num_threads() == threads
 
 
+@pytest.mark.system
 def test_two_pictures_are_learned_by_heart(config, tmp_path):
     """Overfitting shows that boxes, masks, labels and evaluation speak of the same things."""
     cfg = config(

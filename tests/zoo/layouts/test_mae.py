@@ -16,6 +16,7 @@ def state():
     return filled(f"methods/dev/keys_{NAME}.json")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
 def test_logits_sizes_and_owners_are_the_authors(execution, state, tmp_path):
     """Each token is pooled as often as tokens went into it; the authors' slots are in the order of ours."""

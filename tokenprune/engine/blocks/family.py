@@ -180,3 +180,8 @@ def weighted_sum(tokens: Tensor, live: Tensor | None, mass: Tensor | None) -> tu
     weight = torch.ones_like(tokens[..., :1]) if mass is None else mass.unsqueeze(-1).to(tokens.dtype)
     weight = weight if live is None else weight * live.unsqueeze(-1)
     return (tokens * weight).sum(1), weight.sum(1)
+
+
+def mean_of(total: Tensor, count: Tensor) -> Tensor:
+    """Return total / count (B,C) of a `weighted_sum`; zeros for an image of which no token is counted (`Selector.may_keep_none`)."""
+    return total / count.where(count > 0, 1)  # the total of nothing is 0

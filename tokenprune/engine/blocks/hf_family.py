@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tokenprune.engine.blocks.base import layer_macs
-from tokenprune.engine.blocks.family import Family, weighted_sum
+from tokenprune.engine.blocks.family import Family, mean_of, weighted_sum
 from tokenprune.engine.indexing import sized
 from tokenprune.engine.outputs import Outputs
 from tokenprune.errors import InvalidConfig, UnsupportedBackbone
@@ -186,8 +186,7 @@ class HfFamily(Family):
             return BaseModelOutputWithPooling(last_hidden_state=prefix)
         if self.reads == "mean":
             if live is not None or mass is not None:
-                total, count = weighted_sum(tokens, live, mass)
-                tokens = (total / count).unsqueeze(1)
+                tokens = mean_of(*weighted_sum(tokens, live, mass)).unsqueeze(1)
             return BaseModelOutputWithPooling(last_hidden_state=torch.cat([prefix, tokens], 1))
         pooled = self.pooled(prefix, tokens, live)
         return BaseModelOutputWithPooling(last_hidden_state=prefix, pooler_output=pooled)
@@ -204,8 +203,7 @@ class HfFamily(Family):
             return output.pooler_output
         if self.has_cls:
             return prefix[:, prefix.shape[1] - self.prefix]
-        total, count = weighted_sum(tokens, live, mass)
-        return total / count
+        return mean_of(*weighted_sum(tokens, live, mass))
 
     def sequence(self, outputs: Outputs, map_: Tensor) -> Tensor:
         """Return `last_hidden_state` (B,P+N,C) of a pass, every position in its own place.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenprune.engine.blocks.base import layer_macs
-from tokenprune.engine.blocks.family import Family, weighted_sum
+from tokenprune.engine.blocks.family import Family, mean_of, weighted_sum
 from tokenprune.engine.blocks.windowed import tables
 from tokenprune.engine.indexing import sized
 from tokenprune.engine.lazy import once
@@ -151,7 +151,7 @@ class TimmFamily(Family):
         total, count = weighted_sum(tokens, live, mass)
         if included:
             total, count = total + prefix.sum(1), count + self.prefix
-        mean = (total / count).unsqueeze(1)
+        mean = mean_of(total, count).unsqueeze(1)
         return self.model.forward_head(mean.expand(-1, self.prefix + 1, -1))  # equal tokens: the model's mean is this mean
 
     def label(self, tokens: Tensor) -> Tensor:

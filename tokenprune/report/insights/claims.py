@@ -7,7 +7,8 @@ from functools import lru_cache
 from statistics import fmean, variance
 from typing import Any
 
-from tokenprune.report.insights.verdicts import LEAST, UNDECIDED, judge
+from tokenprune.report.insights.power import Power, power_of
+from tokenprune.report.insights.verdicts import LEAST, UNDECIDABLE, UNDECIDED, judge, together
 from tokenprune.report.tables.expected import Expected, size_of
 from tokenprune.report.tables.seeds import Difference, configuration, paired
 from tokenprune.utils.paths import expected_of
@@ -71,6 +72,8 @@ class Comparison:
         spread: Standard deviation over seeds of one configuration, pooled over the two (NaN with one seed each).
         shares: Mean kept share of the two; NaN if neither has a result.
         paper: The paper's difference; NaN if it has none.
+        pictures_error: Standard error over validation pictures of the difference of two rows, as if they had seen different ones; NaN if
+            rows have no standard errors.
         missing: The rows without a result, in words.
     """
 
@@ -85,6 +88,7 @@ class Comparison:
     spread: float
     shares: tuple[float, float]
     paper: float
+    pictures_error: float = math.nan
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -92,7 +96,14 @@ class Comparison:
         """Return the verdict of the seeds by the claim's rule; it is undecided if neither side has learnt to detect."""
         if self.gap is None or self.level < LEAST:
             return UNDECIDED
-        return judge(self.gap, self.claim.rule, self.spread)
+        verdict, power = judge(self.gap, self.claim.rule, self.spread), self.power
+        hopeless = verdict == UNDECIDED and power is not None and self.gap.n > 1 and not power.able
+        return UNDECIDABLE if hopeless else verdict
+
+    @property
+    def power(self) -> Power | None:
+        """Return what the seeds could show of the paper's difference; None if it has none, or if the claim is one of equality."""
+        return None if self.gap is None or self.claim.rule != "better" else power_of(self.paper, self.gap, self.pictures_error)
 
 
 def _at(config: Any, *path: str) -> Any:
@@ -191,7 +202,7 @@ def _comparisons(claim: Claim, names: tuple[str, str], setting: str, one: list[R
         level = max((fmean(found.values()) for found in values if found), default=math.nan)
         yield Comparison(
             claim, *names, setting, _rate(one[0]["config"]), metric, paired(*values), level, _spread(values), shares,
-            _paper(claim, one[0], metric) - _paper(claim, two[0], metric), bad,
+            _paper(claim, one[0], metric) - _paper(claim, two[0], metric), _pictures_error((one, two), metric), bad,
         )  # fmt: skip
 
 
@@ -208,6 +219,12 @@ def _setting(row: Row, same: Sequence[Row]) -> str:
 def _spread(values: Sequence[Mapping[int, float]]) -> float:
     several = [variance(found.values()) for found in values if len(found) > 1]
     return math.sqrt(fmean(several)) if several else math.nan
+
+
+def _pictures_error(sides: tuple[list[Row], list[Row]], metric: str) -> float:
+    """Return the combined standard error over pictures of two rows, each the mean over its seeds; NaN if a side has none."""
+    errors = [_mean([row["metrics"][f"{metric}_se"] for row in rows if f"{metric}_se" in row["metrics"]]) for rows in sides]
+    return math.hypot(*errors)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -232,9 +249,6 @@ def _paper(claim: Claim, row: Row, metric: str) -> float:
 
 def verdict_of_claims(comparisons: "Sequence[Comparison]") -> "dict[Claim, str]":
     """Return a verdict in words for each claim, also for one without rows."""
-    from tokenprune.report.insights.claims import CLAIMS
-    from tokenprune.report.insights.verdicts import UNDECIDED, together
-
     words = {}
     for claim in CLAIMS:
         verdicts = [comparison.verdict for comparison in comparisons if comparison.claim is claim]

@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from tokenprune.report.insights.claims import METRICS, Comparison, verdict_of_claims
-from tokenprune.report.insights.verdicts import FAILS, HOLDS, UNDECIDED, interval
+from tokenprune.report.insights.verdicts import FAILS, HOLDS, UNDECIDABLE, UNDECIDED, interval
 
 _STYLES = {"ap_box": ("#0072b2", "o", -0.18, "box AP"), "ap_mask": ("#d55e00", "s", 0.18, "mask AP")}
-_VERDICTS = {HOLDS: "#007a3d", FAILS: "#b00020", UNDECIDED: "#666666"}
+_VERDICTS = {HOLDS: "#007a3d", FAILS: "#b00020", UNDECIDED: "#666666", UNDECIDABLE: "#666666"}
 _LONGEST = 6  # standard errors that fit into a panel; intervals of two seeds may be longer and are cut off
 _SPREAD = "#dddddd"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokenprune.registry import register
+from tokenprune.report.insights.power import MOST
 from tokenprune.runs.reports import Sweep
 
 if TYPE_CHECKING:
@@ -75,12 +76,14 @@ def _numbers(comparison: "Comparison") -> dict[str, Any]:
 
     gap = comparison.gap
     low, high = interval(gap) if gap is not None and gap.n > 1 else (None, None)
+    power = comparison.power
     return {
         "claim": comparison.claim.name, "first": comparison.first, "second": comparison.second, "setting": comparison.setting,
         "keep_rate": comparison.keep_rate, "metric": comparison.metric,
         "difference": gap and gap.mean, "standard_error": gap and gap.error, "n": gap.n if gap else 0,
         "interval_low": low, "interval_high": high, "spread": comparison.spread, "paper_difference": comparison.paper,
         "kept_share_first": comparison.shares[0], "kept_share_second": comparison.shares[1], "rule": comparison.claim.rule,
+        "power": power and power.power, "seeds_needed": power and power.seeds, "pictures_needed": power and power.pictures,
         "verdict": comparison.verdict, "missing": "; ".join(comparison.missing),
     }  # fmt: skip
 
@@ -102,8 +105,15 @@ def _shown(comparison: "Comparison") -> dict[str, str]:
         "spread": "—" if line["spread"] is None else f"{line['spread']:.2f}",
         "kept shares": " / ".join("—" if share != share else f"{share:.3f}" for share in comparison.shares),
         "paper": "—" if line["paper_difference"] is None else f"{line['paper_difference']:+.1f}",
+        "power for it": "—" if line["power"] is None else f"{line['power']:.0%}",
+        "seeds for it": "—" if line["seeds_needed"] is None else _at_least(line["seeds_needed"]),
+        "pictures for it": "—" if line["pictures_needed"] is None else f"{line['pictures_needed']:.2g} x",
         "verdict": line["verdict"],
     }
+
+
+def _at_least(seeds: int) -> str:
+    return f"> {MOST}" if seeds >= MOST else str(seeds)
 
 
 def _where(rows: Sequence[Any]) -> str:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from tokenprune.report.tables.seeds import Difference
 
 HOLDS, FAILS, UNDECIDED, MIXED = "holds", "does not hold", "undecided", "mixed"
+UNDECIDABLE = "undecidable here"  # undecided, and the seeds at hand could hardly have shown an effect of the paper's size
 LEVEL = 0.95
 LEAST = 1.0  # least AP of a side that has learnt to detect
 RULES = {
@@ -24,19 +23,21 @@ RULES = {
         " configuration, pooled over the two), does not hold if it is and the whole interval lies below 0, and is undecided otherwise and"
         " in the same cases: a wide spread makes this easy to hold, so read it with the spread."
     ),
+    "undecidable": (
+        "An undecided difference is called undecidable here where so many seeds would have shown a true difference of the paper's size"
+        " with a probability (power) below 80 %, given the measured spread over seeds. Seeds and pictures for the paper's difference: the"
+        " least number of seeds, and of validation pictures as a multiple of today's, from which the power is 80 % (pictures: an upper"
+        " bound, from bootstrap errors of single rows)."
+    ),
 }
 
 
 @lru_cache
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """Return t so that a share `level` of Student's distribution with `freedom` >= 1 degrees lies within ±t, to four digits.
+    """Return t so that a share `level` of Student's distribution with `freedom` >= 1 degrees lies within ±t."""
+    from scipy.stats import t
 
-    The density is integrated in u = atan(x / sqrt(freedom)), in which its tails are short.
-    """
-    u = np.linspace(0.0, math.pi / 2, 200_001)
-    density = np.cos(u) ** (freedom - 1)
-    share = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(math.sqrt(freedom) * math.tan(np.interp(level, share / share[-1], u)))
+    return float(t.ppf((1 + level) / 2, freedom))
 
 
 def interval(gap: "Difference") -> tuple[float, float]:
@@ -64,12 +65,15 @@ def judge(gap: "Difference", rule: str, spread: float) -> str:
 
 
 def together(verdicts: Sequence[str]) -> str:
-    """Return the verdict on a claim: mixed if some differences hold and others do not, undecided if none is decided."""
-    found = set(verdicts) - {UNDECIDED}
+    """Return the verdict on a claim: mixed if some differences hold and others do not.
+
+    It is undecided if none is decided, and undecidable here if moreover none could have been.
+    """
+    found = set(verdicts) - {UNDECIDED, UNDECIDABLE}
     if not found:
-        return UNDECIDED
+        return UNDECIDABLE if set(verdicts) == {UNDECIDABLE} else UNDECIDED
     if len(found) > 1:
         return MIXED
     (verdict,) = found
-    open_ = verdicts.count(UNDECIDED)
+    open_ = verdicts.count(UNDECIDED) + verdicts.count(UNDECIDABLE)
     return f"{verdict} in part, {open_} of {len(verdicts)} undecided" if open_ else verdict

@@ -15,7 +15,7 @@ _NEEDED = ("key", "label", "method", "treatment", "seed", "status")
 _TEXT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "cls", "execution", "python", "torch", "timm", "detectron2", "device",
     "commit", "dirty", "tokenprune", "status", "reason", "size", "configuration", "rest", "notes",
-    "made",
+    "made", "folder",
 )  # fmt: skip
 _FACTS = ("label", "method", "treatment", "scale", "task", "data", "cls", "execution", "size", "keep_rate", "device")
 

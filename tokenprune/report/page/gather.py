@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenprune.errors import ResultSchemaError, TokenPruneError
+from tokenprune.errors import OtherVersion, ResultSchemaError, TokenPruneError
 from tokenprune.report.page.csv_rows import holds_rows, read_rows, told_apart
 from tokenprune.runs.results import read_result
+from tokenprune.runs.run_key import SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 SINGLE = "single_runs"  # rows that belong to no experiment
 _MEASURED = "measured"
 _START = re.compile(r"starts from the (?:dense|classification) run (\w+)")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Holds a row as its result.json has it, and the results folder that it lies in."""
+
+    row: Mapping[str, Any]
+    results_dir: Path
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,14 @@ class Experiment:
         data: Rows of any status in the form of `tables.rows_frame`; empty if there are only files.
         folders: Folders of its pictures and texts.
         own: Stems of files that are made of these rows again and so are no extras.
+        stored: The rows that were read from a results folder, by key and device.
     """
 
     name: str
     data: "pd.DataFrame"
     folders: tuple[Path, ...] = ()
     own: frozenset[str] = frozenset({"table", "plot"})
+    stored: Mapping[tuple[str, str], Stored] = field(default_factory=dict)
 
     def files(self, suffix: str) -> list[Path]:
         """Return the extra files of a kind, such as `.png`."""
@@ -69,26 +80,30 @@ def gather(root: Path, names: Sequence[str] = (), without: Path | None = None) -
     if not root.is_dir():
         raise TokenPruneError(f"report: there is no folder {root}; give a results folder (it holds rows/), or one of measured tables")
     found = _of_results(root) if (root / "rows").is_dir() else _of_tables(root, without)
-    there = [experiment.name for experiment in found.experiments]
-    unknown = sorted(set(names) - set(there))
-    if unknown and there:
-        raise TokenPruneError(f"report: {root} has no experiment {', '.join(unknown)}; it has {', '.join(there)}")
-    if not there:
+    if not found.experiments:
         why = f"; {len(found.unreadable)} could not be read, the first: {': '.join(found.unreadable[0])}" if found.unreadable else ""
         wanted = "rows/*/result.json, and no CSV with the columns key, label, method, treatment, seed and status"
         raise TokenPruneError(f"report: {root} holds no result row: no {wanted}{why}")
-    return Found([e for e in found.experiments if not names or e.name in names], found.unreadable, found.starts)
+    return only(found, names, str(root))
+
+
+def only(found: Found, names: Sequence[str], where: str) -> Found:
+    """Return what was found of some experiments, all if no names are given.
+
+    Raises:
+        TokenPruneError: An experiment is not in `where`.
+    """
+    there = [experiment.name for experiment in found.experiments]
+    unknown = sorted(set(names) - set(there))
+    if unknown:
+        raise TokenPruneError(f"report: {where} has no experiment {', '.join(unknown)}; it has {', '.join(there)}")
+    return replace(found, experiments=[e for e in found.experiments if not names or e.name in names])
 
 
 def _of_results(root: Path) -> Found:
     from tokenprune.report.tables.table import rows_frame
 
-    rows, unreadable = {}, []
-    for folder in sorted(path for path in (root / "rows").iterdir() if path.is_dir()):
-        try:
-            rows[folder.name] = _read(folder / "result.json")
-        except ResultSchemaError as error:
-            unreadable.append((f"rows/{folder.name}", str(error)))
+    rows, unreadable = _rows(root)
     listed: dict[str, list[Mapping[str, Any]]] = {}
     for path in sorted(root.glob("tables/*/table.csv")):
         listed[path.parent.name] = list(_relisted(path, rows, root, unreadable))
@@ -98,8 +113,33 @@ def _of_results(root: Path) -> Found:
         if row["key"] not in tabled | starts:
             listed.setdefault(row["config"].get("experiment") or SINGLE, []).append(row)
     names = {*listed, *(path.name for path in root.glob("tables/*") if any(path.glob("*.[mp][dn]*")))}
-    experiments = [Experiment(name, rows_frame(listed.get(name, ())), (root / "tables" / name,)) for name in sorted(names, key=natural)]
+    stored = {(row["key"], row["environment"].get("device")): Stored(row, root) for row in rows.values()}
+    experiments = [
+        Experiment(name, rows_frame(listed.get(name, ())), (root / "tables" / name,), stored=stored) for name in sorted(names, key=natural)
+    ]
     return Found([e for e in experiments if len(e.data) or e.files(".png") or e.files(".md")], unreadable, len(starts))
+
+
+def _rows(root: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return the rows of a results folder by key, and for each that cannot be read the pair (place, reason).
+
+    Raises:
+        TokenPruneError: All of its rows are of another version.
+    """
+    rows, unreadable, others = {}, [], []
+    for folder in sorted(path for path in (root / "rows").iterdir() if path.is_dir()):
+        try:
+            rows[folder.name] = _read(folder / "result.json")
+        except ResultSchemaError as error:
+            unreadable.append((f"rows/{folder.name}", str(error)))
+            others += [error] if isinstance(error, OtherVersion) else []
+    if others and not rows:
+        makers, schemas = (sorted({str(getattr(error, name)) for error in others}) for name in ("maker", "schema"))
+        raise TokenPruneError(
+            f"report: {root} was written by tokenprune {', '.join(makers)}: its {len(others)} rows are of schema {', '.join(schemas)}, and"
+            f" this version reads schema {SCHEMA}; make its page with that version, or run its rows again"
+        )
+    return rows, unreadable
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -64,11 +64,12 @@ def _line(experiment: Experiment) -> dict[str, str]:
 
 
 def _machines(data: pd.DataFrame) -> pd.DataFrame:
-    words = data[[*_MACHINE]].astype(object).where(data[[*_MACHINE]].notna(), "—").astype(str)
+    facts = [*(["folder"] if "folder" in data else []), *_MACHINE]
+    words = data[facts].astype(object).where(data[facts].notna(), "—").astype(str)
     words["threads"] = words["threads"].str.removesuffix(".0")
     words["commit"] = words["commit"].str[:10] + data["dirty"].astype(str).eq("True").map({True: " + changes", False: ""})
-    groups = words.assign(experiment=data["experiment"]).groupby(list(_MACHINE), sort=False)
-    lines = [{**dict(zip(_MACHINE, key, strict=True)), "rows": str(len(g)), "experiments": _several(g["experiment"])} for key, g in groups]
+    groups = words.assign(experiment=data["experiment"]).groupby(facts, sort=False)
+    lines = [{**dict(zip(facts, key, strict=True)), "rows": str(len(g)), "experiments": _several(g["experiment"])} for key, g in groups]
     return pd.DataFrame(lines)
 
 

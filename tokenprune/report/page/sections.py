@@ -1,7 +1,7 @@
 """Collects the parts of a report on each experiment: tables, the plot with its front, seeds, pictures. It sets no format."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -10,7 +10,8 @@ import pandas as pd
 
 from tokenprune.report.figures.shared import pareto
 from tokenprune.report.figures.shared.plots import score_of, speed_accuracy
-from tokenprune.report.page.gather import Experiment
+from tokenprune.report.page.gather import Experiment, Stored
+from tokenprune.report.page.merge import short_names
 from tokenprune.report.tables.seeds import SAME
 from tokenprune.report.tables.table import SCORES, Table, of_frame
 from tokenprune.runs.experiment_files import Described
@@ -26,10 +27,11 @@ PLOT = "speed_accuracy"
 
 @dataclass(frozen=True)
 class Image:
-    """Holds a PNG file and the caption below it."""
+    """Holds a PNG file, the caption below it, and its name in the folder of the report ("" for that of the file)."""
 
     path: Path
     caption: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """Holds one experiment; `about` is None for names that conf/experiment does not have."""
+    """Holds one experiment; `about` is None for names that conf/experiment does not have. `stored` and `folders`: see `Experiment`."""
 
     name: str
     about: Described | None
     parts: list[Part]
     gallery: list[Image]
     texts: list[str]
+    stored: Mapping[tuple[str, str], Stored] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
 
 
 def section(experiment: Experiment, folder: Path) -> Section:
     """Return the section of an experiment. Its plots are drawn into `folder`, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    gallery = [Image(path, _caption(path.stem)) for path in experiment.files(".png")]
+    gallery = list(_gallery(experiment.files(".png")))
     texts = [path.read_text(encoding="utf-8") for path in experiment.files(".md")]
-    return Section(experiment.name, described(experiment.name), list(_parts(experiment, folder)), gallery, texts)
+    parts = list(_parts(experiment, folder))
+    return Section(experiment.name, described(experiment.name), parts, gallery, texts, experiment.stored, experiment.folders)
 
 
 def apart(data: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -89,7 +94,8 @@ def _parts(experiment: Experiment, folder: Path) -> Iterator[Part]:
 def table_of(experiment: str, rows: pd.DataFrame) -> Table:
     """Return the table of rows that may share one, beside the paper's current numbers, not those of the time when the rows were written."""
     expected = expected_of(experiment)
-    fresh = rows.drop(columns=[name for name in rows if name.startswith("paper_")]) if expected else rows
+    papers = [name for name in rows if name.startswith("paper_") and not name.endswith("_note")]  # a note is of measured numbers
+    fresh = rows.drop(columns=papers) if expected else rows
     return of_frame(fresh.reset_index(drop=True), expected)
 
 
@@ -151,6 +157,15 @@ def _spread(title: str, values: Sequence[float]) -> dict[str, str]:
     return {f"{title} of each seed": each, f"{title}, mean ± sd": mean}
 
 
+def _gallery(files: Sequence[Path]) -> Iterator[Image]:
+    """Yield pictures; those of one name in several folders get the name of their folder."""
+    for path in files:
+        same = [other for other in files if other.name == path.name]
+        origin = short_names([other.parent for other in same])[same.index(path)] if len(same) > 1 else ""
+        name = f"{path.stem}_{origin.replace('/', '_')}{path.suffix}" if origin else ""
+        yield Image(path, _caption(path.stem) + f" ({origin})" * bool(origin), name)
+
+
 def _caption(stem: str) -> str:
     from tokenprune.registry import facts, names
 
@@ -159,7 +174,7 @@ def _caption(stem: str) -> str:
 
 def moved(image: Image, folder: Path) -> Image:
     """Return the image as a file of `folder`, copied there if it lies elsewhere."""
-    path = folder / image.path.name
+    path = folder / (image.name or image.path.name)
     if image.path != path:
         path.write_bytes(image.path.read_bytes())
     return replace(image, path=path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tokenprune.report.explorer import Explorer, explorer
 from tokenprune.report.page.gather import Found
 from tokenprune.report.page.grids import Grid
 from tokenprune.report.page.overview import Overview, overview
@@ -16,13 +17,17 @@ from tokenprune.report.tables.formats import to_latex, to_markdown
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
-def write(found: Found, out: Path, title: str) -> list[Path]:
+def write(found: Found, out: Path, title: str, interactive: bool = False) -> list[Path]:
     """Write report.html, report.md, rows.csv and, in a folder for each experiment, its tables and pictures; return these files.
 
     Args:
         found: At least one experiment.
         out: A folder, which is made if needed; files of an earlier report are replaced.
         title: Title of the page.
+        interactive: Whether report.html gets a script: a chart with axes to choose, filters, and rows compared.
+
+    Raises:
+        MissingDependency: It is to be interactive, and the library for it is not installed.
     """
     out.mkdir(parents=True, exist_ok=True)
     opening = overview(found)
@@ -34,12 +39,13 @@ def write(found: Found, out: Path, title: str) -> list[Path]:
         pd.concat(rows, ignore_index=True).to_csv(out / "rows.csv", index=False)
         wrote.append(out / "rows.csv")
     (out / "report.md").write_text(in_markdown(opening, sections, title), encoding="utf-8")
-    (out / "report.html").write_text(in_html(opening, sections, title), encoding="utf-8")
+    script = explorer(sections) if interactive else None
+    (out / "report.html").write_text(in_html(opening, sections, title, script), encoding="utf-8")
     return [out / "report.html", out / "report.md", *wrote]
 
 
-def in_html(opening: Overview, sections: list[Section], title: str) -> str:
-    """Return the page. It needs no file beside it, fetches nothing and runs no script."""
+def in_html(opening: Overview, sections: list[Section], title: str, script: Explorer | None = None) -> str:
+    """Return the page. It needs no file beside it and fetches nothing. Without a `script` it runs none."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -48,7 +54,7 @@ def in_html(opening: Overview, sections: list[Section], title: str) -> str:
     engine = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     engine.filters |= {"data_uri": data_uri, "grid": Grid.of, "prose": lambda text: Markup(to_html(text))}
     engine.filters["breakable"] = lambda text: Markup(breakable(text))  # both escape
-    return engine.get_template("report.html").render(title=title, overview=opening, sections=sections)
+    return engine.get_template("report.html").render(title=title, overview=opening, sections=sections, explorer=script)
 
 
 def data_uri(path: Path) -> str:

@@ -38,7 +38,7 @@ _BESIDE = (  # the parts whose sum is measured; the paper's column; title; unit;
 _UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch", "paper_size_note")
 _ABOUT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
-    "reason", "size", "configuration", "rest", "notes", "made",
+    "reason", "size", "configuration", "rest", "notes", "made", "folder",
 )  # fmt: skip
 NOTES = " | "  # separates the notes of a row
 

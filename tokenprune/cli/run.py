@@ -83,6 +83,7 @@ def _entry(cfg: DictConfig) -> None:
 
 
 def _single(cfg: DictConfig) -> None:
+    from tokenprune.runs.commands import command_of
     from tokenprune.runs.row import NOT_WRITTEN, name_of
     from tokenprune.runs.summary import shown_row
     from tokenprune.runs.sweep import BAD_ROW, report
@@ -97,7 +98,7 @@ def _single(cfg: DictConfig) -> None:
     if config.validate_only:
         console.say(f"{name_of(config)} is valid; {words}")
         return
-    row = shown_row(config)
+    row = shown_row(config, command_of(_words()))
     if any(note.startswith(NOT_WRITTEN) for note in row["notes"]):
         distributed.leave(ERROR)
     asked = {name: options for name, options in config.reports.items() if name not in REPORTS}
@@ -123,6 +124,7 @@ def _words() -> list[str]:
 
 def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig | None) -> None:
     """Make one row of a sweep; whatever goes wrong becomes its status, so that the other rows are made."""
+    from tokenprune.runs.commands import command_of
     from tokenprune.runs.row import name_of, run_row, status_row
     from tokenprune.runs.standing import standing
     from tokenprune.runs.sweep import ended, stored_or_refused, write_note
@@ -138,7 +140,7 @@ def _in_sweep(cfg: DictConfig, number: int, folder: str, problem: InvalidConfig 
     write_note(folder, number, name, status_row(config, problem or killed), running=problem is None)
     if problem is None:
         known = stored_or_refused(config)
-        row = known or run_row(config)
+        row = known or run_row(config, command_of(_words()))
         write_note(folder, number, name, row, made=known is None)
         console.say(ended(number, name, row, config))
         console.say_if(standing(folder) if known is None else "")

@@ -1,0 +1,1 @@
+"""Leads a newcomer to a picture, a table and a curve: `tokenprune demo`."""
