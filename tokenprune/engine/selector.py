@@ -56,8 +56,8 @@ class Selector(nn.Module):
     name: ClassVar[str]
     site: Site = Site.BEFORE
     budget: ClassVar[str] = "fixed"
-    gated: ClassVar[bool] = False
-    visibility: ClassVar[str] = "hard"
+    gated: bool = False
+    visibility: str = "hard"
     reads_cls: ClassVar[bool] = False
     absorbing: ClassVar[bool] = False
     merging: ClassVar[bool] = False
