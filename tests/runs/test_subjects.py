@@ -34,7 +34,7 @@ def weights(tmp_path_factory):
     [
         ("evit", "EViT", {"selector": {"name": "evit"}, "treatment": {"name": "remove"}, "schedule": {"name": "stages"}}),
         ("dense", "Dense", {}),
-        ("pitome", "pitome", {"selector": {"name": "pitome"}}),
+        ("pitome", "PiToMe", {"selector": {"name": "pitome"}}),
         (
             "svit:keep_rate=0.5,treatment=preserve,selector.gate=complex",
             "SViT (keep_rate=0.5,treatment=preserve,selector.gate=complex)",
