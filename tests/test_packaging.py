@@ -114,7 +114,10 @@ def test_wheel_holds_every_module_and_config_and_the_weights(wheel):
     configs = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")}
     numbers = {f"tokenprune/{p.relative_to(ROOT)}" for p in ROOT.glob("experiments/*/expected.csv")}
     templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("tokenprune/report/templates/*")}
-    assert {Path(name).name for name in templates} >= {"report.html", "report.css", "show.html", "show.js", "explore.html", "explore.js"}
+    assert {Path(name).name for name in templates} == {
+        *("compare.js", "controls.css", "demo.html", "explore.css", "explore.html", "explore.js", "report.css", "report.html"),
+        *("show.css", "show.html", "show.js", "tables.js"),
+    }
     assert "tokenprune/conf/config.yaml" in configs
     assert (
         sorted((modules | configs | numbers | templates | {"tokenprune/conf/__init__.py", "tokenprune/weights/probe.safetensors"}) - names)

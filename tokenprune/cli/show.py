@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenprune.cli.options import command_parser
 from tokenprune.errors import CannotWrite, InvalidConfig, TokenPruneError
 from tokenprune.utils import console
 from tokenprune.utils.paths import home_path
@@ -161,10 +162,7 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    first, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        console.program("show"), description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("show", __doc__)
     parser.add_argument("images", nargs="*", type=home_path, help="pictures, or folders of pictures")
     parser.add_argument("--model", nargs="+", required=True, help="a timm model, rows (results/rows/KEY), demo or demo_detector")
     parser.add_argument("--weights", type=home_path, help="weights of a timm model: .safetensors, .pth, .pt or .bin")

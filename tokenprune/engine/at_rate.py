@@ -1,6 +1,6 @@
 """Selectors of a model's decisions, and another keep rate or schedule for a model that is built already."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -78,8 +78,7 @@ class RateTools:
             raise
         for number, selector in found.items():
             self.selectors[str(number)] = selector.train(self.training)
-        self.selectors = type(self.selectors)({key: self.selectors[key] for key in sorted(self.selectors, key=int)})
-        self.hooks = self._kind.hooks(list(self.selectors.values())) if self._kind is not None and self.selectors else self.hooks
+        _install(self, {key: self.selectors[key] for key in sorted(self.selectors, key=int)})
 
 
 @contextmanager
@@ -99,11 +98,17 @@ def scheduled(model: "PrunedViT", schedule: Schedule) -> Iterator[None]:
     model.schedule, model.hearer = schedule, None
     try:
         built = {str(number): selector.train(model.training) for number, selector in _selectors(model).items()}
-        model.selectors = type(model.selectors)(built)
-        model.hooks = model._kind.hooks(list(built.values())) if model._kind is not None and built else model.hooks
+        _install(model, built)
         yield
     finally:
         model.schedule, model.selectors, model.hooks, model.hearer = before
+
+
+def _install(model: "PrunedViT", selectors: Mapping[str, Any]) -> None:
+    """Give a model selectors by block, and the hooks that go with them."""
+    model.selectors = type(model.selectors)(selectors)
+    if model._kind is not None and selectors:
+        model.hooks = model._kind.hooks(list(selectors.values()))
 
 
 def _at(model: "PrunedViT", keep_rate: float) -> Schedule:

@@ -86,13 +86,12 @@ def tofu(model: PrunedViT, images: Tensor) -> Tensor:
         out, _, keys, _ = explicit(block.attn, block.norm1(x))
         x = x + out
         if number in budgets:
-            merge = matching(keys.mean(1), budgets[number].live - budgets[number].keep, "none" if number < first else "mean")
-            if number >= first:
-                largest = matching(keys.mean(1), budgets[number].live - budgets[number].keep, "amax")(x.norm(dim=-1, keepdim=True))
-                old = matching(keys.mean(1), budgets[number].live - budgets[number].keep, "none")(x.norm(dim=-1, keepdim=True))
-                x = merge(x) / old * largest
+            merge = matching(keys.mean(1), budgets[number].live - budgets[number].keep)
+            if number < first:
+                x = merge(x, "none")
             else:
-                x = merge(x)
+                norms = x.norm(dim=-1, keepdim=True)
+                x = merge(x, "mean") / merge(norms, "none") * merge(norms, "amax")
         x = x + block.mlp(block.norm2(x))
     return vit.forward_head(vit.norm(x))
 

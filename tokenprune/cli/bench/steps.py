@@ -43,10 +43,10 @@ def selected(x: Tensor, slots: Tensor) -> Tensor:
     return x.reshape(B * M, C)[flat.reshape(-1)].reshape(B, K, C)
 
 
-def matching(metric: Tensor, merged: int, reduce: str = "sum") -> Callable[[Tensor], Tensor]:
+def matching(metric: Tensor, merged: int) -> Callable[..., Tensor]:
     """Return what merges tokens or sizes (B,T,C): the `merged` most similar pairs of even and odd slots by `metric` (B,T,d).
 
-    `reduce` is that of scatter_reduce; `none` drops the even ones.
+    It takes `reduce`, that of scatter_reduce and "sum" by default; "none" drops the even ones.
     """
     metric = F.normalize(metric, dim=-1)
     scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
@@ -56,7 +56,7 @@ def matching(metric: Tensor, merged: int, reduce: str = "sum") -> Callable[[Tens
     source, stays = edges[:, :merged], edges[:, merged:].sort(dim=1).values
     into = partner.gather(1, source)
 
-    def merge(x: Tensor) -> Tensor:
+    def merge(x: Tensor, reduce: str = "sum") -> Tensor:
         even, odd = x[:, ::2], x[:, 1::2]
         target = into.unsqueeze(-1).expand(-1, -1, x.shape[-1])
         joined = odd if reduce == "none" else odd.scatter_reduce(1, target, gathered(even, source), reduce=reduce)

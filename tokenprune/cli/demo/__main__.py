@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tokenprune.cli.demo import page
 from tokenprune.cli.demo.steps import Step, steps
+from tokenprune.cli.options import command_parser
 from tokenprune.errors import TokenPruneError
 from tokenprune.utils import console
 from tokenprune.utils.paths import home_path
@@ -66,10 +67,7 @@ def _setting(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    first, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        console.program("demo"), description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("demo", __doc__)
     parser.add_argument("settings", nargs="*", type=_setting, metavar="KEY=VALUE", help="values for the run that makes the table")
     parser.add_argument("--out", type=home_path, default=Path("results/demo"), help="folder of everything (default: results/demo)")
     return parser

@@ -12,8 +12,8 @@ from tokenprune.report.explorer.metrics import METRICS
 from tokenprune.report.tables.seeds import SAME
 from tokenprune.report.tables.table import NOTES, SCORES
 from tokenprune.runs.commands import derived
-from tokenprune.runs.plugin_options import without_defaults
-from tokenprune.runs.presets import choices, files, read
+from tokenprune.runs.plugin_options import presets, without_defaults
+from tokenprune.runs.presets import choices
 from tokenprune.runs.run import NONE
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def _spread(seeds: int) -> str:
 
 
 @cache
-def _presets() -> Mapping[str, str]:
-    return {path.stem: choices(read(path)).get("selector", NONE) for path in files("method")}
+def _selectors() -> Mapping[str, str]:
+    return {name: choices(preset).get("selector", NONE) for name, preset in presets().items()}
 
 
 def _selector(method: str, row: Mapping[str, Any] | None) -> str:
     """Return the name of a row's selector; of a row that was read from a table, that of its method, else the method's own name."""
     own = {} if row is None else row["config"].get("selector") or {}
-    return own.get("name") or _presets().get(method) or method or NONE
+    return own.get("name") or _selectors().get(method) or method or NONE
 
 
 def _setting(line: pd.Series, row: Mapping[str, Any] | None) -> str:

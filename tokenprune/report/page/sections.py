@@ -12,6 +12,7 @@ from tokenprune.report.figures.shared import pareto
 from tokenprune.report.figures.shared.plots import score_of, speed_accuracy
 from tokenprune.report.page.gather import Experiment, Stored
 from tokenprune.report.page.merge import short_names
+from tokenprune.report.tables.expected import of_paper
 from tokenprune.report.tables.seeds import SAME
 from tokenprune.report.tables.table import SCORES, Table, of_frame
 from tokenprune.runs.experiment_files import Described
@@ -94,8 +95,7 @@ def _parts(experiment: Experiment, folder: Path) -> Iterator[Part]:
 def table_of(experiment: str, rows: pd.DataFrame) -> Table:
     """Return the table of rows that may share one, beside the paper's current numbers, not those of the time when the rows were written."""
     expected = expected_of(experiment)
-    papers = [name for name in rows if name.startswith("paper_") and not name.endswith("_note")]  # a note is of measured numbers
-    fresh = rows.drop(columns=papers) if expected else rows
+    fresh = rows.drop(columns=[name for name in rows if of_paper(name)]) if expected else rows
     return of_frame(fresh.reset_index(drop=True), expected)
 
 

@@ -52,6 +52,11 @@ def size_of(config: Mapping[str, Any]) -> str:
     return end if end in SIZES else "tiny"
 
 
+def of_paper(column: str) -> bool:
+    """Tell whether a column of a table holds a paper's numbers (`Expected.beside`); `paper_size_note` is about measured ones."""
+    return column.startswith("paper_") and column.removeprefix("paper_") in NUMBERS
+
+
 @dataclass(frozen=True)
 class Expected:
     """Reads one file of a paper's numbers."""

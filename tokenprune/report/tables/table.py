@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tokenprune.report.tables.expected import NUMBERS, Expected, size_of
+from tokenprune.report.tables.expected import NUMBERS, Expected, of_paper, size_of
 from tokenprune.report.tables.formats import numbers
 from tokenprune.report.tables.seeds import ONE, collapse, configuration, newest, paired, repeated, summarise
 from tokenprune.runs.reasons import root_of
@@ -113,7 +113,7 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def measured(data: pd.DataFrame) -> list[str]:
     """Return the columns of measured numbers: metrics without their bootstrap errors, and costs."""
-    names = [name for name in data.columns if name not in (*_ABOUT, *_UNMEASURED) and not name.startswith("paper_")]
+    names = [name for name in data.columns if name not in (*_ABOUT, *_UNMEASURED) and not of_paper(name)]
     return [name for name in names if not (name.endswith("_se") and name[:-3] in names)]
 
 
