@@ -25,6 +25,14 @@ def test_block_0_has_no_shift():
         pruned("representation_shift", "remove", {"name": "explicit", "keep": {0: 20}})
 
 
+def test_a_fused_token_which_has_no_shift_leaves_gradients_finite():
+    vit = tiny_vit()
+    model = pruned("representation_shift", "fuse", {"name": "explicit", "keep": {1: 40, 2: 20}}, vit=vit).train()
+    model(images(2)).square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
 def test_high_frequencies_stay_and_the_rest_is_one_mean():
     vit, x = tiny_vit(), images(3)
     model = pruned("frequency", "fuse", FIRST, vit=vit)

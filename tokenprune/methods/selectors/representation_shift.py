@@ -51,7 +51,10 @@ class RepresentationShift(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of greatest shift."""
-        return keep_top((seen.tokens - seen.trait(TRAIT, missing=float("inf"))).norm(dim=-1), seen.live, budget.keep)
+        entered = seen.trait(TRAIT, missing=float("inf"))
+        known = entered[..., 0].isfinite()
+        shift = (seen.tokens - entered.where(known.unsqueeze(-1), 0)).norm(dim=-1)  # an infinite norm would have no gradient
+        return keep_top(shift.masked_fill(~known, float("inf")), seen.live, budget.keep)
 
     def macs(self, slots: float) -> float:
         """Return M C of the norms."""
