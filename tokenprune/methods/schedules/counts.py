@@ -54,8 +54,8 @@ class Counts(Schedule):
     def rates(self, layout: Layout) -> list[tuple[int, Fraction]]:
         """Return the blocks at which a number is below the tokens that are there, each with the share of N that is left."""
         live, result = layout.positions, []
-        for block in range(layout.depth - layout.revive if self.prune else 0):
-            left = min(self._at(self.prune, block, layout), self._at(self._merged, block, layout))
+        for block, counts in enumerate(_left(self, layout)[: layout.depth - layout.revive]):
+            left = min(counts)
             if left < live:
                 result.append((block, Fraction(left, layout.positions)))
                 live = left + layout.extra
@@ -68,24 +68,27 @@ class Counts(Schedule):
     def between(self, stage: int, keep: int, live: int, layout: Layout) -> int:
         """Return how many tokens pruning leaves."""
         block = self.rates(layout)[stage][0]
-        return min(max(self._at(self.prune, block, layout), keep), live)
+        return min(max(_left(self, layout)[block][0], keep), live)
 
     @property
     def _merged(self) -> tuple[int, ...]:
         return self.prune if self.merge is None else self.merge
 
-    def _at(self, numbers: Sequence[int], block: int, layout: Layout) -> int:
-        """Return the patch tokens that a list leaves at a block, at least 1."""
-        share = self._share(numbers[block * len(numbers) // layout.depth], layout.prefix > 0)
-        if self.keep_rate is not None:
-            both = zip(self.prune, self._merged, strict=True)
-            left = tuple(min(self._share(n, layout.prefix > 0) for n in pair) for pair in both)
-            share = Fraction(float(share) ** _exponent(left, self.keep_rate))
-        return max(self._round(share * layout.positions, float(share) * layout.positions), 1)
-
     def _share(self, number: int, counted: bool) -> Fraction:
         """Return the share of N that a number of a list means, at most 1."""
         return min(Fraction(max(number - int(self.prefix and counted), 0), self.positions), Fraction(1))
+
+
+@lru_cache(maxsize=64)
+def _left(schedule: Counts, layout: Layout) -> tuple[tuple[int, int], ...]:
+    """Return, for each block, the patch tokens that pruning and then merging leave, at least 1; () without lists."""
+    lists = [[schedule._share(number, layout.prefix > 0) for number in numbers] for numbers in (schedule.prune, schedule._merged)]
+    if schedule.keep_rate is not None and schedule.prune:
+        power = _exponent(tuple(map(min, *lists)), schedule.keep_rate)
+        lists = [[Fraction(float(share) ** power) for share in shares] for shares in lists]
+    found = [[max(schedule._round(s * layout.positions, float(s) * layout.positions), 1) for s in shares] for shares in lists]
+    places = [block * len(schedule.prune) // layout.depth for block in range(layout.depth)] if schedule.prune else []
+    return tuple((found[0][place], found[1][place]) for place in places)
 
 
 def _is_count(number: object) -> bool:
