@@ -267,3 +267,30 @@ def test_parameter_groups():
     undecayed = {n for n, d in decays.items() if d == 0}
     assert {"encoder.backbone.pos_embed", "encoder.backbone.cls_token", "encoder.backbone.norm.weight", "head.bias"} <= undecayed
     assert decays["encoder.backbone.blocks.0.attn.qkv.weight"] == 0.3 and decays["head.weight"] == 0.3
+
+
+def seen_types(tmp_path, amp):
+    """Return the types of a layer's output and of its weights in two steps."""
+    seen, net = [], new_net()
+    net.body[0].register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
+    report = fit(net, batches, loss, recipe(iterations=2, amp=amp), tmp_path / str(amp))
+    assert all(torch.isfinite(torch.tensor(v)) for v in report.losses.values())
+    return set(seen), {p.dtype for p in net.parameters()}
+
+
+@pytest.mark.parametrize(("amp", "expected"), [(False, torch.float32), (True, torch.float32), ("bf16", torch.bfloat16)])
+def test_a_cpu_computes_in_bfloat16_only_where_that_is_asked_for(tmp_path, amp, expected):
+    assert seen_types(tmp_path, amp) == ({expected}, {torch.float32})
+
+
+def test_bfloat16_learns_as_float32_does(tmp_path):
+    ends = {
+        amp: fit(new_net(), batches, loss, recipe(iterations=150, amp=amp), tmp_path / str(amp)).losses["loss_fit"]
+        for amp in (False, "bf16")
+    }
+    assert ends["bf16"] == pytest.approx(ends[False], rel=0.25)
+
+
+def test_another_precision_is_refused():
+    with pytest.raises(InvalidConfig, match=r"training\.amp is 'fp8', allowed are true \(CUDA alone\), false and 'bf16'"):
+        recipe(amp="fp8")

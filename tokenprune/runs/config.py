@@ -107,7 +107,7 @@ def register_schema() -> None:
     """Make `schema`, the first entry of conf/config.yaml, seven resolvers and the sources of configurations known to Hydra.
 
     `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${where:VALUE,EXPECTED,THEN}` is THEN where the value is the expected
-    one, else null, or a fourth argument; `${group_help:}` is the list of groups that --help shows; `${at_home:PATH}` is a path with the
+    one, or one of a list, else null, or a fourth argument; `${group_help:}` is the list of groups that --help shows; `${at_home:PATH}` is a path with the
     user's home folder for `~`; `${hf_folder:FOLDER,NAME}` is a size of a model of transformers; `${zoo_file:FOLDER,FILE}` is the path of a
     published file; `${zoo_entries:TASK}` lists the published files of a task.
     """
@@ -138,7 +138,7 @@ def _at_scale(scale: str, smoke: Any, demo: Any, paper: Any) -> Any:
 
 
 def _where(value: Any, expected: Any, then: Any, otherwise: Any = None) -> Any:
-    return then if value == expected else otherwise
+    return then if (value in expected if isinstance(expected, list) else value == expected) else otherwise
 
 
 def compose(overrides: list[str]) -> DictConfig:

@@ -146,8 +146,8 @@ class _Run:
         self.device = next(model.parameters()).device
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(parameter_groups(model, cfg), betas=cfg.betas, fused=fused)
-        self.amp = cfg.amp and self.device.type == "cuda"
-        half = self.amp and not torch.cuda.is_bf16_supported()
+        self.amp = cfg.amp == "bf16" or (cfg.amp and self.device.type == "cuda")
+        half = cfg.amp is True and self.amp and not torch.cuda.is_bf16_supported()
         self.dtype = torch.float16 if half else torch.bfloat16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.history: deque[dict[str, float]] = deque(maxlen=max(1, cfg.iterations // 10))
