@@ -74,7 +74,7 @@ def follow(model, decided):
                 here = torch.zeros(len(index), seen.state.positions + 1, dtype=torch.bool)
                 decided[number] = here.scatter(1, index.where(index >= 0, seen.state.positions), decision.keep)
             keep = decided[number].gather(1, index.clamp(min=0)) & seen.live & (index >= 0) | fused
-            return replace(decision, keep=keep, slots=None, order=None)
+            return replace(decision, keep=keep, slots=None, gone=None, order=None)
 
         selector.score = score
     return model

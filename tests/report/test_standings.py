@@ -91,6 +91,19 @@ def test_what_stands_on_no_board_is_named():
     }
 
 
+def test_two_models_of_one_experiment_stand_on_two_boards_if_rows_tell_their_start():
+    rows = [
+        dense(),
+        row("Good", 70, 0.5),
+        dense(60, key="other", notes="starts from there"),
+        row("Fine", 50, 0.5, notes="starts from there"),
+    ]
+    boards, left = stand(both=rows)
+    assert left == [] and [(b.start, list(b.lines["label"])) for b in boards] == [
+        ("starts from here", ["Good"]), ("starts from there", ["Fine"]),
+    ]  # fmt: skip
+
+
 def test_a_dense_model_alone_and_two_that_meet_are_no_board():
     shared = row("Good", 70, 0.5)
     boards, left = stand(a=[dense(80), shared], b=[dense(81, key="another"), shared], c=[dense(data="lonely")])

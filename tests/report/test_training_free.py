@@ -6,6 +6,7 @@ import pytest
 from tests.helpers.fakes import row
 from tests.report.test_paired import judged as with_answers
 from tokenprune.registry import build
+from tokenprune.report.figures.shared.panels import looks
 from tokenprune.report.figures.training_free import claim, parted
 from tokenprune.runs.reports import Sweep
 
@@ -34,6 +35,11 @@ def test_files_table_and_claim(tmp_path, capsys):
         in text
     )
     assert "topk is better than random: holds in part, 1 of 2 undecided" in text and text[16:40] in capsys.readouterr().out
+
+
+def test_no_two_of_many_curves_look_alike():
+    looks_of = [tuple(look.values()) for look, _ in zip(looks(), range(64), strict=False)]
+    assert len(set(looks_of)) == 64 and len({colour for colour, _ in looks_of[:8]}) == 8
 
 
 def test_a_claim_needs_both_methods_at_a_keep_rate(tmp_path):

@@ -14,7 +14,7 @@ from tokenprune.report.tables.table import NOTES, SCORES
 FIELD = ("task", "data", "scale", "size", "device", "threads", "execution")  # rows that differ in one of these are never on one board
 STEP = 5  # percent of the dense model's GMAC from one budget to the next
 SURE = 1.96  # standard errors that hold 95 % of a normal distribution
-_REFERENCE = "Dense"
+_REFERENCE, _STARTS = "Dense", "starts from"
 _COSTS = ("gmac_total", "speedup_encoder")
 _Result = tuple[str, float]  # key and score of a row: the same run with the same outcome
 
@@ -63,9 +63,9 @@ class Board:
 def standings(tables: Sequence[tuple[str, pd.DataFrame]]) -> tuple[list[Board], list[Left]]:
     """Return the boards, and the rows that stand on none.
 
-    Rows of one experiment that agree in `FIELD` are a table. Two tables share a board if they share a row: one with the same key and the
-    same score. So their rows have the same start, images and recipe, and were measured on the same machine. A board needs one dense model
-    that its rows are held against.
+    Rows of one experiment that agree in `FIELD` are a table; if it has several dense models, those of each start are. Two tables share a
+    board if they share a row: one with the same key and the same score. So their rows have the same start, images and recipe, and were
+    measured on the same machine. A board needs one dense model that its rows are held against.
 
     Args:
         tables: Names of experiments with their rows, in the form of `tables.rows_frame`.
@@ -96,10 +96,23 @@ def _tables(experiment: str, data: pd.DataFrame, left: list[Left]) -> Iterator[t
         unjudged = int((rows["status"] == "ok").sum()) - len(good)
         if unjudged:
             left.append(Left(experiment, unjudged, "cost or speed alone, without accuracy"))
-        if len(good) and good[_is_reference(good)].duplicated("seed").any():
-            left.append(Left(experiment, len(good), "several dense models in one table, such as one for each size of image"))
-        elif len(good):
-            yield experiment, good
+        for part in _by_start(good):
+            if part[_is_reference(part)].duplicated("seed").any():
+                left.append(Left(experiment, len(part), "several dense models in one table, such as one for each size of image"))
+            else:
+                yield experiment, part
+
+
+def _by_start(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return rows in parts that have one dense model each, where what they start from tells them apart; none of no rows."""
+    if not len(rows) or not rows[_is_reference(rows)].duplicated("seed").any():
+        return [rows] if len(rows) else []
+    return [part for _, part in rows.groupby(rows["notes"].map(_start), sort=False)]
+
+
+def _start(notes: Any) -> str:
+    """Return the note that tells what a row starts from, "" if there is none."""
+    return next((note for note in str(notes).split(NOTES) if note.startswith(_STARTS)), "")
 
 
 def score_of(rows: pd.DataFrame) -> str | None:
@@ -140,7 +153,7 @@ def _board(joined: Sequence[tuple[str, pd.DataFrame]]) -> Board | str:
         return "tables that share rows have different dense models"
     if not len(others):
         return "the dense model alone"
-    notes = [{note for note in text.split(NOTES) if note.startswith("starts from")} for text in rows["notes"]]
+    notes = [{note for note in text.split(NOTES) if note.startswith(_STARTS)} for text in rows["notes"]]
     return Board(
         dict(rows.iloc[0][list(FIELD)]),
         str(score_of(rows)),

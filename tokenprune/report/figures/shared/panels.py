@@ -1,7 +1,7 @@
 """Draws pictures and maps of their tokens, and sets the look of every figure. Colours are of Okabe and Ito's palette, or viridis."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,10 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def looks() -> Iterator[dict[str, str]]:
-    """Yield colours and markers for one curve after the other, without end; colours and markers cycle together."""
-    return cycle({"color": colour, "marker": marker} for colour, marker in zip(_LINES, _MARKERS, strict=True))
+    """Yield colours and markers for one curve after the other, without end; of the first 64 no two are alike."""
+    for turn in count():
+        for place, colour in enumerate(_LINES):
+            yield {"color": colour, "marker": _MARKERS[(place + turn) % len(_MARKERS)]}
 
 
 def save(figure: Figure, folder: Path, name: str, numbers: pd.DataFrame, dpi: int = 130) -> list[str]:
