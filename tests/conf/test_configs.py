@@ -297,6 +297,15 @@ def test_a_plugin_without_files_is_a_choice_with_its_defaults():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("method", ["mctf", "ppt", "tofu"])
+def test_a_method_without_a_file_takes_another_schedule(method):
+    """Its own schedule has the options of its class, whatever its images; another one has none of them."""
+    published = get("selector", method).published["schedule"]
+    assert {k: compose([f"method={method}"]).schedule[k] for k in published} == published
+    other, usual = (compose([f"method={name}", "schedule=stages", "schedule.keep_rate=0.6"]).schedule for name in (method, "topk"))
+    assert dict(other) == dict(usual)
+
+
 def test_a_method_without_a_file_is_called_as_its_class_says():
     assert compose(["method=diffrate"]).label == published_method("diffrate")["label"] == "DiffRate"
     assert get("selector", "algm").shown_label() == "ALGM"

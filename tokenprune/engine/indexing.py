@@ -4,6 +4,7 @@ from operator import index
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -42,6 +43,8 @@ def flat(slots: Tensor, rows: int) -> Tensor:
 
 def behind(slots: Tensor, prefix: int) -> Tensor:
     """Return the places (B,P+K) of `prefix` tokens and of slots (B,K) behind them in one sequence."""
+    if prefix <= 1:
+        return F.pad(slots + prefix, (prefix, 0)) if prefix else slots  # the class token alone, at place 0
     first = torch.arange(prefix, device=slots.device).expand(slots.shape[0], prefix)  # a size that tracers follow
     return torch.cat([first, slots + prefix], 1)
 

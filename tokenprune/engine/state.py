@@ -87,6 +87,34 @@ class Groups(NamedTuple):
     exact: bool
 
 
+class Merger(NamedTuple):
+    """Says whose position belongs to whom since a decision merged slots.
+
+    Attributes:
+        index: (B,M) position of each slot then.
+        gone: (B,R) slots, among them all that were merged.
+        into: (B,R) their targets.
+        moves: (B,R) bool, which of `gone` were merged; None for all of them, which then have a position.
+        vanish: (B,R) bool, which of `gone` went nowhere: their position stays its own, and no live slot stands there; None for none.
+    """
+
+    index: Tensor
+    gone: Tensor
+    into: Tensor
+    moves: Tensor | None
+    vanish: Tensor | None
+
+    def heirs(self, positions: int) -> Tensor:
+        """Return (B,N): the position that speaks for each of N = `positions` after this decision, given that it spoke for itself before."""
+        itself = torch.arange(positions, device=self.into.device).expand(self.index.shape[0], positions)
+        place, heir = self.index.gather(1, self.gone), self.index.gather(1, self.into)
+        heir = heir if self.vanish is None else place.where(self.vanish, heir)
+        if self.moves is None:
+            return itself.scatter(1, place, heir)
+        spill = torch.cat([itself, itself[:, :1]], 1)
+        return spill.scatter(1, place.where(self.moves & (place >= 0), positions), heir)[:, :positions]
+
+
 @dataclass(frozen=True, eq=False)
 class Known:
     """Facts about the tensors of a `TokenState` that are known without reading them, which would make the host wait for the device.
@@ -166,7 +194,7 @@ class TokenState:
         canvas: (B,N,C) last values of positions that left the sequence, but for those in `retired`.
         retired: ((index (B,R), tokens (B,R,C)), ...) positions that left since, with their last values; `dense` writes all of them at once.
         mass: (B,M) number of tokens merged into each slot.
-        owner: (B,N) position that stands for a merged one.
+        mergers: What decisions have merged, in turn, from which `owner` is computed where it is read.
         gate: (B,M) keep gate of the last decision.
         traits: {name: (B,P+N,...)} values that selectors store for each position.
         pixels: (B,3,h,w) the input images, padded or cut to whole patches; h and w are multiples of H and W.
@@ -189,7 +217,7 @@ class TokenState:
     canvas: Tensor | None = None
     retired: tuple[tuple[Tensor, Tensor], ...] = ()
     mass: Tensor | None = None
-    owner: Tensor | None = None
+    mergers: tuple[Merger, ...] = ()
     gate: Tensor | None = None
     traits: Mapping[str, Tensor] = field(default_factory=dict)
     pixels: Tensor | None = None
@@ -215,6 +243,16 @@ class TokenState:
     def positions(self) -> int:
         """N, the number of grid positions."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def owner(self) -> Tensor | None:
+        """(B,N) position that stands for each one, itself or that into which it was merged; None where nothing was merged."""
+        if not self.mergers:
+            return None
+        owner = torch.arange(self.positions, device=self.index.device).expand(self.index.shape[0], self.positions)
+        for merger in self.mergers:
+            owner = merger.heirs(self.positions).gather(1, owner)
+        return owner
 
     def replace(self, **changes: Any) -> "TokenState":
         """Return a copy with some fields, or facts of `known`, changed; facts about a changed tensor are forgotten unless given, too.
@@ -260,8 +298,8 @@ class TokenState:
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
-        P = self.prefix.shape[1]
-        return self.replace(prefix=x[:, :P], tokens=x[:, P:], joined_sequence=x)
+        P = self.prefix.shape[1]  # `replace` would ask of each name what it is about, four times a block
+        return _changed(self, {"prefix": x[:, :P], "tokens": x[:, P:], "known": _changed(self.known, {"joined_sequence": x})})
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""
@@ -290,7 +328,8 @@ class TokenState:
             here = self.live
         else:
             here = put(self.live.new_zeros(B, N), self.index, self.live, everywhere=self.known.all_placed)
-        return here if self.owner is None else here.gather(1, self.owner)
+        owner = self.owner
+        return here if owner is None else here.gather(1, owner)
 
     def dense(self) -> Tensor:
         """Return the map (B,N,C): the latest value of every position; merged positions show their owner's value."""
@@ -303,7 +342,8 @@ class TokenState:
                 index = torch.cat([index, *(places for places, _ in self.retired)], 1)
                 tokens = torch.cat([tokens, *(left for _, left in self.retired)], 1)
             values = put(base, index, tokens, everywhere=self.known.all_placed)
-        return values if self.owner is None else take(values, self.owner)
+        owner = self.owner
+        return values if owner is None else take(values, owner)
 
     def with_dense(self, map_: Tensor) -> "TokenState":
         """Return the state with tokens and canvas taken from a map (B,N,C); slots without a position keep their value."""
@@ -339,7 +379,7 @@ class TokenState:
 
     def expand(self) -> "TokenState":
         """Bring every position and prefix token back, in raster order; fused tokens, which have no place, leave."""
-        if self.known.in_grid_order and self.owner is None:
+        if self.known.in_grid_order and not self.mergers:
             everywhere = self.live if self.known.complete else torch.ones_like(self.live)
             left = dict.fromkeys(("mass", "gate", "canvas", "prefix_live", "prefix_gate", "order"))
             return self.replace(live=everywhere, complete=True, retired=(), **left)
@@ -372,7 +412,7 @@ class TokenState:
         """Return `canvas` and `retired` as they are once dead slots are gone: no map is copied where the dead slots are known."""
         gone = self.known.gone
         if gone is None or self.canvas is None or not self.known.all_placed:
-            return self.replace(owner=None).dense(), ()
+            return self.replace(mergers=()).dense(), ()
         joined, P = self.known.joined_sequence, self.prefix.shape[1]
         values = take(self.tokens, gone) if joined is None else take(joined, gone + P)
         return self.canvas, (*self.retired, (take(self.index, gone), values))
@@ -392,5 +432,6 @@ class TokenState:
 def _changed(record: Any, changes: Mapping[str, Any]) -> Any:
     """Return a copy of a frozen dataclass; `dataclasses.replace` is 10 times slower."""
     copy = object.__new__(type(record))
-    copy.__dict__.update({**record.__dict__, **changes})
+    copy.__dict__.update(record.__dict__)
+    copy.__dict__.update(changes)
     return copy

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.indexing import flat, recorded_by_jit, sort_stably, take
-from tokenprune.engine.state import Decision, Groups, TokenState
+from tokenprune.engine.state import Decision, Groups, Merger, TokenState
 from tokenprune.errors import InvalidConfig, TokenPruneError
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class Treatment:
             return mixed(state, decision.mix, decision.values)
         if self.fold == "merge" and decision.target is None and decision.slots is None and state.live.shape[1]:
             decision = replace(decision, keep=with_heir(state, decision))
-        dropped = None if self.fold == "none" else state.live & ~decision.keep
+        dropped = None
+        if self.fold != "none":
+            dropped = ~decision.keep if state.known.complete else state.live & ~decision.keep
         weight = amounts(state, decision, dropped) if self.fold == "fuse" and dropped is not None else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
@@ -252,8 +254,9 @@ def merge(state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
         x = rows.index_add(0, target, gain.flatten(0, 1)).view_as(x)
     after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
     mass = total if weight is None and carry is None else flows(mass, carry)[1]
-    owner = new_owner(state, dropped, gone, into, vanish)
-    return after.replace(mass=mass, owner=owner, groups=groups, vanished=state.vanished or vanish is not None)
+    merged = None if state.known.slots is not None and state.known.all_placed else dropped.gather(1, gone)
+    merger = Merger(state.index, gone, into, merged, None if vanish is None else vanish.gather(1, gone))
+    return after.replace(mass=mass, mergers=(*state.mergers, merger), groups=groups, vanished=state.vanished or vanish is not None)
 
 
 def leaving(state: TokenState, dropped: Tensor) -> Tensor:
@@ -264,24 +267,6 @@ def leaving(state: TokenState, dropped: Tensor) -> Tensor:
     if state.known.slots is None:
         return torch.arange(M, device=dropped.device).expand(B, M)
     return sort_stably(dropped.to(torch.uint8), descending=True)[1][:, : M - state.known.slots.shape[1]]
-
-
-def new_owner(state: TokenState, dropped: Tensor, gone: Tensor, into: Tensor, vanish: Tensor | None = None) -> Tensor:
-    """Return (B,N): positions whose owner was dropped now belong to the target's position; `gone`, `into` (B,R) are slots.
-
-    A position that vanishes stays its own, and no live slot stands there.
-    """
-    B, N = state.live.shape[0], state.positions
-    itself = torch.arange(N, device=into.device).expand(B, N)
-    place, heir = state.index.gather(1, gone), state.index.gather(1, into)
-    heir = heir if vanish is None else place.where(vanish.gather(1, gone), heir)
-    if state.known.slots is not None and state.known.all_placed:
-        heirs = itself.scatter(1, place, heir)
-    else:
-        moves = dropped.gather(1, gone) & (place >= 0)
-        spill = torch.cat([itself, itself[:, :1]], 1)
-        heirs = spill.scatter(1, place.where(moves, N), heir)[:, :N]
-    return heirs if state.owner is None else heirs.gather(1, state.owner)
 
 
 def with_heir(state: TokenState, decision: Decision) -> Tensor:

@@ -106,10 +106,10 @@ class RunConfig:
 def register_schema() -> None:
     """Make `schema`, the first entry of conf/config.yaml, seven resolvers and the sources of configurations known to Hydra.
 
-    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${where:VALUE,EXPECTED,THEN}` is THEN where the value is the expected
-    one, or one of a list, else null, or a fourth argument; `${group_help:}` is the list of groups that --help shows; `${at_home:PATH}` is a path with the
-    user's home folder for `~`; `${hf_folder:FOLDER,NAME}` is a size of a model of transformers; `${zoo_file:FOLDER,FILE}` is the path of a
-    published file; `${zoo_entries:TASK}` lists the published files of a task.
+    `${at_scale:${scale},SMOKE,DEMO,PAPER}` is the value of a scale; `${where:VALUE,EXPECTED,THEN}` is THEN where the value is the
+    expected one, or one of a list, else null, or a fourth argument; `${group_help:}` is the list of groups that --help shows;
+    `${at_home:PATH}` is a path with the user's home folder for `~`; `${hf_folder:FOLDER,NAME}` is a size of a model of transformers;
+    `${zoo_file:FOLDER,FILE}` is the path of a published file; `${zoo_entries:TASK}` lists the published files of a task.
     """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     OmegaConf.register_new_resolver("where", _where, replace=True)

@@ -16,7 +16,7 @@ from tokenprune.utils.paths import config_dir
 GLOBAL = ("rows", "rules", "experiment", "method", "zoo")  # groups whose options set values anywhere
 Options = Mapping[str, dict[str, Any]]  # {option: configuration}
 _OF_PLUGINS = ("selector", "treatment", "schedule", "data", "method")
-_OF_METHODS = ("rules/schedule_of_method", "rules/counts_of_method")
+_OF_METHODS = ("rules/schedule_of_method", "rules/counts_of_method", "rules/answers_of_method")
 
 
 class Groups(Mapping[str, Options]):

@@ -53,10 +53,13 @@ def shown_options(kind: str, name: str) -> dict[str, Any]:
 
 
 def published_method(selector: str) -> dict[str, Any]:
-    """Return the preset that a selector's class stands for, as a file of conf/method would say it."""
+    """Return the preset that a selector's class stands for, as a file of conf/method would say it.
+
+    It names the schedule and not its options, so that another schedule can be chosen: rules set them (`tokenprune.runs.published`).
+    """
     axes = {axis: {"name": spec} if isinstance(spec, str) else dict(spec) for axis, spec in get("selector", selector).published.items()}
     chosen = [{"override /selector": selector}, *({f"override /{axis}": spec.pop("name")} for axis, spec in axes.items())]
-    values = {axis: spec for axis, spec in axes.items() if spec}
+    values = {axis: spec for axis, spec in axes.items() if spec and axis != "schedule"}
     return {"defaults": [*chosen, "_self_"], "method": selector, "label": get("selector", selector).shown_label(), **values}
 
 

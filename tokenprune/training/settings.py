@@ -6,6 +6,7 @@ from tokenprune.errors import InvalidConfig
 from tokenprune.training.points import ElasticConfig
 from tokenprune.utils import distributed
 
+_AMP = (False, True, "bf16")
 _SCHEDULES = ("cosine", "poly", "steps", "linear_tail", "constant")
 
 
@@ -24,7 +25,7 @@ class TrainingConfig:
         steps: Shares of the run in (0,1) at which the schedule `steps` multiplies the learning rate by `gamma`.
         gamma: Factor of the schedule `steps`.
         clip: Greatest norm of the gradient; null clips nothing.
-        amp: Whether CUDA runs in mixed precision; `bf16` for bfloat16 on every device, which is a CPU's gain where it has AMX or AVX-512 BF16.
+        amp: Whether CUDA runs in mixed precision; `bf16` for bfloat16 on every device, a CPU with AMX or AVX-512 BF16 among them.
         checkpoint_every: Iterations between checkpoints; 0 for one at the end only.
         selector_lr_scale: Factor on the learning rate of selectors and learned fusions.
         backbone_lr_scale: Factor on the learning rate of a pruned encoder's backbone.
@@ -76,7 +77,7 @@ class TrainingConfig:
             (self.batch_size < 1, f"training.batch_size is {self.batch_size}, allowed are 1 and more"),
             (self.batch_size % parts != 0, f"{uneven}: give a multiple of {parts}, or start another number of processes"),
             (self.lr < 0, f"training.lr is {self.lr}, allowed are 0 and more"),
-            (self.amp not in (False, True, "bf16"), f"training.amp is {self.amp!r}, allowed are true (CUDA alone), false and 'bf16' (everywhere)"),
+            (self.amp not in _AMP, f"training.amp is {self.amp!r}, allowed are true (CUDA alone), false and 'bf16' (everywhere)"),
             (self.schedule not in _SCHEDULES, f"training.schedule is {self.schedule!r}, allowed are {', '.join(_SCHEDULES)}"),
             (any(not 0 < s < 1 for s in self.steps), f"training.steps is {self.steps}, allowed are shares of the run between 0 and 1"),
             (self.schedule == "steps" and not self.steps, "training.steps is empty: the schedule 'steps' needs at least one share"),

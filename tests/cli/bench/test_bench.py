@@ -159,6 +159,11 @@ def test_the_authors_way_gives_the_logits_of_the_engine(name):
         torch.testing.assert_close(authors.way_of(name)(model, images), model(images), atol=1e-5, rtol=1e-5)
 
 
+def test_every_method_compared_without_training_has_its_authors_way():
+    compared = {"tome", "diffrate", "ppt", "pitome", "tofu", "mctf", "atc", "algm", "kmedoids", "representation_shift", "frequency"}
+    assert compared <= {name.split()[0].rstrip(",") for name in authors.MODELS}
+
+
 def test_masks_have_the_mean_that_was_asked_for():
     live = masks(400, 100, 0.5, 0.1)
     counts = live.sum(1).float()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenprune.cli.bench import mergers
+from tokenprune.cli.bench import groupings, mergers
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.sampling import by_distances
 from tokenprune.cli.bench.steps import attention, embedded, explicit, gathered, matching, selected
@@ -36,7 +36,12 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any] | None]] = {
     "ppt": ("ppt", None, None),
     "pitome": ("pitome", None, None),
     "tofu": ("tofu", {"name": "mlerp", "variant": "released"}, None),
+    "mctf": ("mctf", None, None),
+    "algm": ({"name": "algm", "variant": "released", "threshold": 0.0}, None, None),  # of random tokens, whose cosines lie about 0
     "atc, on the host": ("atc", None, None),
+    "kmedoids, a loop on the host": ({"name": "kmedoids", "variant": "released"}, None, None),
+    "representation_shift": ("representation_shift", None, None),
+    "frequency": ("frequency", None, None),
 }
 
 
@@ -72,7 +77,12 @@ def way_of(name: str) -> Way:
         "ppt": mergers.ppt,
         "pitome": mergers.pitome,
         "tofu": mergers.tofu,
-        "atc,": mergers.atc,
+        "mctf": groupings.mctf,
+        "algm": groupings.algm,
+        "atc,": groupings.atc,
+        "kmedoids,": groupings.kmedoids,
+        "representation_shift": representation_shift,
+        "frequency": frequency,
     }[name.split()[0]]
 
 
@@ -203,4 +213,29 @@ def ats(model: PrunedViT, images: Tensor) -> Tensor:
             x = gathered(x, rows)
         x = x + block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
+
+
+def representation_shift(model: PrunedViT, images: Tensor) -> Tensor:
+    """Representation shift, from its formula: fused attention, the norms of what a block changed, a top-k and one gather."""
+    x, vit, budgets = embedded(model, images)
+    entered = x
+    for number, block in enumerate(vit.blocks):
+        if number in budgets:
+            kept = (x - entered)[:, 1:].norm(dim=-1).topk(budgets[number].keep, dim=1).indices
+            x = torch.cat([x[:, :1], gathered(x[:, 1:], kept)], 1)
+        entered, x = x, block(x)
+    return vit.forward_head(vit.norm(x))
+
+
+def frequency(model: PrunedViT, images: Tensor) -> Tensor:
+    """Frequency-aware reduction, from its formula: fused attention, the norms of the high-pass part, a sort, and the mean of the others."""
+    x, vit, budgets = embedded(model, images)
+    for number, block in enumerate(vit.blocks):
+        if number in budgets:
+            rest, keep = x[:, 1:], budgets[number].keep
+            order = (rest - rest.mean(1, keepdim=True)).norm(dim=-1).argsort(dim=1, descending=True)
+            mean = gathered(rest, order[:, keep:]).mean(1, keepdim=True)
+            x = torch.cat([x[:, :1], gathered(rest, order[:, :keep]), mean], 1)
+        x = block(x)
     return vit.forward_head(vit.norm(x))

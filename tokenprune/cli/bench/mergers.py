@@ -1,4 +1,4 @@
-"""The authors' ways of methods that merge in a block: DiffRate, PPT, PiToMe, ToFu and ATC; see `authors`."""
+"""The authors' ways of methods that merge in a block: DiffRate, PPT, PiToMe and ToFu; see `authors`."""
 
 import math
 from collections.abc import Callable
@@ -92,29 +92,6 @@ def tofu(model: PrunedViT, images: Tensor) -> Tensor:
             else:
                 norms = x.norm(dim=-1, keepdim=True)
                 x = merge(x, "mean") / merge(norms, "none") * merge(norms, "amax")
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
-
-
-def atc(model: PrunedViT, images: Tensor) -> Tensor:
-    """ATC: explicit attention with log(size); distances go to the host, where scikit-learn clusters image by image."""
-    from sklearn.cluster import AgglomerativeClustering
-
-    x, vit, budgets = embedded(model, images)
-    size = torch.ones_like(x[..., :1])
-    for number, block in enumerate(vit.blocks):
-        out, _, keys, _ = explicit(block.attn, block.norm1(x), size[..., 0].log())
-        x = x + out
-        if number in budgets:
-            count = budgets[number].keep
-            metric = F.normalize(keys.mean(1)[:, 1:], dim=-1)
-            apart = (1 - metric @ metric.transpose(1, 2)).clamp(min=0).cpu().numpy()
-            cluster = AgglomerativeClustering(count, metric="precomputed", linkage="average")
-            found = torch.stack([torch.as_tensor(cluster.fit(image).labels_) for image in apart]).to(x.device)
-            place = found.unsqueeze(-1)
-            sums = torch.zeros_like(x[:, :count]).scatter_add(1, place.expand(-1, -1, x.shape[-1]), x[:, 1:] * size[:, 1:])
-            sizes = torch.zeros_like(size[:, :count]).scatter_add(1, place, size[:, 1:])
-            x, size = torch.cat([x[:, :1], sums / sizes], 1), torch.cat([size[:, :1], sizes], 1)
         x = x + block.mlp(block.norm2(x))
     return vit.forward_head(vit.norm(x))
 

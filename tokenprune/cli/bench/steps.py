@@ -43,17 +43,19 @@ def selected(x: Tensor, slots: Tensor) -> Tensor:
     return x.reshape(B * M, C)[flat.reshape(-1)].reshape(B, K, C)
 
 
-def matching(metric: Tensor, merged: int) -> Callable[..., Tensor]:
+def matching(metric: Tensor, merged: int | Callable[[Tensor], int]) -> Callable[..., Tensor]:
     """Return what merges tokens or sizes (B,T,C): the `merged` most similar pairs of even and odd slots by `metric` (B,T,d).
 
-    It takes `reduce`, that of scatter_reduce and "sum" by default; "none" drops the even ones.
+    `merged` may be a function that finds the number from the best similarity of each even slot, (B,T/2), of which the first is the class
+    token's, -inf. What is returned takes `reduce`, that of scatter_reduce and "sum" by default; "none" drops the even ones.
     """
     metric = F.normalize(metric, dim=-1)
     scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
     scores[:, 0] = float("-inf")
     best, partner = scores.max(-1)
+    count = merged(best) if callable(merged) else merged
     edges = best.argsort(dim=-1, descending=True)
-    source, stays = edges[:, :merged], edges[:, merged:].sort(dim=1).values
+    source, stays = edges[:, :count], edges[:, count:].sort(dim=1).values
     into = partner.gather(1, source)
 
     def merge(x: Tensor, reduce: str = "sum") -> Tensor:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tokenprune.cli.docs import choice, experiments, leaderboard, methods, zoo
+from tokenprune.cli.docs import choice, claims, experiments, leaderboard, methods, zoo
 from tokenprune.utils import console
 from tokenprune.utils.paths import PACKAGE
 
@@ -17,6 +17,7 @@ PAGES: dict[str, Callable[[Path], str]] = {
     "docs/zoo.md": zoo.page,
     "docs/which_method.md": choice.page,
     "docs/leaderboard.md": leaderboard.page,
+    "docs/claims.md": claims.page,
 }
 
 

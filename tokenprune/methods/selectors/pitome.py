@@ -68,7 +68,7 @@ class EnergyMatching(Selector):
         slots = None
         if seen.state.known.complete:
             slots = sort_stably((~keep).to(torch.uint8))[1][:, : budget.keep]
-        return Decision(keep, target=target, score=-score, slots=slots)
+        return Decision(keep, target=target, score=-score, slots=slots, gone=source)
 
     def macs(self, slots: float) -> float:
         """Return M^2 d of the cosines."""

@@ -53,8 +53,7 @@ class BipartiteMatching(Selector):
         # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
         remember = state.known.in_grid_order or not state.known.complete
         traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if remember else {}
-        score = torch.zeros_like(best.new_empty(B, M)).scatter(1, a, -best)
-        return Decision(keep, target=target, score=score, traits=traits, slots=after, gone=source)
+        return Decision(keep, target=target, traits=traits, slots=after, gone=source)
 
     @staticmethod
     def _ranked(seen: Observation, place: Tensor) -> Tensor:

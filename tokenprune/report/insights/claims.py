@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
 from tokenprune.report.insights.power import Power, power_of
-from tokenprune.report.insights.verdicts import LEAST, UNDECIDABLE, UNDECIDED, judge, together
+from tokenprune.report.insights.verdicts import LEAST, UNDECIDED, decided, spread_over_seeds, together
 from tokenprune.report.tables.expected import Expected, size_of
 from tokenprune.report.tables.seeds import Difference, configuration, paired
 from tokenprune.utils.paths import expected_of
@@ -96,9 +96,7 @@ class Comparison:
         """Return the verdict of the seeds by the claim's rule; it is undecided if neither side has learnt to detect."""
         if self.gap is None or self.level < LEAST:
             return UNDECIDED
-        verdict, power = judge(self.gap, self.claim.rule, self.spread), self.power
-        hopeless = verdict == UNDECIDED and power is not None and self.gap.n > 1 and not power.able
-        return UNDECIDABLE if hopeless else verdict
+        return decided(self.gap, self.claim.rule, self.spread, able=self.power is None or self.power.able)
 
     @property
     def power(self) -> Power | None:
@@ -201,7 +199,7 @@ def _comparisons(claim: Claim, names: tuple[str, str], setting: str, one: list[R
         values = [{row["seed"]: row["metrics"][metric] for row in rows if metric in row["metrics"]} for rows in (one, two)]
         level = max((fmean(found.values()) for found in values if found), default=math.nan)
         yield Comparison(
-            claim, *names, setting, _rate(one[0]["config"]), metric, paired(*values), level, _spread(values), shares,
+            claim, *names, setting, _rate(one[0]["config"]), metric, paired(*values), level, spread_over_seeds(values), shares,
             _paper(claim, one[0], metric) - _paper(claim, two[0], metric), _pictures_error((one, two), metric), bad,
         )  # fmt: skip
 
@@ -214,11 +212,6 @@ def _names(one: Row, two: Row) -> tuple[str, str]:
 def _setting(row: Row, same: Sequence[Row]) -> str:
     facts = {"keep rate": lambda r: _rate(r["config"]), "CLS": lambda r: r["cls"], "size": lambda r: size_of(r["config"])}
     return ", ".join(f"{name} {fact(row)}" for name, fact in facts.items() if len({fact(other) for other in same}) > 1)
-
-
-def _spread(values: Sequence[Mapping[int, float]]) -> float:
-    several = [variance(found.values()) for found in values if len(found) > 1]
-    return math.sqrt(fmean(several)) if several else math.nan
 
 
 def _pictures_error(sides: tuple[list[Row], list[Row]], metric: str) -> float:

@@ -1,8 +1,9 @@
 """Judges differences of a few seeds: an interval around a mean difference, and a verdict by a rule that is printed with it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ RULES = {
     ),
     "undecidable": (
         "An undecided difference is called undecidable here where so many seeds would have shown a true difference of the paper's size"
-        " with a probability (power) below 80 %, given the measured spread over seeds. Seeds and pictures for the paper's difference: the"
-        " least number of seeds, and of validation pictures as a multiple of today's, from which the power is 80 % (pictures: an upper"
-        " bound, from bootstrap errors of single rows)."
+        " with a probability (power) below 80 %, given the measured spread over seeds."
+    ),
+    "enough": (
+        "Seeds and pictures for the paper's difference: the least number of seeds, and of validation pictures as a multiple of today's,"
+        " from which the power is 80 % (pictures: an upper bound, from bootstrap errors of single rows)."
     ),
 }
 
@@ -62,6 +65,29 @@ def judge(gap: "Difference", rule: str, spread: float) -> str:
     if rule == "as good":
         return HOLDS if gap.mean >= -spread else FAILS if high < 0 else UNDECIDED
     return HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
+
+
+def decided(gap: "Difference", rule: str, spread: float, able: bool) -> str:
+    """Return the verdict of `judge`, which is undecidable here where several seeds decide nothing and could not have.
+
+    Args:
+        gap: First minus second, over seeds.
+        rule: `better` or `as good`, see `RULES`.
+        spread: See `judge`.
+        able: Whether so many seeds could have shown a difference of the paper's size.
+    """
+    verdict = judge(gap, rule, spread)
+    return UNDECIDABLE if verdict == UNDECIDED and gap.n > 1 and not able else verdict
+
+
+def spread_over_seeds(values: Sequence[Mapping[int, float]]) -> float:
+    """Return the standard deviation over seeds of one configuration, pooled over several; NaN with one seed each.
+
+    Args:
+        values: The value of each seed, of each configuration.
+    """
+    several = [variance(found.values()) for found in values if len(found) > 1]
+    return math.sqrt(fmean(several)) if several else math.nan
 
 
 def together(verdicts: Sequence[str]) -> str:

@@ -63,4 +63,5 @@ def matched(split: Split, similarity: Tensor, merged: int) -> tuple[Tensor, Tens
 def merging(live: Tensor, source: Tensor, target: Tensor, order: Tensor, score: Tensor | None = None) -> Decision:
     """Return the decision that merges slots `source` (B,R) into `target` (B,R) and leaves an order (B,K) of live slots (B,M)."""
     place = torch.arange(live.shape[1], device=live.device).expand(live.shape)
-    return Decision(live.scatter(1, source, 0), target=place.scatter(1, source, target), score=score, slots=order, order=order)
+    keep, into = live.scatter(1, source, 0), place.scatter(1, source, target)
+    return Decision(keep, target=into, score=score, slots=order, gone=source, order=order)
