@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, at, best_slots
 from tokenprune.engine.state import Decision
-from tokenprune.methods.selectors.shared.distances import distances
+from tokenprune.methods.selectors.shared.distances import distances, in_rows, nearest
 from tokenprune.methods.selectors.shared.noise import uniform
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
@@ -55,8 +56,8 @@ class DensityPeaks(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep `budget.keep` centres, and name the nearest one as the target of each other token."""
         noise = NOISE * uniform(seen, None if self.training else 0) if self.noisy else None
-        apart = distances(seen.tokens, seen.live) / self.context.dim**0.5
-        score = peaks(apart, seen.live, noise)
+        apart = distances(seen.tokens, seen.live).div_(self.context.dim**0.5)
+        score = peaks(apart, None if seen.state.known.complete else seen.live, noise)
         slots = best_slots(score, seen.live, budget.keep)
         target = nearest_centre(apart, slots)
         logits = torch.zeros_like(score) if self.weigh is None else self.weigh(seen.tokens).squeeze(-1).float()
@@ -78,7 +79,7 @@ class DensityPeaks(Selector):
         return slots * (slots + (self.weigh is not None)) * self.context.dim
 
 
-def peaks(apart: Tensor, live: Tensor, noise: Tensor | None = None) -> Tensor:
+def peaks(apart: Tensor, live: Tensor | None, noise: Tensor | None = None) -> Tensor:
     """Return log(rho delta) of each token, (B,M).
 
     rho = exp(-mean d^2 to the k nearest) plus noise. delta is the distance to the nearest token of higher rho, or of the same rho in an
@@ -86,22 +87,30 @@ def peaks(apart: Tensor, live: Tensor, noise: Tensor | None = None) -> Tensor:
 
     Args:
         apart: Distances over sqrt(C), (B,M,M).
-        live: Live slots, (B,M).
+        live: Live slots, (B,M); None if all are.
         noise: Noise on the density, (B,M), or None.
     """
-    M, unseen = live.shape[1], ~live.unsqueeze(1)
-    near = apart.masked_fill(unseen, float("inf")).topk(min(NEIGHBOURS, M), dim=-1, largest=False).values
+    dead = None if live is None else ~live
+    near = torch.cat([_without(rows, dead).topk(min(NEIGHBOURS, rows.shape[2]), -1, largest=False).values for rows in in_rows(apart)], 1)
     known = near.isfinite()
     density = -near.masked_fill(~known, 0.0).square().sum(-1) / known.sum(-1)
     if noise is not None:
         density = (density.exp() + noise).log()
-    mine, other = density.unsqueeze(2), density.unsqueeze(1)
-    earlier = torch.ones(M, M, dtype=torch.bool, device=live.device).tril(-1)  # [i,j]: j comes before i
-    higher = (other > mine) | ((other == mine) & earlier)
-    above = apart.masked_fill(~higher | unseen, float("inf")).amin(-1)
-    farthest = apart.masked_fill(unseen | ~live.unsqueeze(2), 0.0).amax((1, 2), keepdim=True).squeeze(-1)
+    rank = ranks(density, live)
+    above = torch.cat([_nearest_before(rows, mine, rank) for rows, mine in zip(in_rows(apart), in_rows(rank), strict=True)], 1)
+    farthest = torch.cat([_without(rows, dead, 0.0).amax(-1) for rows in in_rows(apart)], 1)
+    farthest = (farthest if dead is None else farthest.masked_fill(dead, 0.0)).amax(1, keepdim=True)
     delta = above.where(above.isfinite(), farthest)
     return density + delta.clamp(min=torch.finfo(delta.dtype).tiny).log()
+
+
+def ranks(density: Tensor, live: Tensor | None) -> Tensor:
+    """Return the rank of each slot, (B,M): 0 for the densest, the earlier of equal ones first, slots that are not live (B,M) last."""
+    order = sort_stably(density, descending=True)[1]
+    if live is not None:
+        order = order.gather(1, sort_stably((~live).gather(1, order).to(torch.uint8))[1])
+    place = torch.arange(order.shape[1], device=order.device, dtype=torch.int32)
+    return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, place.expand_as(order))
 
 
 def nearest_centre(apart: Tensor, centres: Tensor) -> Tensor:
@@ -111,5 +120,14 @@ def nearest_centre(apart: Tensor, centres: Tensor) -> Tensor:
         apart: Distances, (B,M,M).
         centres: Slots of the centres, (B,K).
     """
-    nearest = apart.gather(2, centres.unsqueeze(1).expand(-1, apart.shape[1], -1)).argmin(-1)
-    return centres.gather(1, nearest).scatter(1, centres, centres)
+    return centres.gather(1, nearest(apart, centres)).scatter(1, centres, centres)
+
+
+def _without(rows: Tensor, dead: Tensor | None, value: float = float("inf")) -> Tensor:
+    """Return distances (B,R,M) with a value for slots that are not live (B,M)."""
+    return rows if dead is None else rows.masked_fill(dead.unsqueeze(1), value)
+
+
+def _nearest_before(rows: Tensor, mine: Tensor, rank: Tensor) -> Tensor:
+    """Return the least distance (B,R) of slots of rank `mine` (B,R) from those that rank before them; infinite where there are none."""
+    return rows.masked_fill(rank.unsqueeze(1) >= mine.unsqueeze(2), float("inf")).amin(-1)
