@@ -74,7 +74,7 @@ def _summary(judged: Sequence[Judged]) -> str:
     seeds = sum(n[verdict] for verdict in (AGREES, BOTH_WAYS, DISAGREES))
     return (
         f"Of {len(judged)} claims of both papers, {decided} on this project's small models and data, with several seeds."
-        f" {n[UNDECIDED]} more are undecided, and {n[UNDECIDABLE]} undecidable, because so many seeds could hardly have shown an effect as"
+        f" Undecided are {n[UNDECIDED]} more, and undecidable {n[UNDECIDABLE]}, because so many seeds could hardly have shown an effect as"
         f" small as the paper's. For {seeds} there is one seed, whose sign agrees with the paper for {n[AGREES]}, disagrees for"
         f" {n[DISAGREES]} and differs between rows for {n[BOTH_WAYS]}; {n[UNMEASURED]} are not measured."
     )

@@ -102,19 +102,24 @@ def pairs(rows: Sequence[Judged], dense: Mapping[int, Sequence[Judged]], level: 
 
 
 def in_words(table: "pd.DataFrame", same: Sequence[Judged], dense: Mapping[int, Sequence[Judged]], budget: Budget) -> str:
-    """Return the rows of a budget as a Markdown table, the best first, and differences of a method's treatments where it has several."""
+    """Return the rows of a budget as a Markdown table, the best first, and differences of a method's treatments where it has several.
+
+    Of several rows that drop nothing, the others are held against the best.
+    """
     words, seed = budget
     here = table[(table["budget"] == words) & (table["seed"] == seed)]
-    whole, metrics = next(iter(dense.get(seed, ())), None), same[0].metrics
+    metrics, wholes = same[0].metrics, sorted(dense.get(seed, ()), key=lambda one: -one.score(same[0].metrics[0]))
+    whole = next(iter(wholes), None)
     ranked = sorted(same, key=lambda one: -one.score(metrics[0]))
     agrees = isinstance(same[0], Answers)
-    head = [cell for metric in metrics for cell in (_TITLES.get(metric, metric), "minus dense")]
+    minus = f"minus {whole.name}" if whole is not None and len(wholes) > 1 else "minus dense"
+    head = [cell for metric in metrics for cell in (_TITLES.get(metric, metric), minus)]
     head = ["Method", *head, *["agrees"] * agrees, "GMAC", "like the best"]
     lines = [f"## {words}, seed {seed} ({same[0].pictures} {'images' if agrees else 'pictures'})", ""]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    if whole is not None:
-        scores = [cell for metric in metrics for cell in (f"{whole.score(metric):.2f}", "")]
-        lines.append(f"| {' | '.join([whole.name, *scores, *[''] * agrees, gmac_of(whole), ''])} |")
+    for one in wholes:
+        scores = [cell for metric in metrics for cell in (f"{one.score(metric):.2f}", "")]
+        lines.append(f"| {' | '.join([one.name, *scores, *[''] * agrees, gmac_of(one), ''])} |")
     lines += [f"| {' | '.join(_ranked(one, ranked[0], whole, here))} |" for one in ranked]
     return "\n\n".join(filter(None, ["\n".join(lines), _treatments(here, same)]))
 
