@@ -32,12 +32,13 @@ def test_one_command_measures_every_goal_and_writes_them(tmp_path, capsys):
         "speed-up / MACs ratio", "time / slice oracle", "no selector / timm", "ragged block / uniform", "slice oracle / SViT",
         "preserve / remove", "reactivate / remove", "remove / oracle", "class row, % of its block", "attention memory, sizes of q",
         "distance matrix / ATS sampling", "Cropr / random choice", "Cropr / free choice", "authors' way / ours",
-        "published: speed-up / MACs ratio", "published: time / slice oracle", scale.TIME, scale.BATCH, scale.MEMORY, scale.GROWTH,
+        "published: speed-up / MACs ratio", "published: time / slice oracle",
+        scale.TIME, scale.BATCH, scale.MEMORY, scale.GROWTH, scale.HELD,
         "torch.compile: breaks in a pass", "torch.compile: programs", "torch.compile: largest difference from eager",
         "torch.compile: seconds of tracing",
     }  # fmt: skip
     assert set(table["goal"]) == goals
-    zero = table["goal"].str.contains("breaks|difference") | (table["goal"] == scale.GROWTH)
+    zero = table["goal"].str.contains("breaks|difference") | table["goal"].isin([scale.GROWTH, scale.HELD])
     assert (table.loc[~zero, "measured"] > 0).all() and table["commit"].nunique(dropna=False) == 1
     efficiency = table[table["goal"] == "speed-up / MACs ratio"]
     assert set(efficiency["case"]) == {f"{name}, batch {batch}" for name in fixed.METHODS for batch in (2,)}

@@ -52,3 +52,6 @@ def _panel(axis: Axes, goal: str, findings: Sequence[Finding], style: dict[str, 
         points = sorted((f.curve[1], f.value.median) for f in findings if f.curve and f.curve[0] == name)
         axis.plot(*zip(*points, strict=True), label=name, **look) if points else None
     open_axis(axis).set(xscale="log", yscale="log", xlabel=_PANELS[goal][0], ylabel=_PANELS[goal][1])
+    places = sorted({f.curve[1] for f in findings if f.curve})
+    axis.set_xticks(places, [f"{place:g}" for place in places])
+    axis.minorticks_off()

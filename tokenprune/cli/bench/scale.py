@@ -22,32 +22,57 @@ from tokenprune.measure.memory import peak_memory
 DEPTH, BLOCK = 3, 1
 PLAN = {"name": "stages", "blocks": [BLOCK], "keep_rate": 0.7}
 YARDSTICK = "attention"
-TIME, BATCH, MEMORY, GROWTH = "decision, ms an image", "decision in a batch, ms an image", "decision, MiB", "growth of a decision with N"
+TIME, BATCH, MEMORY = "decision, ms an image", "decision in a batch, ms an image", "decision, MiB"
+GROWTH, HELD = "growth of a decision's time with N", "growth of a decision's memory with N"
 _TOLERANCE = 0.1  # of an exponent: what repeated fits differ by
 _FITTED = 3  # an exponent is that of the greatest lengths; below them the calls of kernels cost more than the tokens
 _ROUNDS = 3  # at most: the greatest lengths take seconds
+_LEAST = 1e-6  # MiB: a call that holds nothing has a logarithm, too
 _MEBI = 2**20
 
 
 def measure(setup: Setup) -> list[Finding]:
-    """Return time and memory of a decision of each selector at each N, its time at each batch size, and by which power of N it grows."""
-    rounds, found = min(setup.rounds, _ROUNDS), []
-    seconds: dict[str, list[list[float]]] = {}
+    """Return time and memory of a decision of each selector at each N, by which powers of N they grow, and its time at each batch size."""
+    lengths, batches = _at_lengths(setup), _in_batches(setup)
+    return [*grown(GROWTH, lengths, TIME), *grown(HELD, lengths, MEMORY), *(found for found, _ in lengths), *batches]
+
+
+def _at_lengths(setup: Setup) -> list[tuple[Finding, Sequence[float]]]:
+    """Return time and memory at each N, each with the values of all rounds."""
+    found: list[tuple[Finding, Sequence[float]]] = []
     for N in setup.lengths:
         for name, call in calls_of(setup, N, 1):
-            case = f"{name}, N={N}"
-            taken = interleaved({name: call}, rounds, case)[name]
-            seconds.setdefault(name, []).append(taken)
-            found.append(Finding(TIME, case, Spread.of([1e3 * t for t in taken]), None, curve=(name, N)))
-            found.append(Finding(MEMORY, case, _memory(call), None, curve=(name, N)))
+            seconds, peak = _seconds(setup, f"{name}, N={N}", call), _memory(call)
+            for goal, values in ((TIME, [1e3 * second for second in seconds]), (MEMORY, [peak] * len(seconds))):
+                found.append((Finding(goal, f"{name}, N={N}", Spread.of(values), None, curve=(name, N)), values))
+    return found
+
+
+def _in_batches(setup: Setup) -> list[Finding]:
+    N, found = setup.lengths[0], []
     for batch in setup.batches:
-        for name, call in calls_of(setup, setup.lengths[0], batch):
-            case = f"{name}, N={setup.lengths[0]}, batch {batch}"
-            each = [1e3 * t / batch for t in interleaved({name: call}, rounds, case)[name]]
+        for name, call in calls_of(setup, N, batch):
+            case = f"{name}, N={N}, batch {batch}"
+            each = [1e3 * second / batch for second in _seconds(setup, case, call)]
             found.append(Finding(BATCH, case, Spread.of(each), None, curve=(name, batch)))
-    growth = {name: exponents(setup.lengths, taken) for name, taken in seconds.items()}
-    limit = growth[YARDSTICK].median + _TOLERANCE
-    return [Finding(GROWTH, f"{name}, exponent", value, limit, curve=(name, math.nan)) for name, value in growth.items()] + found
+    return found
+
+
+def grown(goal: str, lengths: Sequence[tuple[Finding, Sequence[float]]], of: str) -> list[Finding]:
+    """Return by which power of N what was measured grows, for each curve; the limit is attention's own power and a little.
+
+    Args:
+        goal: Name of the goal.
+        lengths: Findings at ascending N, each with its values, one a round.
+        of: Goal of the findings that count.
+    """
+    curves: dict[str, list[tuple[float, Sequence[float]]]] = {}
+    for found, values in lengths:
+        if found.goal == of and found.curve:
+            curves.setdefault(found.curve[0], []).append((found.curve[1], values))
+    powers = {name: exponents(*zip(*points, strict=True)) for name, points in curves.items()}
+    limit = powers[YARDSTICK].median + _TOLERANCE
+    return [Finding(goal, f"{name}, exponent", power, limit, curve=(name, math.nan)) for name, power in powers.items()]
 
 
 def calls_of(setup: Setup, N: int, batch: int) -> Iterator[tuple[str, Call]]:
@@ -82,20 +107,23 @@ def decision_of(model: PrunedViT, images: Tensor) -> Call:
     return decide
 
 
-def exponents(lengths: Sequence[int], seconds: Sequence[Sequence[float]]) -> Spread:
-    """Return by which power of N seconds grow over the greatest lengths: the slope of a line through their logarithms, fitted each round.
+def exponents(lengths: Sequence[float], measured: Sequence[Sequence[float]]) -> Spread:
+    """Return by which power of N values grow over the greatest lengths: the slope of a line through their logarithms, fitted each round.
 
     Args:
         lengths: N of each measurement, ascending.
-        seconds: Seconds at each N, one a round.
+        measured: Values at each N, one a round.
     """
     x = torch.tensor(lengths[-_FITTED:], dtype=torch.double).log()
-    y = torch.tensor([list(s) for s in seconds[-_FITTED:]], dtype=torch.double).log()  # (lengths, rounds)
+    y = torch.tensor([list(values) for values in measured[-_FITTED:]], dtype=torch.double).clamp(min=_LEAST).log()  # (lengths, rounds)
     x = x - x.mean()
     return Spread.of(((x @ y) / (x @ x)).tolist())
 
 
-def _memory(call: Call) -> Spread:
+def _seconds(setup: Setup, case: str, call: Call) -> list[float]:
+    return interleaved({case: call}, min(setup.rounds, _ROUNDS), case)[case]
+
+
+def _memory(call: Call) -> float:
     with one_thread():
-        peak = peak_memory(call) / _MEBI
-    return Spread(peak, peak, peak)
+        return peak_memory(call) / _MEBI
