@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.indexing import add, sort_stably, take
-from tokenprune.engine.state import Decision, Groups, Merger, TokenState
+from tokenprune.engine.merged import Groups, Merger
+from tokenprune.engine.state import Decision, TokenState
 from tokenprune.errors import InvalidConfig, TokenPruneError
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import keep_top
 from tokenprune.engine.state import Decision, TokenState
 from tokenprune.errors import InvalidConfig
-from tokenprune.methods.selectors.dpc_knn import NOISE, nearest_centre, peaks
+from tokenprune.methods.selectors.dpc_knn import NOISE, nearest_centre
 from tokenprune.methods.selectors.shared import distances as shared
+from tokenprune.methods.selectors.shared.density_peaks import peaks
 from tokenprune.methods.selectors.shared.distances import distances
 from tokenprune.methods.treatments.plain import Merge
 from tokenprune.registry import get
