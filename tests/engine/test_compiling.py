@@ -12,12 +12,15 @@ import torch._dynamo as dynamo
 from torch._dynamo.testing import CompileCounter
 
 import tokenprune
-from tests.helpers.pairings import each_selector_once, images, label, pruned, tiny_vit
+from tests.helpers.pairings import SIDE, each_selector_once, images, label, pruned, tiny_vit
 from tokenprune.errors import IncompatiblePairing, InvalidConfig, UnsupportedBackbone
+from tokenprune.registry import get
 
 PLAN = {"name": "stages", "blocks": [1], "keep_rate": 0.7}
 CASES = [(selector, treatment, train) for selector, treatment in each_selector_once() for train in (False, True)]
 AT_ONCE = [("evit", "remove", False), ("tome", "remove", True), ("ats", "remove", False)]  # all others are slow tests
+ANY_SIZE = [case for case in CASES if not get("selector", case[0]["name"]).mixing]  # whose weights are for one number of tokens
+OTHER_SIZES = [("evit", "fuse", False), ("tome", "remove", True)]
 SHARED = [
     ("ats", "remove"),
     pytest.param("svit", "reactivate", marks=pytest.mark.slow),
@@ -25,13 +28,13 @@ SHARED = [
 ]
 
 
-def _chosen(cases):
+def _chosen(cases, at_once=AT_ONCE):
     found = set()
     for selector, treatment, train in cases:
         key = (selector["name"], treatment, train)
         first = key not in found
         found.add(key)
-        yield pytest.param(selector, treatment, train, marks=() if key in AT_ONCE and first else pytest.mark.slow)
+        yield pytest.param(selector, treatment, train, marks=() if key in at_once and first else pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +54,9 @@ def _seeded(model, x):
     return model(x)
 
 
-def _same(compiled, model, dtype=torch.float32, counts=(3, 5)):
+def _same(compiled, model, dtype=torch.float32, counts=(3, 5), side=SIDE):
     for count in counts:
-        x = images(count, seed=count).to(dtype)
+        x = images(count, side, seed=count).to(dtype)
         dynamo.mark_dynamic(x, 0)
         torch.testing.assert_close(_seeded(compiled, x), _seeded(model, x), atol=1e-5, rtol=1e-5)
 
@@ -71,11 +74,30 @@ def test_a_pass_is_one_program_or_breaks_at_most_once_a_decision(selector, treat
         assert (breaks, counter.frame_count) == (0, 1)  # two batch sizes, one program
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("selector", "treatment", "train"), CASES, ids=label)
+@pytest.mark.parametrize(("selector", "treatment", "train"), list(_chosen(CASES)), ids=label)
 def test_half_precision_is_one_program_too(selector, treatment, train):
     model = _model(selector, treatment, train).bfloat16()
     _same(torch.compile(model, backend="eager", fullgraph=not model.asks_host), model, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("selector", "treatment", "train"), list(_chosen(ANY_SIZE, OTHER_SIZES)), ids=label)
+def test_each_size_of_images_has_one_program_for_any_batch(selector, treatment, train):
+    model, counter = _model(selector, treatment, train), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=not model.asks_host)
+    for number, (side, counts) in enumerate([(32, (3,)), (48, (3, 5)), (40, (2,)), (32, (4,))]):
+        _same(compiled, model, counts=counts, side=side)
+        assert model.asks_host or counter.frame_count == min(number, 2) + 1  # the last size is known
+
+
+def test_progress_needs_a_new_program_only_where_it_changes_the_schedule():
+    plan = {"name": "stages", "blocks": [1], "keep_rate": 0.5, "shrink_start": 0.5, "shrink_end": 0.5}
+    model, counter = pruned("topk", "remove", plan, vit=tiny_vit(depth=3)).train(), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    shares = [(0.1, 1), (0.2, 1), (0.6, 2), (0.8, 3), (0.7, 3), (0.9, 3)]  # the third takes the share as a number that changes
+    for share, programs in shares:
+        model.progress = share
+        _same(compiled, model, counts=(3,))
+        assert counter.frame_count == programs
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tokenprune.engine.blocks.base import BaseBlock
 from tokenprune.engine.indexing import behind
+from tokenprune.engine.merged import Groups
 from tokenprune.engine.policy import DeadSlotRule, Decide, settle, visibility, write
-from tokenprune.engine.state import Groups, TokenState
+from tokenprune.engine.state import TokenState
 
 
 def run_ahead(adapter: BaseBlock, state: TokenState, policy: DeadSlotRule, decide: Decide, see: Decide | None) -> TokenState:

@@ -1,4 +1,4 @@
-"""Selectors of a model's decisions, and another keep rate or schedule for a model that is built already."""
+"""Selectors of a model's decisions, and another keep rate, schedule or progress for a model that is built already."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,9 +46,21 @@ class Build:
 
 
 class RateTools:
-    """Gives a pruned model another keep rate after it was built."""
+    """Gives a pruned model another keep rate after it was built, and another share of training that is done."""
 
     schedule: Schedule
+    in_force: str = ""  # the schedule at this progress where that is another one; programs of torch.compile hold for one such text
+    _progress: float = 1.0
+
+    @property
+    def progress(self) -> float:
+        """Return the share of training that is done, in [0,1], for schedules and selectors that change; 1 at test."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        self._progress, now = share, self.schedule.at(share)
+        self.in_force = "" if now is self.schedule else repr(now)
 
     @property
     def keep_rate(self) -> float | None:

@@ -50,15 +50,13 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
     `watch`, if set, is called with (block, state) as the tokens enter each block's attention (`measure.usage` records them so); `probe`
     with the Observation of that attention, q, k and v included (`measure.attention`). `listener`, if set, hears the decisions of one block
     (`training.calibration`), `hearer` the outputs of each pass. `capacities` {block: rows of the whole batch}, if set, are the sizes of
-    packed passes (`engine.capped`). `progress` in [0,1] is the share of training that is done, for schedules and selectors that change; 1
-    at test.
+    packed passes (`engine.capped`).
     """
 
     watch: Callable[[int, TokenState], None] | None = None
     probe: Callable[[Observation], None] | None = None
     listener: DecisionListener | None = None
     hearer: Callable[[Outputs], None] | None = None
-    progress: float = 1.0
     compiled: Mapping[str, Any] | None = None  # options of torch.compile for parts of blocks
     capacities: Mapping[int, int] | None = None
 
@@ -145,7 +143,7 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
     def budgets(self, positions: int) -> dict[int, Budget]:
         """Return {block: Budget} for a grid of N positions; fixed decisions that would drop nothing are left out."""
         if torch.compiler.is_compiling():
-            found = _resolve_untraced(id(self), positions, self.progress, id(self.schedule), id(self.treatment))
+            found = _resolve_untraced(id(self), positions, self.in_force, id(self.schedule), id(self.treatment))
             return {facts[0]: Budget(*facts) for facts in found}
         return self._exact_budgets(positions)
 
@@ -376,10 +374,10 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
 
 
 @torch.compiler.assume_constant_result
-def _resolve_untraced(model: int, positions: int, *depends: float) -> tuple[tuple[Any, ...], ...]:
+def _resolve_untraced(model: int, positions: int, *depends: str | int) -> tuple[tuple[Any, ...], ...]:
     """Return the budgets of the model of that id for N positions as plain numbers.
 
-    torch.compile cannot trace exact fractions, so it calls this while it compiles, again where one of the numbers it `depends` on differs.
+    torch.compile cannot trace exact fractions, so it calls this while it compiles, again where one of the values it `depends` on differs.
     """
     found = _MODELS[model]._exact_budgets(positions).values()
     return tuple((b.block, b.keep, b.live, float(b.rate), b.between, b.stage) for b in found)

@@ -40,6 +40,11 @@ class Observation:
         self.tokens, self.live = state.tokens, state.live
 
     @property
+    def complete(self) -> bool:
+        """Whether every slot is known to be live."""
+        return self.state.known.complete
+
+    @property
     def projection(self) -> ProjectionView:
         """Queries, keys and values of the block.
 
@@ -138,7 +143,7 @@ class Observation:
     def _rows(self, q: Tensor) -> Tensor:
         logits = (q * self.projection.scale) @ self.projection.k.transpose(-2, -1)
         logits = logits if self.bias is None else logits + self.bias[:, None, None, :]
-        return logits.softmax(-1)[..., self.state.prefix.shape[1] :]
+        return logits.softmax(-1, dtype=self.tokens.dtype)[..., self.state.prefix.shape[1] :]  # in half precision only if the tokens are
 
     def _live_queries(self) -> Tensor:
         prefix = self.live.new_ones(self.live.shape[0], self.state.prefix.shape[1])

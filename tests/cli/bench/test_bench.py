@@ -4,18 +4,20 @@ import pandas as pd
 import pytest
 import torch
 
-from tokenprune.cli.bench import authors, fixed, router, sampling, timing
+from tokenprune.cli.bench import authors, fixed, router, sampling, scale, timing
 from tokenprune.cli.bench.__main__ import BENCHMARKS, main
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.ragged import masks
 from tokenprune.engine.prune import prune
+from tokenprune.methods.selectors.evo_vit import RunningAttention
 from tokenprune.registry import get, names
 
 pytestmark = pytest.mark.system
 
 SIZE = {"embed_dim": 24, "num_heads": 3}
 DROPPING = {name for name in names("selector") if get("selector", name).saves_computation}
-TINY = Setup(rounds=1, batches=(2,), small="deit_tiny_patch16_224", pixels=(224, 112), long=64, samples=50, options=SIZE)
+SHORT = {"pixels": (224, 112), "long": 64, "samples": 50, "lengths": (16, 36, 64), "selectors": ("ats", "tome")}
+TINY = Setup(rounds=1, batches=(2,), small="deit_tiny_patch16_224", options=SIZE, **SHORT)
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +33,21 @@ def test_one_command_measures_every_goal_and_writes_them(tmp_path, capsys):
         "preserve / remove", "reactivate / remove", "remove / oracle", "class row, % of its block", "attention memory, sizes of q",
         "distance matrix / ATS sampling", "Cropr / random choice", "Cropr / free choice", "authors' way / ours",
         "published: speed-up / MACs ratio", "published: time / slice oracle",
+        scale.TIME, scale.BATCH, scale.MEMORY, scale.GROWTH, scale.HELD,
+        "torch.compile: breaks in a pass", "torch.compile: programs", "torch.compile: largest difference from eager",
+        "torch.compile: seconds of tracing",
     }  # fmt: skip
     assert set(table["goal"]) == goals
-    assert (table["measured"] > 0).all() and table["commit"].nunique(dropna=False) == 1
+    zero = table["goal"].str.contains("breaks|difference") | table["goal"].isin([scale.GROWTH, scale.HELD])
+    assert (table.loc[~zero, "measured"] > 0).all() and table["commit"].nunique(dropna=False) == 1
     efficiency = table[table["goal"] == "speed-up / MACs ratio"]
     assert set(efficiency["case"]) == {f"{name}, batch {batch}" for name in fixed.METHODS for batch in (2,)}
     assert {case.split(",")[0] for case in table.loc[table["goal"] == "published: time / slice oracle", "case"]} == DROPPING
     assert table.loc[table["goal"].str.startswith("published"), "limit"].isna().all()
+    programs = table[table["goal"].str.startswith("torch.compile")].set_index(["goal", "case"])["measured"]
+    breaks, made = programs["torch.compile: breaks in a pass"], programs["torch.compile: programs"]
+    assert breaks.to_dict() == {"ats, evaluation": 1, "ats, training": 1, "tome, evaluation": 0, "tome, training": 0}
+    assert made["tome, evaluation"] == made["tome, training"] == 2 and programs["torch.compile: largest difference from eager"].max() < 1e-5
     markdown, said = (tmp_path / "bench.md").read_text(), capsys.readouterr().out
     for text in (markdown, said):
         assert all(goal in text for goal in goals) and "CPU seconds of one thread" in text and "torch" in text
@@ -56,7 +66,14 @@ def test_the_list_names_every_benchmark(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["atss"], "there are fixed, authors"), (["--rounds", "0"], "whole number from 1"), (["--batches", "1,x"], "'x' is no whole number")],
+    [
+        (["atss"], "there are fixed, authors"),
+        (["--rounds", "0"], "whole number from 1"),
+        (["--batches", "1,x"], "'x' is no whole number"),
+        (["--lengths", "196,200"], "two or more square numbers"),
+        (["--lengths", "196"], "two or more square numbers"),
+        (["--selectors", "tome,toem"], "'toem' is no selector"),
+    ],
 )
 def test_bad_arguments_are_refused(arguments, text, capsys):
     with pytest.raises(SystemExit):
@@ -71,6 +88,39 @@ def test_a_goal_is_met_by_the_median_in_its_direction():
     assert Finding("g", "c", value, None).met
     assert Finding("g", "c", value, 2.0, at_least=True).met and not Finding("g", "c", value, 2.1, at_least=True).met
     assert timing.ratio([4.0, 6.0], [2.0, 2.0], 0.5) == timing.Spread.of([1.0, 1.5])
+
+
+def test_an_exponent_is_that_of_the_greatest_lengths():
+    lengths = (4, 16, 64, 256)
+    found = scale.exponents(lengths, [[99.0, 99.0], *([n**2.0, 3 * n**1.5] for n in lengths[1:])])
+    assert (found.low + found.high) / 2 == pytest.approx(1.75) and found.iqr == pytest.approx(0.25)
+
+
+def test_a_decision_is_timed_with_what_its_hooks_observe(monkeypatch):
+    """Evo-ViT's hooks observe the block before; ToMe has none."""
+    images, calls = torch.randn(1, 3, 64, 64), []
+    observe, decides = RunningAttention.observe, {}
+    monkeypatch.setattr(RunningAttention, "observe", lambda self, seen: (calls.append(seen.block), observe(self, seen))[1])
+    for name in ("evo_vit", "tome"):
+        model = prune(TINY.model(TINY.large, depth=scale.DEPTH, img_size=64), name, schedule=scale.PLAN)
+        decides[name] = scale.decision_of(model, images)
+    calls.clear()
+    with torch.inference_mode():
+        decides["tome"]()
+        assert calls == []
+        decides["evo_vit"]()
+    assert calls == [scale.BLOCK - 1]
+
+
+def test_growth_is_drawn_and_the_steep_ones_are_named(tmp_path):
+    main(["scale", "--out", str(tmp_path), "--selectors", "tome,sit"], TINY)
+    table = pd.read_csv(tmp_path / "bench.csv")
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+    assert set(table["curve"]) == {"attention", "tome", "sit"}
+    times = table[table["goal"] == scale.TIME]
+    assert sorted(set(times["x"])) == [16, 36, 64] and len(times) == 9
+    limit = table.loc[table["goal"] == scale.GROWTH].set_index("curve")
+    assert limit["limit"].nunique() == 1 and limit.loc["attention", "met"]
 
 
 def test_a_slice_oracle_that_keeps_everything_is_the_dense_model():

@@ -15,7 +15,9 @@ from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import keep_top
 from tokenprune.engine.state import Decision, TokenState
 from tokenprune.errors import InvalidConfig
-from tokenprune.methods.selectors.dpc_knn import NOISE, nearest_centre, peaks
+from tokenprune.methods.selectors.dpc_knn import NOISE, nearest_centre
+from tokenprune.methods.selectors.shared import distances as shared
+from tokenprune.methods.selectors.shared.density_peaks import peaks
 from tokenprune.methods.selectors.shared.distances import distances
 from tokenprune.methods.treatments.plain import Merge
 from tokenprune.registry import get
@@ -74,6 +76,18 @@ def test_of_equal_densities_the_first_is_the_peak():
     """Five tokens at one place are one centre: the other centre is one of the two that lie apart."""
     found = clusters(torch.tensor([0.0, 0, 9, 0, 0, 0, 9.5]).view(1, 7, 1), 2)
     assert {found[i] for i in (0, 1, 3, 4, 5)} == {0} and found[2] == found[6] != 0
+
+
+def test_rows_at_a_time_give_what_all_at_once_do(monkeypatch):
+    points = torch.randn(2, 33, 5, generator=torch.Generator().manual_seed(2))
+    live = torch.ones(2, 33, dtype=torch.bool)
+    live[1, ::4] = False
+    apart = distances(points, live)
+    whole = peaks(apart, live), nearest_centre(apart, torch.tensor([[3, 8, 20], [1, 2, 30]]))
+    monkeypatch.setattr(shared, "ROWS", 7)
+    assert torch.equal(peaks(apart, live), whole[0])
+    assert torch.equal(nearest_centre(apart, torch.tensor([[3, 8, 20], [1, 2, 30]])), whole[1])
+    assert torch.equal(peaks(apart[:1], None), whole[0][:1])
 
 
 def test_two_blobs_are_two_clusters():

@@ -11,6 +11,7 @@ from tests.helpers.pairings import images, pruned, tiny_vit
 from tests.methods.selectors.test_formulas import attention_of, entering
 from tokenprune.errors import InvalidConfig, InvalidSchedule
 from tokenprune.methods.selectors.kmedoids import VARIANTS, cluster
+from tokenprune.methods.selectors.shared import distances as shared
 from tokenprune.methods.selectors.shared.distances import distances
 from tokenprune.registry import get
 
@@ -149,6 +150,25 @@ def test_distances_are_exact_enough_where_mixed_precision_is_not():
     assert found.dtype == torch.float32 and torch.equal(found, found.mT) and (found.diagonal(dim1=1, dim2=2) == 0).all()
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
     assert distances(points.bfloat16(), torch.ones(2, 30, dtype=torch.bool)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rows_at_a_time_give_what_all_at_once_do(variant, monkeypatch):
+    points, weights = problem(4, 33, 5)
+    whole = cluster(points, weights, 12, 3, variant)
+    monkeypatch.setattr(shared, "ROWS", 7)
+    assert torch.equal(cluster(points, weights, 12, 3, variant), whole)
+    assert whole[0].tolist() == by_hand(points[0].tolist(), weights[0].tolist(), 12, 3, variant)
+
+
+def test_a_sum_within_clusters_by_hand():
+    points, weights = problem(1, 9)
+    apart = distances(points, torch.ones(1, 9, dtype=torch.bool))
+    owner = torch.tensor([[0, 1, 0, 2, 1, 1, 0, 2, 2]])
+    expected = [sum(float(weights[0, j] * apart[0, i, j]) for j in range(9) if owner[0, j] == owner[0, i]) for i in range(9)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = shared.within(apart.float(), owner, weights.float())
+    torch.testing.assert_close(found, torch.tensor([expected]))
 
 
 def test_facts_and_macs():

@@ -9,6 +9,7 @@ from tests.helpers.pairings import pruned
 from tests.methods.selectors.test_mixing import selector_of
 from tests.methods.selectors.test_sit import mixed
 from tokenprune.errors import InvalidConfig
+from tokenprune.methods.selectors import sinkhorn
 from tokenprune.methods.selectors.sinkhorn import transport
 
 
@@ -34,6 +35,24 @@ def test_the_plan_is_that_of_plain_scaling_and_tokens_give_one_each(eps, iterati
         torch.testing.assert_close(plan[b], by_hand(scores[b].double(), eps, iterations).float(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(plan.sum(1), torch.ones(2, 12))
     assert plan.sum(2).mean().item() == pytest.approx(12 / 5)
+
+
+def test_logarithms_and_factors_give_the_same_plan(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    scores = (2 * torch.rand(2, 5, 12, generator=generator) - 1).requires_grad_()
+    live = torch.ones(2, 12, dtype=torch.bool)
+    live[0, 4:7] = False
+    weights, found = torch.rand(2, 5, 12, generator=generator), []
+    for least in (0.05, 2.0):  # with factors, in logarithms
+        monkeypatch.setattr(sinkhorn, "_MODERATE", least)
+        with torch.autocast("cpu", torch.bfloat16):
+            plan = sinkhorn.transport(scores, live, 0.05, 3)
+        found.append((plan, *torch.autograd.grad((plan * weights).sum(), scores)))
+    (factors, gradient), (logarithms, other) = found
+    assert factors.dtype == torch.float32
+    torch.testing.assert_close(factors, logarithms, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient, other, atol=1e-4, rtol=1e-3)  # 1 / eps times as large as the plan, with its sums cancelling
+    assert (found[0][0][0, :, 4:7] == 0).all()
 
 
 def test_many_iterations_give_every_slot_the_same_mass():

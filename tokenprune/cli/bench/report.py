@@ -28,7 +28,8 @@ def write(findings: Sequence[Finding], folder: Path, how: str) -> list[str]:
     rows = [
         {
             "goal": f.goal, "case": f.case, "limit": f.limit, "direction": "at least" if f.at_least else "at most",
-            "measured": f.value.median, "iqr": f.value.iqr, "met": f.met, **facts,
+            "measured": f.value.median, "iqr": f.value.iqr, "met": f.met, "curve": f.curve[0] if f.curve else None,
+            "x": f.curve[1] if f.curve else None, **facts,
         }
         for f in findings
     ]  # fmt: skip
@@ -37,8 +38,8 @@ def write(findings: Sequence[Finding], folder: Path, how: str) -> list[str]:
             "goal": [f.goal for f in findings],
             "case": [f.case for f in findings],
             "limit": ["" if f.limit is None else f"{'>=' if f.at_least else '<='} {f.limit:g}" for f in findings],
-            "measured": [f"{f.value.median:.3f}" for f in findings],
-            "IQR": [f"{f.value.iqr:.3f}" for f in findings],
+            "measured": [_number(f.value.median) for f in findings],
+            "IQR": [_number(f.value.iqr) for f in findings],
             "met": ["" if f.limit is None else "yes" if f.met else "NO" for f in findings],
         }
     )
@@ -48,3 +49,7 @@ def write(findings: Sequence[Finding], folder: Path, how: str) -> list[str]:
     met = f"{len(goals) - len(missed)} of {len(goals)} met" + (f"; missed: {', '.join(missed)}" if missed else "")
     folder.mkdir(parents=True, exist_ok=True)
     return publish(Table(pd.DataFrame(rows), shown, [met, about]), folder, "bench", "Benchmarks of the engine", latex=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value >= 1e-3 or not value else f"{value:.1e}"

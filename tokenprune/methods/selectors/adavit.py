@@ -75,7 +75,7 @@ class AdaViTPolicies(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Decide from the tokens that enter the block."""
-        tokens = self.patches(F.layer_norm(seen.tokens, seen.tokens.shape[-1:], eps=1e-6)).squeeze(-1)
+        tokens = self.patches(F.layer_norm(seen.tokens, seen.tokens.shape[-1:], eps=1e-6)).squeeze(-1).to(seen.tokens.dtype)
         branch = self._branch(seen.state.prefix[:, 0]) if self.switches else None
         gate = self._gate(tokens, self.token_threshold)
         keep = (gate > 0.5) & seen.live
@@ -86,7 +86,8 @@ class AdaViTPolicies(Selector):
 
     def _branch(self, cls: Tensor) -> Branch:
         """Return the gates of heads and sub-layers from the class token (B,C)."""
-        return Branch(self._gate(self.heads(cls), self.threshold), self._gate(self.sublayers(cls), self.threshold), self.released)
+        heads, sublayers = (self._gate(layer(cls).to(cls.dtype), self.threshold) for layer in (self.heads, self.sublayers))
+        return Branch(heads, sublayers, self.released)
 
     def _gate(self, logits: Tensor, threshold: float) -> Tensor:
         """Return 0/1 gates: sigmoid(logits) > threshold. In training they have noise and a straight-through gradient."""

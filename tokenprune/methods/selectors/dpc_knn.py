@@ -7,12 +7,12 @@ from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, at, best_slots
 from tokenprune.engine.state import Decision
-from tokenprune.methods.selectors.shared.distances import distances
+from tokenprune.methods.selectors.shared.density_peaks import peaks
+from tokenprune.methods.selectors.shared.distances import distances, nearest
 from tokenprune.methods.selectors.shared.noise import uniform
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
-NEIGHBOURS = 5  # k, of which the first is the token itself
 NOISE = 1e-6
 _LEAST = 1e-6  # what the released code adds to the sum of a cluster's weights
 WEIGHTINGS, VARIANTS = ("learned", "equal"), ("fixed", "released")
@@ -55,8 +55,8 @@ class DensityPeaks(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep `budget.keep` centres, and name the nearest one as the target of each other token."""
         noise = NOISE * uniform(seen, None if self.training else 0) if self.noisy else None
-        apart = distances(seen.tokens, seen.live) / self.context.dim**0.5
-        score = peaks(apart, seen.live, noise)
+        apart = distances(seen.tokens, seen.live).div_(self.context.dim**0.5)
+        score = peaks(apart, None if seen.state.known.complete else seen.live, noise)
         slots = best_slots(score, seen.live, budget.keep)
         target = nearest_centre(apart, slots)
         logits = torch.zeros_like(score) if self.weigh is None else self.weigh(seen.tokens).squeeze(-1).float()
@@ -78,32 +78,6 @@ class DensityPeaks(Selector):
         return slots * (slots + (self.weigh is not None)) * self.context.dim
 
 
-def peaks(apart: Tensor, live: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Return log(rho delta) of each token, (B,M).
-
-    rho = exp(-mean d^2 to the k nearest) plus noise. delta is the distance to the nearest token of higher rho, or of the same rho in an
-    earlier slot; for the token that has none it is the greatest distance of all. In logarithms densities do not underflow.
-
-    Args:
-        apart: Distances over sqrt(C), (B,M,M).
-        live: Live slots, (B,M).
-        noise: Noise on the density, (B,M), or None.
-    """
-    M, unseen = live.shape[1], ~live.unsqueeze(1)
-    near = apart.masked_fill(unseen, float("inf")).topk(min(NEIGHBOURS, M), dim=-1, largest=False).values
-    known = near.isfinite()
-    density = -near.masked_fill(~known, 0.0).square().sum(-1) / known.sum(-1)
-    if noise is not None:
-        density = (density.exp() + noise).log()
-    mine, other = density.unsqueeze(2), density.unsqueeze(1)
-    earlier = torch.ones(M, M, dtype=torch.bool, device=live.device).tril(-1)  # [i,j]: j comes before i
-    higher = (other > mine) | ((other == mine) & earlier)
-    above = apart.masked_fill(~higher | unseen, float("inf")).amin(-1)
-    farthest = apart.masked_fill(unseen | ~live.unsqueeze(2), 0.0).amax((1, 2), keepdim=True).squeeze(-1)
-    delta = above.where(above.isfinite(), farthest)
-    return density + delta.clamp(min=torch.finfo(delta.dtype).tiny).log()
-
-
 def nearest_centre(apart: Tensor, centres: Tensor) -> Tensor:
     """Return the slot of each token's nearest centre, (B,M). The nearest centre of a centre is itself.
 
@@ -111,5 +85,4 @@ def nearest_centre(apart: Tensor, centres: Tensor) -> Tensor:
         apart: Distances, (B,M,M).
         centres: Slots of the centres, (B,K).
     """
-    nearest = apart.gather(2, centres.unsqueeze(1).expand(-1, apart.shape[1], -1)).argmin(-1)
-    return centres.gather(1, nearest).scatter(1, centres, centres)
+    return centres.gather(1, nearest(apart, centres)).scatter(1, centres, centres)

@@ -12,7 +12,7 @@ from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, at, best_slots
 from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
-from tokenprune.methods.selectors.shared.distances import distances
+from tokenprune.methods.selectors.shared.distances import distances, nearest, within
 from tokenprune.methods.selectors.shared.stored_attention import AttentionBefore, known
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
@@ -83,18 +83,30 @@ def cluster(tokens: Tensor, weights: Tensor, count: int, iterations: int = 3, va
     live = torch.ones_like(weights, dtype=torch.bool) if live is None else live
     apart = distances(tokens, live)
     weights = weights.detach().to(apart.dtype).masked_fill(~live, 0.0)
-    pull = apart * weights.unsqueeze(1)  # [i,j]: the part of the cost of candidate i that member j adds
-    overall = weights * apart.masked_fill(~live.unsqueeze(1), 0.0).sum(-1)
+    overall = weights * apart.masked_fill(~live.unsqueeze(1), 0.0).sum(-1) if variant == "released" else None
     number = torch.arange(count, device=live.device)
-    dead, worst = ~live.unsqueeze(-1), torch.finfo(apart.dtype).max
     medoids = sort_stably(weights.masked_fill(~live, -1.0), descending=True)[1][:, :count]
     for _ in range(iterations):
-        owner = apart.gather(2, medoids.unsqueeze(1).expand(-1, apart.shape[1], -1)).argmin(-1)
-        if variant == "fixed":
+        owner = nearest(apart, medoids)
+        if overall is None:
             owner = owner.scatter(1, medoids, number.expand_as(medoids))
-        together = owner.unsqueeze(2) == owner.unsqueeze(1)
-        cost = overall if variant == "released" else (pull * together).sum(-1)
-        candidates = cost.unsqueeze(-1).where(owner.unsqueeze(-1) == number, worst)  # (B,M,count)
-        medoids = candidates.masked_fill(dead, float("inf")).argmin(1)
+        medoids = cheapest(within(apart, owner, weights) if overall is None else overall, owner, live, count)
     named = torch.zeros_like(live).scatter_(1, medoids, 1)
     return best_slots(weights.masked_fill(named, float("inf")), live, count)
+
+
+def cheapest(cost: Tensor, owner: Tensor, live: Tensor, count: int) -> Tensor:
+    """Return the live slot of least cost of each cluster, (B,count), the first in a tie; the first live slot for a cluster without any.
+
+    Args:
+        cost: Cost of each slot, (B,M).
+        owner: Number of each slot's cluster, (B,M).
+        live: Live slots, (B,M).
+        count: Number of clusters.
+    """
+    (B, M), cost = cost.shape, cost.masked_fill(~live, float("inf"))
+    least = cost.new_full((B, count), float("inf")).scatter_reduce(1, owner, cost, "amin")
+    place = torch.arange(M, device=live.device).expand(B, M)
+    slots = place.where(live & (cost == least.gather(1, owner)), M)
+    first = slots.new_full((B, count), M).scatter_reduce(1, owner, slots, "amin")
+    return first.where(first < M, live.int().argmax(1, keepdim=True))

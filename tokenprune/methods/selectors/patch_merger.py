@@ -31,7 +31,7 @@ class PatchMerger(MixingSelector):
     def mixtures(self, tokens: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights (B,K,M) that sum to 1 over live tokens, and LN(x)."""
         values = self.norm(tokens)
-        return over_live(self.scale * (self.queries @ values.transpose(-2, -1)), live), values
+        return over_live((self.scale * (self.queries @ values.transpose(-2, -1))).to(tokens.dtype), live), values
 
     def macs(self, slots: float) -> float:
         """Return 2 K M C, for the logits and the mixtures."""

@@ -11,6 +11,7 @@ from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.bipartite import edges_of, half
+from tokenprune.methods.selectors.shared.distances import in_rows
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
@@ -77,5 +78,5 @@ class EnergyMatching(Selector):
 
 def energy(cosine: Tensor, margin: float, live: Tensor) -> Tensor:
     """Return the energy (B,M) of each slot among live ones (B,M), given cosines (B,M,M)."""
-    near = F.elu(cosine - margin) * live.unsqueeze(1)
-    return near.sum(-1) / live.sum(1, keepdim=True)
+    near = [(F.elu(rows - margin) * live.unsqueeze(1)).sum(-1) for rows in in_rows(cosine)]
+    return torch.cat(near, 1) / live.sum(1, keepdim=True)

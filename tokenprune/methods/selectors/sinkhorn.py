@@ -11,6 +11,7 @@ from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
 VARIANTS = ("fixed", "released")
+_MODERATE = 0.05  # exp(1 / eps) is below 5e8 from here on
 
 
 @register("selector", "sinkhorn")
@@ -55,14 +56,28 @@ class SinkhornTokenizer(MixingSelector):
 
 
 def transport(scores: Tensor, live: Tensor, eps: float, iterations: int) -> Tensor:
-    """Return a plan (B,K,M) by Sinkhorn's scaling of exp(scores / eps), in logarithms.
+    """Return a plan (B,K,M) by Sinkhorn's scaling of exp(scores / eps), given cosines (B,K,M).
 
     Each iteration scales rows to equal sums and then columns. Live tokens (B,M) give 1 each, because the columns come last; dead tokens
-    give nothing. The marginals of the released code, whose two sides have unequal mass, differ by constants that cancel.
+    give nothing. The marginals of the released code, whose two sides have unequal mass, differ by constants that cancel. Where exp(1 / eps)
+    is far from the limits of single precision, rows and columns have factors of their own, so that an iteration is two products of the
+    matrix and a vector; otherwise everything is in logarithms.
     """
-    kernel = scores.float() / eps
-    of_slots, of_tokens, dead = torch.zeros_like(kernel[..., :1]), torch.zeros_like(kernel[:, :1]), ~live.unsqueeze(1)
+    if eps >= _MODERATE:
+        return _scaled((scores.float() / eps).exp(), live.float().unsqueeze(2), iterations)
+    kernel, dead = scores.float() / eps, ~live.unsqueeze(1)
+    of_slots, of_tokens = torch.zeros_like(kernel[..., :1]), torch.zeros_like(kernel[:, :1])
     for _ in range(iterations):
         of_slots = -(kernel + of_tokens).masked_fill(dead, float("-inf")).logsumexp(2, keepdim=True)
         of_tokens = -(kernel + of_slots).logsumexp(1, keepdim=True)
     return (kernel + of_slots + of_tokens).exp().masked_fill(dead, 0.0)
+
+
+def _scaled(kernel: Tensor, live: Tensor, iterations: int) -> Tensor:
+    """Return the plan (B,K,M) of a positive kernel (B,K,M); `live` (B,M,1) is 1 or 0."""
+    of_tokens, of_slots, share = live, live, live.sum(1, keepdim=True) / kernel.shape[1]
+    with torch.autocast(kernel.device.type, enabled=False):
+        for _ in range(iterations):
+            of_slots = share / (kernel @ of_tokens)  # the tokens' mass in equal shares, so that no factor grows from round to round
+            of_tokens = live / (kernel.transpose(1, 2) @ of_slots)
+    return kernel * of_slots * of_tokens.transpose(1, 2)

@@ -31,7 +31,7 @@ class TokenSlimming(MixingSelector):
 
     def mixtures(self, tokens: Tensor, live: Tensor) -> tuple[Tensor, None]:
         """Return weights (B,K,M) that sum to 1 over live tokens."""
-        return over_live((self.scale * self.weigh(tokens)).transpose(-2, -1), live), None
+        return over_live((self.scale * self.weigh(tokens)).to(tokens.dtype).transpose(-2, -1), live), None
 
     def macs(self, slots: float) -> float:
         """Return M (C^2/2 + K C/2) of the MLP, plus K M C of the mixtures."""

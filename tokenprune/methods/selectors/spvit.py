@@ -56,7 +56,7 @@ class HeadwiseGate(nn.Module):
         local, shared = self.into(x).unflatten(1, (self.heads, -1)).chunk(2, 2)  # (B,h,d/2,M)
         weight = policy.view(B, 1, 1, M)
         mean = (shared * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp(min=1e-6)
-        logits = self.out(torch.cat([local, mean.expand_as(shared)], 2).flatten(1, 2)).view(B, self.heads, 2, M)
+        logits = self.out(torch.cat([local, mean.expand_as(shared)], 2).flatten(1, 2)).view(B, self.heads, 2, M).to(tokens.dtype)
         votes = self.vote(tokens.unflatten(-1, (self.heads, -1)).mean(-1))  # (B,M,h)
         votes = (votes / votes.sum(-1, keepdim=True)).transpose(1, 2).unsqueeze(2)
         log_probs, probs = ((votes * of_head).sum(1).transpose(1, 2) for of_head in (logits.log_softmax(2), logits.softmax(2)))

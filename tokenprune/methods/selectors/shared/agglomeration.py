@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.engine.indexing import traced
+from tokenprune.methods.selectors.shared.distances import mirrored
 
 LINKAGES = ("average", "complete", "single")
 
@@ -24,7 +25,7 @@ def clustered(apart: Tensor, live: Tensor, joins: int, linkage: str) -> Tensor:
         linkage: One of LINKAGES.
     """
     unseen = torch.eye(live.shape[1], dtype=torch.bool, device=live.device) | ~(live.unsqueeze(1) & live.unsqueeze(2))
-    apart = ((apart + apart.transpose(1, 2)).double() / 2).masked_fill(unseen, float("inf"))
+    apart = mirrored(apart).double().div_(2).masked_fill_(unseen, float("inf"))
     if apart.is_cpu and not traced():
         return torch.as_tensor(np.stack([one_by_one(image, joins, linkage) for image in apart.numpy()]))
     return together(apart, joins, linkage)

@@ -1,4 +1,7 @@
-"""Defines gates, which turn tokens into log-probabilities of keeping (SViT's 2-layer MLP, DynamicViT's predictor), and draws from them."""
+"""Defines gates, which turn tokens into log-probabilities of keeping (SViT's 2-layer MLP, DynamicViT's predictor), and draws from them.
+
+Under autocast the layers of a gate compute in half precision. Its probabilities and draws have the precision of the tokens.
+"""
 
 from typing import cast
 
@@ -30,7 +33,7 @@ class MLPGate(nn.Module):
 
     def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
         """Return log-probabilities (B,M,2), index 0 = keep, of tokens (B,M,C). It does not use `policy` (B,M)."""
-        return self.layers(tokens).log_softmax(-1)
+        return self.layers(tokens).to(tokens.dtype).log_softmax(-1)
 
     def macs(self, slots: float) -> float:
         """Return N (C^2/4 + C/2)."""
@@ -67,7 +70,7 @@ class PredictorGate(nn.Module):
         local, shared = self.into(tokens).chunk(2, -1)
         weight = policy.unsqueeze(-1)
         mean = (shared * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
-        return self.out(torch.cat([local, mean.expand_as(shared)], -1)).log_softmax(-1)
+        return self.out(torch.cat([local, mean.expand_as(shared)], -1)).to(tokens.dtype).log_softmax(-1)
 
     def macs(self, slots: float) -> float:
         """Return N (C^2 + C^2/2 + C^2/8 + C/2)."""
