@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
 from tokenprune.errors import is_out_of_memory
+from tokenprune.measure.resamples import Resampled
 from tokenprune.runs.row import name_of, treatment_of
 from tokenprune.utils.checkpoints import read_metadata, read_weights
 
@@ -40,6 +42,17 @@ def test_weights_are_kept_and_the_loop_state_is_not(cli, fake):  # noqa: F811
     (folder,) = (cli.folder / "results" / "rows").iterdir()
     assert {p.name for p in folder.iterdir()} == {"lock", "model.safetensors", "result.json"}
     assert read_metadata(folder / "model.safetensors")["key"] == folder.name
+
+
+def test_what_was_found_for_the_pictures_lies_beside_the_row(cli, fake, monkeypatch):  # noqa: F811
+    resampled = Resampled({"ap_box": torch.tensor([1.0, 2.0]).double()}, 4, 7)
+    monkeypatch.setattr(fake, "resampled", resampled)
+    monkeypatch.setattr(fake, "per_image", {"predicted": torch.tensor([1])})
+    cli(*TINY)
+    (folder,) = (cli.folder / "results" / "rows").iterdir()
+    stored = Resampled.of_tensors(read_weights(folder / "resampled.safetensors"))
+    assert stored.values["ap_box"].tolist() == [1.0, 2.0] and (stored.pictures, stored.draws) == (4, 7)
+    assert read_weights(folder / "per_image.safetensors")["predicted"].tolist() == [1]
 
 
 def test_rows_start_from_the_weights_of_the_dense_run(cli, fake):  # noqa: F811

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tokenprune.measure.miou import Confusion, mean_iou, miou_error, pixel_accuracy
+from tokenprune.measure.miou import Confusion, mean_iou, pixel_accuracy, resampled_miou
 
 
 def by_loop(pairs, classes):
@@ -59,8 +59,29 @@ def test_the_standard_error_is_that_of_the_images():
     """Two kinds of images, of mIoU 100 and 0 with equal unions: mIoU is the share s of the first kind, its error sqrt(s (1 - s) / n)."""
     one, other = torch.zeros(4, 4, dtype=torch.long), torch.full((4, 4), 1)
     counts = made([(one, one)] * 50 + [(other, other)] * 50, 2)
-    assert miou_error(counts, 50) == 0, "both classes are always right"
+    assert error(counts, 50) == 0, "both classes are always right"
     half = torch.tensor([[[8, 8, 8]], [[0, 8, 0]]]).repeat(50, 1, 1)  # one class: hit of 8, missed all 8
     half = half.reshape(100, 3, 1)
-    assert mean_iou(half) == 50 and miou_error(half, 2000) == pytest.approx(100 * math.sqrt(0.25 / 100), rel=0.06)
-    assert miou_error(half, 20, seed=1) == miou_error(half, 20, seed=1)
+    assert mean_iou(half) == 50 and error(half, 2000) == pytest.approx(100 * math.sqrt(0.25 / 100), rel=0.06)
+    assert error(half, 20, seed=1) == error(half, 20, seed=1)
+
+
+def error(counts, draws, seed=0):
+    return float(resampled_miou(counts, draws, seed).values["miou"].std())
+
+
+def test_two_models_are_compared_on_the_same_resamples():
+    """Against mIoU by the definition, of the images that each resample draws."""
+    torch.manual_seed(0)
+    truths = [torch.randint(0, 3, (6, 6)) for _ in range(5)]
+    models = [[torch.where(torch.rand(6, 6) < share, t, torch.randint(0, 3, (6, 6))) for t in truths] for share in (0.7, 0.4)]
+    one, other = (resampled_miou(made(list(zip(truths, labels, strict=True)), 3), 8) for labels in models)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(8):
+        drawn = torch.randint(5, (5,), generator=generator).tolist()
+        direct = [by_loop([(truths[i], labels[i]) for i in drawn], 3)[0] for labels in models]
+        gap = one.values["miou"][number] - other.values["miou"][number]
+        assert gap.item() == pytest.approx(direct[0] - direct[1])
+    assert one.draws == other.draws and one.pictures == 5
+    moved = resampled_miou(made(list(zip(truths[::-1], models[0], strict=True)), 3), 8)
+    assert moved.draws != one.draws != resampled_miou(made(list(zip(truths, models[0], strict=True)), 3), 9).draws

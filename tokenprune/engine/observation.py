@@ -40,6 +40,11 @@ class Observation:
         self.tokens, self.live = state.tokens, state.live
 
     @property
+    def complete(self) -> bool:
+        """Whether every slot is known to be live."""
+        return self.state.known.complete
+
+    @property
     def projection(self) -> ProjectionView:
         """Queries, keys and values of the block.
 

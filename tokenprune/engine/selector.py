@@ -190,14 +190,15 @@ class SelectorDict(nn.ModuleDict):
         def items(self) -> ItemsView[str, Selector]: ...  # noqa: D102
 
 
-def keep_top(score: Tensor, live: Tensor, count: int) -> Decision:
+def keep_top(score: Tensor, live: Tensor, count: int, complete: bool = False) -> Decision:
     """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees.
 
     The kept slots themselves are part of the decision; they are of use where every slot is live, and the engine ignores them elsewhere.
+    `complete` says that every slot is live (`Observation.complete`), which spares a look at `live`.
     """
-    ranked = ranked_slots(score, live)
+    ranked = ranked_slots(score, live, complete)
     slots = ranked[:, :count].sort(dim=1).values
-    return Decision(at(slots, live), score=score, slots=slots, gone=ranked[:, count:])
+    return Decision(at(slots, live, complete), score=score, slots=slots, gone=ranked[:, count:])
 
 
 def best_slots(score: Tensor, live: Tensor, count: int) -> Tensor:
@@ -205,11 +206,13 @@ def best_slots(score: Tensor, live: Tensor, count: int) -> Tensor:
     return ranked_slots(score, live)[:, :count].sort(dim=1).values
 
 
-def ranked_slots(score: Tensor, live: Tensor) -> Tensor:
+def ranked_slots(score: Tensor, live: Tensor, complete: bool = False) -> Tensor:
     """Return all slots (B,M), the best of score (B,M) first and those that are not live last; ties keep their order."""
-    return sort_stably(score.detach().float().masked_fill(~live, float("-inf")), descending=True)[1]
+    score = score.detach().float()
+    return sort_stably(score if complete else score.masked_fill(~live, float("-inf")), descending=True)[1]
 
 
-def at(slots: Tensor, live: Tensor) -> Tensor:
+def at(slots: Tensor, live: Tensor, complete: bool = False) -> Tensor:
     """Return the mask (B,M) of the slots (B,K) that are live."""
-    return torch.zeros_like(live).scatter_(1, slots, 1) & live
+    mask = torch.zeros_like(live).scatter_(1, slots, 1)
+    return mask if complete else mask & live

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.indexing import flat, recorded_by_jit, sort_stably, take
+from tokenprune.engine.indexing import add, sort_stably, take
 from tokenprune.engine.state import Decision, Groups, Merger, TokenState
 from tokenprune.errors import InvalidConfig, TokenPruneError
 
@@ -244,14 +244,7 @@ def merge(state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
     joined = state.known.joined_sequence  # read and written in one piece where it is one
     x, first = (state.tokens, 0) if joined is None else (joined, state.prefix.shape[1])
     source, place = gone + first, into + first
-    rows, target = x.flatten(0, 1), flat(place, x.shape[1])
-    gain = (
-        take(x, source) - rows.index_select(0, target).view(*place.shape, x.shape[-1])
-    ) * share  # the mean as a step from the target: 0 for who stays
-    if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
-        x = x.scatter_add(1, place.unsqueeze(-1).expand_as(gain), gain)
-    else:
-        x = rows.index_add(0, target, gain.flatten(0, 1)).view_as(x)
+    x = add(x, place, (take(x, source) - take(x, place)) * share)  # the mean as a step from the target: 0 for who stays
     after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
     mass = total if weight is None and carry is None else flows(mass, carry)[1]
     merged = None if state.known.slots is not None and state.known.all_placed else dropped.gather(1, gone)

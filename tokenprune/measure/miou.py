@@ -1,9 +1,9 @@
 """Computes mean intersection over union and pixel accuracy of a whole split, with a standard error over its images."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
+
+from tokenprune.measure.resamples import Resampled, draws_of
 
 
 class Confusion:
@@ -63,8 +63,8 @@ def pixel_accuracy(counts: Tensor) -> float:
     return 100 * hit / true if true else 0.0
 
 
-def miou_error(counts: Tensor, draws: int, seed: int = 0) -> float:
-    """Return the standard error of mIoU over images: its deviation over seeded bootstrap samples.
+def resampled_miou(counts: Tensor, draws: int, seed: int = 0) -> Resampled:
+    """Return mIoU over seeded bootstrap samples of the images; its deviation over them is the standard error of mIoU.
 
     Args:
         counts: Counts of each image, (I,3,K).
@@ -72,5 +72,7 @@ def miou_error(counts: Tensor, draws: int, seed: int = 0) -> float:
         seed: Seed of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
-    samples: Iterable[Tensor] = (torch.randint(len(counts), (len(counts),), generator=generator) for _ in range(draws))
-    return float(torch.tensor([mean_iou(counts[sample]) for sample in samples], dtype=torch.float64).std())
+    samples = [torch.randint(len(counts), (len(counts),), generator=generator) for _ in range(draws)]
+    values = torch.tensor([mean_iou(counts[sample]) for sample in samples], dtype=torch.float64)
+    same = draws_of(counts[:, 1].numpy().tobytes(), torch.stack(samples).numpy().tobytes())
+    return Resampled({"miou": values}, len(counts), same)

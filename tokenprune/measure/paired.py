@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SURE = 1.96  # standard errors that hold 95 % of a normal distribution
+SURE = 1.96  # standard errors that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Paired:
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 95 % confidence interval of the difference, in points."""
-        return self.difference - _SURE * self.error, self.difference + _SURE * self.error
+        return self.difference - SURE * self.error, self.difference + SURE * self.error
 
 
 def compared(first: Tensor, second: Tensor) -> Paired:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 PER_IMAGE = "per_image.safetensors"  # what was found for each validation image
+RESAMPLED = "resampled.safetensors"  # metrics over resamples of the validation pictures
 NOT_WRITTEN = "not written"  # begins the notes on files that are missing on disk
 _REASON_LENGTH = 500
 
@@ -222,9 +223,11 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()
-    if "accuracy" in measured and task.per_image:
-        with saving(folder / PER_IMAGE) as problems:
-            save_weights(folder / PER_IMAGE, task.per_image)
+    found = {PER_IMAGE: task.per_image, RESAMPLED: {} if task.resampled is None else task.resampled.tensors}
+    for name, tensors in found.items() if "accuracy" in measured else ():
+        with saving(folder / name) as problems:
+            if tensors:
+                save_weights(folder / name, tensors)
         notes = [*notes, *(f"{NOT_WRITTEN}: {problem}" for problem in problems)]
     timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
     cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}

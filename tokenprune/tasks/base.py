@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tokenprune.engine.model import pruned_of
 from tokenprune.errors import TokenPruneError
+from tokenprune.measure.resamples import Resampled
 from tokenprune.tasks.data_checks import check_data
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Task(ABC):
         gives: Fields of `engine.loss.LossInputs` that its training knows beside the encoder's outputs.
         per_image: What the latest `evaluate` found for each validation image, by name, in the order of the split; kept beside the row for
             paired comparisons. {} for a task whose metric is no mean over images.
+        resampled: Metrics of the latest `evaluate` over resamples of the validation pictures, kept beside the row for paired comparisons.
+            None for a task without resamples.
         reads: Kind of the items that it reads (detection, classification, segmentation), one of a data set's `tasks`; "" for any.
     """
 
@@ -38,6 +41,7 @@ class Task(ABC):
     measures_throughput: ClassVar[bool] = False
     reads: ClassVar[str] = ""
     per_image: Mapping[str, Tensor] = {}
+    resampled: Resampled | None = None
 
     @staticmethod
     def check(cfg: Mapping[str, Any]) -> None:

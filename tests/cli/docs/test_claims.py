@@ -30,7 +30,7 @@ def test_a_claim_its_numbers_and_its_place_in_the_overview(tmp_path):
 def test_the_page_begins_with_three_sentences_and_the_count_of_verdicts(tmp_path):
     title, _, summary, *rest = made(tmp_path).splitlines()
     assert title == "# Claims of the papers" and summary.count(". ") == 2 and summary.startswith("Of 1 claims of both papers, 0 hold,")
-    assert "0 more are undecided, and 1 undecidable" in summary
+    assert "Undecided are 0 more, and undecidable 1," in summary
     assert "| verdict | Paper |" in rest and "| undecidable here | 1 |" in rest and "| holds | 0 |" in rest
 
 

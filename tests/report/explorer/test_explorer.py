@@ -9,11 +9,15 @@ import torch
 from tests.helpers.report_rows import EXPERIMENT, classified, judged, results
 from tokenprune.errors import MissingDependency
 from tokenprune.measure.paired import compared
+from tokenprune.measure.resamples import Resampled
 from tokenprune.report.__main__ import main
 from tokenprune.report.explorer import chart, explorer
 from tokenprune.report.explorer.metrics import METRICS
 from tokenprune.report.page.gather import gather
 from tokenprune.report.page.sections import section
+from tokenprune.runs.results import row_folder, write_result
+from tokenprune.runs.row import RESAMPLED
+from tokenprune.utils.checkpoints import save_weights
 
 pytest.importorskip("altair", reason="the extra `page` is not installed")
 
@@ -72,6 +76,20 @@ def test_rows_of_other_images_are_not_compared(tmp_path):
     judged(tmp_path, classified("a0", "evit", 60.0, 2.0, rate=0.7), 120)
     judged(tmp_path, classified("a1", "tome", 60.0, 2.0), 120, true=torch.arange(200) % 7)
     assert lines_in(tmp_path, tmp_path / "out")[1]["pairs"] == []
+
+
+def test_detectors_are_compared_over_resamples(tmp_path):
+    for key, treatment, shift in (("a0", "remove", 0.0), ("a1", "preserve", 2.0), ("a2", "merge", 3.0)):
+        one = classified(key, "evit", 60.0, 2.0, rate=0.7, treatment=treatment) | {"task": "detection", "label": f"EViT {treatment}"}
+        write_result(row_folder(tmp_path, key), one | {"metrics": {"ap_box": 50.0 + shift}})
+        values = {"ap_box": torch.tensor([49.0, 51.0, 50.0]).double() + shift * torch.tensor([0.5, 1.0, 1.5])}
+        save_weights(row_folder(tmp_path, key) / RESAMPLED, Resampled(values, 300, 1 if shift < 3 else 2).tensors)
+    lines, content = lines_in(tmp_path, tmp_path / "out")
+    ((one, other, *found),) = content["resamples"]  # the third row saw other pictures
+    assert content["pairs"] == [] and {one, other} == {line["id"] for name, line in lines.items() if "merge" not in name}
+    sign = 1 if next(line["id"] for name, line in lines.items() if "preserve" in name) == one else -1
+    assert found[:4] == [0, "ap_box", 300, 2.0 * sign] and found[-1] == pytest.approx(0.0455, abs=1e-4)
+    assert sorted(sign * end for end in found[4:6]) == pytest.approx([0.04, 3.96])
 
 
 def test_token_maps_find_their_rows(held):

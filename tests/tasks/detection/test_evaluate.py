@@ -39,20 +39,20 @@ def noisy(json, seed=0, keep=0.8, classes=8):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_ground_truth_as_prediction_is_100(kind):
     json = truth()
-    values = coco_ap.score(json, as_predictions(json["annotations"]), kind, 100, LIMITS, bootstrap=5)
+    values = coco_ap.score(json, as_predictions(json["annotations"]), kind, 100, LIMITS, bootstrap=5).values
     assert values.pop("ap_se") == 0
     assert set(values) == {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"} and set(values.values()) == {100.0}
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_no_detections_give_zero(kind, capsys):
-    values = coco_ap.score(truth(3), [], kind, bootstrap=4)
+    values = coco_ap.score(truth(3), [], kind, bootstrap=4).values
     assert values["ap"] == values["ap50"] == values["ap_se"] == 0 and capsys.readouterr().out == ""
 
 
 def test_areas_without_objects_are_left_out():
     json = truth(3)
-    assert "ap_large" not in coco_ap.score(json, as_predictions(json["annotations"]), "bbox", limits=(500.0, 600.0))
+    assert "ap_large" not in coco_ap.score(json, as_predictions(json["annotations"]), "bbox", limits=(500.0, 600.0)).values
 
 
 def test_ground_truth_is_not_changed():
@@ -77,7 +77,7 @@ def test_the_identity_resample_is_cocoevals_ap(seed):
     classes, images = coco_ap._flatten(evaluation), len(json["images"])
     ours = coco_ap.resampled_ap(classes, np.ones(images, int), evaluation.params.recThrs)
     assert 0.05 < ours < 0.95 and abs(ours - evaluation.stats[0]) < 1e-9
-    assert coco_ap.score(json, noisy(json, seed), "bbox", 100, LIMITS)["ap"] == pytest.approx(100 * ours, abs=1e-5)
+    assert coco_ap.score(json, noisy(json, seed), "bbox", 100, LIMITS).values["ap"] == pytest.approx(100 * ours, abs=1e-5)
 
 
 def test_a_resample_without_an_image_is_the_evaluation_without_it():
@@ -92,13 +92,13 @@ def test_a_resample_without_an_image_is_the_evaluation_without_it():
         "images": [i for i in json["images"] if i["id"] not in gone],
         "annotations": [a for a in json["annotations"] if a["image_id"] not in gone],
     }
-    oracle = coco_ap.score(fewer, [r for r in results if r["image_id"] not in gone], "bbox", 100, LIMITS)["ap"]
+    oracle = coco_ap.score(fewer, [r for r in results if r["image_id"] not in gone], "bbox", 100, LIMITS).values["ap"]
     assert 100 * ours == pytest.approx(oracle, abs=1e-5)
 
 
 def test_the_standard_error_shrinks_with_the_root_of_the_images():
     few, many = truth(10), truth(160)
-    errors = [coco_ap.standard_error(coco_ap.match(j, noisy(j), "bbox", 100, LIMITS), 50) for j in (few, many)]
+    errors = [coco_ap.score(j, noisy(j), "bbox", 100, LIMITS, bootstrap=50).values["ap_se"] for j in (few, many)]
     assert 1.8 < errors[0] / errors[1] < 9  # 4 in the limit
 
 
@@ -106,8 +106,51 @@ def test_fifty_resamples_of_300_images_take_seconds():
     json = truth(300, 64)
     evaluation = coco_ap.match(json, noisy(json), "bbox", 100, LIMITS)
     begin = time.process_time()
-    assert 0 < coco_ap.standard_error(evaluation, 50) < 0.1
+    assert 0 < coco_ap.standard_error(coco_ap.resampled_aps(evaluation, coco_ap.draws(300, 50))) < 0.1
     assert time.process_time() - begin < 5
+
+
+def test_a_difference_of_two_models_is_that_of_cocoeval_on_each_resample():
+    """Resampled pictures are copied, with their objects and detections, and judged by pycocotools."""
+    from tokenprune.measure.resamples import compared
+    from tokenprune.tasks.detection.evaluate import judge
+
+    data, cfg = ShapesDetection(8, 96, 0, "val"), EvaluateConfig(limits=LIMITS, bootstrap=6)
+    json = data.coco_json()
+    models = [[{**r, "score": (i + 1) / 1000} for i, r in enumerate(noisy(json, seed))] for seed in (0, 1)]
+    one, other = (judge(data, results, cfg) for results in models)
+    ids = sorted(image["id"] for image in json["images"])
+
+    def oracle(results, counts):
+        copies = [(i, n) for i, count in zip(ids, counts, strict=True) for n in range(count)]
+        at = {copy: number for number, copy in enumerate(copies)}
+        truth = {
+            **json,
+            "images": [{**next(m for m in json["images"] if m["id"] == i), "id": at[i, n]} for i, n in copies],
+            "annotations": [
+                {**a, "image_id": at[i, n], "id": 1000 * at[i, n] + a["id"] + 1}
+                for i, n in copies
+                for a in json["annotations"]
+                if a["image_id"] == i
+            ],
+        }
+        found = [{**r, "image_id": at[i, n]} for i, n in copies for r in results if r["image_id"] == i]
+        return coco_ap.score(truth, found, "bbox", 100, LIMITS).values["ap"]
+
+    direct = [oracle(models[0], counts) - oracle(models[1], counts) for counts in coco_ap.draws(8, 6)]
+    gaps = one.resampled.values["ap_box"] - other.resampled.values["ap_box"]
+    assert gaps.tolist() == pytest.approx(direct, abs=1e-4) and one.resampled.draws == other.resampled.draws
+    pair = compared(one.metrics["ap_box"] - other.metrics["ap_box"], one.resampled.values["ap_box"], other.resampled.values["ap_box"])
+    assert pair.error == pytest.approx(np.std(direct, ddof=1), abs=1e-4)
+
+
+def test_other_pictures_or_resamples_are_no_pairs():
+    from tokenprune.tasks.detection.evaluate import judge
+
+    data, more, others = (ShapesDetection(size, 96, seed, "val") for size, seed in ((6, 0), (7, 0), (6, 1)))
+    plain = [judge(d, [], EvaluateConfig(bootstrap=4)).resampled.draws for d in (data, more, others)]
+    assert len({*plain, judge(data, [], EvaluateConfig(bootstrap=5)).resampled.draws}) == 4
+    assert plain[0] == judge(data, noisy(data.coco_json()), EvaluateConfig(bootstrap=4)).resampled.draws
 
 
 def test_judging_maps_labels_to_category_ids(config):
@@ -123,8 +166,10 @@ def test_judging_maps_labels_to_category_ids(config):
         found.pred_classes = torch.from_numpy(sample.instances.labels)
         found.scores = torch.ones(len(sample.instances))
         results += coco_records(found, sample.image_id, data.category_ids)
-    metrics = judge(data, results, EvaluateConfig(limits=LIMITS, bootstrap=3))
+    metrics, resampled = judge(data, results, EvaluateConfig(limits=LIMITS, bootstrap=3))
     assert metrics["ap_box"] == metrics["ap_mask"] == metrics["ap50_box"] == 100.0 and metrics["ap_box_se"] == 0
+    assert resampled.values["ap_mask"].tolist() == [100.0] * 3 and resampled.pictures == 4
+    assert judge(data, results, EvaluateConfig(limits=LIMITS, bootstrap=0)).resampled is None
 
 
 @pytest.mark.parametrize("selector", [None, "evit"])
@@ -136,6 +181,7 @@ def test_untrained_model_to_metrics_and_cost(config, selector):
     metrics = task.evaluate(model, cfg)
     assert {"ap_box", "ap_box_se", "ap_mask", "ap_mask_se", "ap50_box", "ap75_mask"} <= set(metrics)
     assert all(0 <= v <= 100 for v in metrics.values())
+    assert {name: len(values) for name, values in task.resampled.values.items()} == {"ap_box": 5, "ap_mask": 5}
     cost = task.cost(model, cfg)
     assert 0 < cost["seconds_encoder"] < cost["seconds_total"] and "CPU" in cost["seconds_note"]
     assert cost["speedup_encoder"] > 0
@@ -165,7 +211,7 @@ def test_two_pictures_are_learned_by_heart(config, tmp_path):
     from tokenprune.tasks.detection.evaluate import evaluate
     from tokenprune.tasks.detection.loader import Resize
 
-    metrics = evaluate(model, ShapesDetection(2, 96, 0, "train"), EvaluateConfig(bootstrap=0), Resize())
+    metrics, _ = evaluate(model, ShapesDetection(2, 96, 0, "train"), EvaluateConfig(bootstrap=0), Resize())
     assert metrics["ap_mask"] >= 50 and metrics["ap_box"] >= 70
 
 

@@ -42,7 +42,7 @@ truth by chance.
 With one seed nothing is decided: the verdict is whether the sign agrees, for `as good` whether no more is lost than in the paper. *Holds
 in part*: some differences of the claim hold, and none fails; *mixed*: some hold and others do not. Where a claim has differences of several
 seeds, those of one seed do not count. Scores are in points, speed-ups are ratios to the dense model, shares lie between 0 and 1."""
-_TITLES = {**dict(SCORES), "top1": "top-1", "speedup_batch": "speed-up in batches", "speedup_encoder": "encoder speed-up",
+_TITLES = {**dict(SCORES), "speedup_batch": "speed-up in batches", "speedup_encoder": "encoder speed-up",
            "speedup_paper_size": "speed-up at the paper's size"}  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _summary(judged: Sequence[Judged]) -> str:
     seeds = sum(n[verdict] for verdict in (AGREES, BOTH_WAYS, DISAGREES))
     return (
         f"Of {len(judged)} claims of both papers, {decided} on this project's small models and data, with several seeds."
-        f" {n[UNDECIDED]} more are undecided, and {n[UNDECIDABLE]} undecidable, because so many seeds could hardly have shown an effect as"
+        f" Undecided are {n[UNDECIDED]} more, and undecidable {n[UNDECIDABLE]}, because so many seeds could hardly have shown an effect as"
         f" small as the paper's. For {seeds} there is one seed, whose sign agrees with the paper for {n[AGREES]}, disagrees for"
         f" {n[DISAGREES]} and differs between rows for {n[BOTH_WAYS]}; {n[UNMEASURED]} are not measured."
     )

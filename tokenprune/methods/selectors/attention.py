@@ -38,7 +38,7 @@ class AttentionTopK(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of most attention, averaged over heads."""
-        return keep_top(attention(seen, self.source), seen.live, budget.keep)
+        return keep_top(attention(seen, self.source), seen.live, budget.keep, seen.complete)
 
     def macs(self, slots: float) -> float:
         """Return the MACs of the second pass over the logits, which the column mean needs. A single row is part of the block."""
@@ -67,4 +67,4 @@ class AttentionTopKBefore(AttentionBefore):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots that received most attention. A fused token has no stored attention and stays."""
-        return keep_top(self.received(seen, missing=float("inf")), seen.live, budget.keep)
+        return keep_top(self.received(seen, missing=float("inf")), seen.live, budget.keep, seen.complete)

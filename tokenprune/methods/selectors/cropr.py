@@ -85,7 +85,7 @@ class CroprRouter(Selector):
             notes = {"auxiliary": auxiliary(query, keys, tokens, there)}
         score = (keys @ query.T)[:, P:].sum(-1)  # (B,M)
         score = score if self.salient else -score
-        chosen = keep_top(score if self.select == "topk" else self._drawn(score, seen), seen.live, budget.keep)
+        chosen = keep_top(score if self.select == "topk" else self._drawn(score, seen), seen.live, budget.keep, seen.complete)
         return replace(chosen, score=score, notes=notes)
 
     def macs(self, slots: float) -> float:

@@ -33,7 +33,7 @@ class DynamicViTPredictor(Selector):
         """Return the sampled gate in training, which the engine multiplies with the previous one, and the top-k of log P(keep) at test."""
         log_probs = self.gate(seen.tokens, seen.policy())
         if not self.training:
-            return keep_top(log_probs[..., 0], seen.live, budget.keep)
+            return keep_top(log_probs[..., 0], seen.live, budget.keep, seen.complete)
         keep, gate = sampled(log_probs, seen.live, self.tau)
         return Decision(keep, score=log_probs[..., 0].exp(), gate=gate, log_prob=log_probs[..., 0])
 

@@ -20,4 +20,4 @@ class EViTAttentiveness(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots that the class token attends to most; a fused token competes like any other."""
-        return keep_top(seen.cls_row().mean(1), seen.live, budget.keep)
+        return keep_top(seen.cls_row().mean(1), seen.live, budget.keep, seen.complete)

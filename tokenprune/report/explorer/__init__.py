@@ -42,18 +42,21 @@ def explorer(sections: "Sequence[Section]") -> Explorer | None:
         MissingDependency: See `available`.
     """
     lines: list[dict[str, Any]] = []
-    pairs: list[list[Any]] = []
+    pairs, resamples = [], []
     for section in sections:
         found = list(lines_of(section))
         rows = [(len(lines) + number, group) for number, (_, group) in enumerate(found)]
         maps = maps_of(rows, section.stored, section.folders)
         lines += [{**line, "id": number, "map": maps.get(number)} for (line, _), (number, _) in zip(found, rows, strict=True)]
-        pairs += pairs_of(rows, section.stored)
+        found_pairs = pairs_of(rows, section.stored)
+        pairs += found_pairs.images
+        resamples += found_pairs.resamples
     if not lines:
         return None
     content = {
         "lines": lines,
         "pairs": pairs,
+        "resamples": resamples,
         "metrics": [{name: getattr(m, name) for name in ("name", "title", "short", "less", "score", "digits", "counted")} for m in METRICS],
         "colours": dict(_colours(lines)),
         "shapes": {line["treatment"]: chart.SHAPES.get(line["treatment"], chart.OTHER_SHAPE) for line in lines},

@@ -1,15 +1,16 @@
-"""Compares rows image by image, of the predictions that lie beside them, and finds the token maps that were written for them."""
+"""Compares rows on the same pictures, by predictions or resamples that lie beside them, and finds token maps that were written for them."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.report.figures.base import names_of
-from tokenprune.report.tables.paired import Answers, read
+from tokenprune.report.tables.judged_rows import Answers, Judged, read
 from tokenprune.runs.run import NONE
 from tokenprune.utils import console
 
@@ -20,33 +21,56 @@ USAGE_MAP = "usage_map.csv"  # of the report `usage`
 _CELL = ["row", "map_row", "map_column", "mean_blocks"]
 
 
-def pairs_of(rows: Sequence[tuple[int, pd.DataFrame]], stored: "Mapping[tuple[str, str], Stored]") -> Iterator[list[Any]]:
-    """Yield [line, line, seed, images, first only, second only, difference, low, high, p, agreement] of lines judged on the same images.
+class Pairs(NamedTuple):
+    """Holds the comparisons of lines that were judged on the same pictures, of equal seeds.
 
-    The difference of top-1 is that of the first minus the second, in points, with its 95 % interval; p is that of McNemar's exact test.
+    Attributes:
+        images: [line, line, seed, images, first only, second only, difference, low, high, p, agreement] of classifiers: the difference of
+            top-1, first minus second, in points with its 95 % interval, and the p-value of McNemar's exact test.
+        resamples: [line, line, seed, metric, pictures, difference, low, high, p] of other models, over resamples of the pictures.
+    """
+
+    images: list[list[Any]]
+    resamples: list[list[Any]]
+
+
+def pairs_of(rows: Sequence[tuple[int, pd.DataFrame]], stored: "Mapping[tuple[str, str], Stored]") -> Pairs:
+    """Return the comparisons of lines.
 
     Args:
         rows: The number of each line, and its rows.
         stored: The rows as they lie on disk.
     """
-    from tokenprune.measure.paired import agreement, compared
+    from tokenprune.measure.paired import Paired, agreement
 
-    seen: dict[int, list[tuple[int, Answers]]] = {}
+    found = Pairs([], [])
+    for seed, same in _by_seed(rows, stored).items():
+        for (one, a), (other, b) in combinations(same, 2):
+            if type(a) is not type(b) or not a.saw_the_same(b):
+                continue
+            for metric in a.metrics:
+                pair = a.against(b, metric)
+                gap = [round(n, 3) for n in (pair.difference, *pair.interval)]
+                if isinstance(a, Answers) and isinstance(b, Answers) and isinstance(pair, Paired):
+                    agrees = round(agreement(a.predicted, b.predicted), 2)
+                    found.images.append([one, other, seed, a.pictures, pair.first_only, pair.second_only, *gap, pair.p, agrees])
+                elif math.isfinite(gap[1]):
+                    found.resamples.append([one, other, seed, metric, a.pictures, *gap, pair.p])
+    return found
+
+
+def _by_seed(rows: Sequence[tuple[int, pd.DataFrame]], stored: "Mapping[tuple[str, str], Stored]") -> dict[int, list[tuple[int, Judged]]]:
+    """Return the number of each line with what was found for its pictures, by seed."""
+    seen: dict[int, list[tuple[int, Judged]]] = {}
     for number, group in rows:
         for key, device, seed, status in zip(group["key"], group["device"], group["seed"], group["status"], strict=True):
-            answers = _read(stored.get((key, device))) if status == "ok" else None
-            if answers is not None:
-                seen.setdefault(int(seed), []).append((number, answers))
-    for seed, found in seen.items():
-        for (one, a), (other, b) in combinations(found, 2):
-            if len(a.true) == len(b.true) and bool((a.true == b.true).all()):
-                pair = compared(a.predicted == a.true, b.predicted == b.true)
-                numbers = (pair.difference, *pair.interval)
-                agrees = round(agreement(a.predicted, b.predicted), 2)
-                yield [one, other, seed, pair.images, pair.first_only, pair.second_only, *(round(n, 3) for n in numbers), pair.p, agrees]
+            judged = _read(stored.get((key, device))) if status == "ok" else None
+            if judged is not None:
+                seen.setdefault(int(seed), []).append((number, judged))
+    return seen
 
 
-def _read(stored: "Stored | None") -> Answers | None:
+def _read(stored: "Stored | None") -> Judged | None:
     if stored is None:
         return None
     try:

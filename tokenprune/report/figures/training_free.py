@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenprune.registry import get, register
 from tokenprune.report.figures.base import FigureReport
 from tokenprune.report.figures.keep_rates import curves, summarised
 from tokenprune.report.insights.verdicts import FAILS, HOLDS, UNDECIDED, together
+from tokenprune.report.tables.paired import read
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils import console
 
@@ -38,7 +40,7 @@ class TrainingFree(FigureReport):
 
         rows, refused = parted(sweep.good)
         points = summarised(rows)
-        lines = [claim(rows, self.first, self.second), refused]
+        lines = [claim(rows, self.first, self.second, sweep.results_dir), refused]
         text = "\n\n".join([pivot(points), *filter(None, lines)])
         console.say(text)
         (sweep.folder / "training_free.md").write_text(f"# {sweep.name}\n\n{text}\n", encoding="utf-8")
@@ -78,11 +80,11 @@ def _cell(point: "pd.DataFrame") -> str:
     return f"{p['top1']:.1f} ± {p['top1_error']:.1f} ({p['gmac_total']:.3g})"
 
 
-def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
+def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str, results_dir: Path) -> str:
     """Return if one method beats another, keep rate by keep rate, as text, or "" if the sweep lacks either.
 
-    Rows of the first one's treatment are compared, so that the selectors differ and not the treatments. The error of a difference is that
-    of independent samples. Both methods are judged on the same images, so the true error is smaller.
+    Rows of the first one's treatment are compared, so that the selectors differ and not the treatments. Where both rows have predictions of
+    single images under `results_dir`, the error is that of the paired difference, else that of independent samples, which is larger.
     """
     judged = [row for row in rows if "top1" in row["metrics"]]
     treatment = next((row["treatment"] for row in judged if row["method"] == first), None)
@@ -93,14 +95,24 @@ def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> str:
         return ""
     verdicts, lines = [], []
     for rate in shared:
-        one, two = (found[name][rate] for name in (first, second))
-        gap = one["metrics"]["top1"] - two["metrics"]["top1"]
-        error = math.hypot(one["metrics"]["top1_se"], two["metrics"]["top1_se"])
+        gap, error, how = _difference(*(found[name][rate] for name in (first, second)), results_dir)
         verdicts.append(HOLDS if gap > _SURE * error else FAILS if gap < -_SURE * error else UNDECIDED)
-        lines.append(f"- keep rate {rate:g}: {gap:+.1f} ± {error:.1f}, {verdicts[-1]}")
+        lines.append(f"- keep rate {rate:g}: {gap:+.1f} ± {error:.1f} ({how}), {verdicts[-1]}")
     names = [found[name][shared[0]]["label"] for name in (first, second)]
-    rule = f"holds where the difference is above {_SURE} standard errors (of independent samples, though both see the same images)"
+    rule = f"holds where the difference is above {_SURE} standard errors"
     return "\n".join([f"{names[0]} is better than {names[1]}: {together(verdicts)} ({rule}).", *lines])
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any], results_dir: Path) -> tuple[float, float, str]:
+    """Return the difference of top-1 of two rows in points, its standard error, and of what this is the error."""
+    from tokenprune.measure.paired import compared
+
+    answers = [found for row in (one, other) if (found := read(row, results_dir)) is not None]
+    if len(answers) == 2 and len({len(a.true) for a in answers}) == 1 and bool((answers[0].true == answers[1].true).all()):
+        pair = compared(*(a.predicted == a.true for a in answers))
+        return pair.difference, pair.error, "paired by image"
+    first, second = one["metrics"], other["metrics"]
+    return first["top1"] - second["top1"], math.hypot(first["top1_se"], second["top1_se"]), "as if of other images"
 
 
 def _rate(row: Mapping[str, Any]) -> float:

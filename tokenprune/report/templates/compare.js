@@ -71,22 +71,42 @@ function table(caption, head, rows) {
   return make("div", { class: "wide" }, make("table", {}, make("caption", {}, caption), make("thead", {}, titles), body));
 }
 
-// Returns what is known of the images that both rows judged; of a pair that is stored the other way round, the signs turn.
+const chance = (p) => (p < 0.001 ? p.toExponential(1) : p.toFixed(3));
+const ofBoth = (a, b, pairs) => pairs.filter((pair) => (pair[0] === a.id && pair[1] === b.id) || (pair[0] === b.id && pair[1] === a.id));
+
+// Returns what is known of the images that both rows classified; of a pair that is stored the other way round, the signs turn.
 function sameImages(a, b, pairs) {
-  const found = pairs.filter((pair) => (pair[0] === a.id && pair[1] === b.id) || (pair[0] === b.id && pair[1] === a.id));
-  if (!found.length) {
-    const why = "No predictions of single images lie beside both rows: classifiers of a results folder have them, other tasks and tables do not.";
-    return make("p", { class: "expect" }, why);
-  }
+  const found = ofBoth(a, b, pairs);
+  if (!found.length) return null;
   const rows = found.map(([one, , seed, images, first, second, gap, low, high, p, agrees]) => {
     const turned = one !== a.id;
     const numbers = turned ? [second, first, -gap, -high, -low] : [first, second, gap, low, high];
     const [alone, other, by, from, to] = numbers;
-    const chance = p < 0.001 ? p.toExponential(1) : p.toFixed(3);
-    return [`seed ${seed}`, images, alone, other, signed(by, 2), `${signed(from, 2)} to ${signed(to, 2)}`, chance, `${agrees.toFixed(1)} %`];
+    return [`seed ${seed}`, images, alone, other, signed(by, 2), `${signed(from, 2)} to ${signed(to, 2)}`, chance(p), `${agrees.toFixed(1)} %`];
   });
   const head = ["", "images", "A alone right", "B alone right", "A minus B (points)", "95 % interval", "McNemar's p", "same class"];
   return table("On the same images", head, rows);
+}
+
+// Returns the differences of scores over resamples of the pictures that both rows saw.
+function sameResamples(a, b, pairs, metrics) {
+  const found = ofBoth(a, b, pairs);
+  if (!found.length) return null;
+  const titles = Object.fromEntries(metrics.map((metric) => [metric.name, metric.title]));
+  const rows = found.map(([one, , seed, metric, pictures, gap, low, high, p]) => {
+    const [by, from, to] = one === a.id ? [gap, low, high] : [-gap, -high, -low];
+    return [`${titles[metric] ?? metric}, seed ${seed}`, pictures, signed(by, 2), `${signed(from, 2)} to ${signed(to, 2)}`, chance(p)];
+  });
+  const head = ["", "pictures", "A minus B (points)", "95 % interval", "p (normal test)"];
+  return table("On the same pictures, over the same resamples of them", head, rows);
+}
+
+// Returns what both rows did on the same pictures, or why that is not known.
+function samePictures(a, b, content) {
+  const parts = [sameImages(a, b, content.pairs), sameResamples(a, b, content.resamples, content.metrics)].filter((part) => part !== null);
+  if (parts.length) return make("div", {}, ...parts);
+  const why = "No predictions of single images and no resamples of the pictures lie beside both rows: rows of a results folder have them, tables do not.";
+  return make("p", { class: "expect" }, why);
 }
 
 const percent = (share) => (share === undefined ? "?" : `${Math.round(100 * share)} %`);
@@ -151,6 +171,6 @@ function comparison(a, b, content) {
   if (a.id === b.id) return [make("p", { class: "expect" }, "Both are the same row: choose another one.")];
   const apart = a.experiment === b.experiment ? null
     : make("p", { class: "note" }, "The rows are of two experiments: training, start or model may differ, too.");
-  const parts = [apart, factsTable(a, b, content.metrics), sameImages(a, b, content.pairs), keptBars(a, b), tokenMaps(a, b), showCommand(a, b)];
+  const parts = [apart, factsTable(a, b, content.metrics), samePictures(a, b, content), keptBars(a, b), tokenMaps(a, b), showCommand(a, b)];
   return parts.filter((part) => part !== null);
 }

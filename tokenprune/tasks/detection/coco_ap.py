@@ -4,11 +4,24 @@ import contextlib
 import copy
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _AREAS = ("all", "small", "medium", "large")
+
+
+class Scored(NamedTuple):
+    """Holds the judgement of results.
+
+    Attributes:
+        values: ap, ap50, ap75, ap_small, ap_medium, ap_large (and ap_se) in points. An area without any object is left out. Without
+            results all are 0.
+        resampled: AP in points over resamples of the images, (R,), NaN where a resample has no object; empty without resamples.
+    """
+
+    values: dict[str, float]
+    resampled: np.ndarray
 
 
 def score(
@@ -18,7 +31,7 @@ def score(
     max_detections: int = 100,
     limits: tuple[float, float] = (32.0, 96.0),
     bootstrap: int = 0,
-) -> dict[str, float]:
+) -> Scored:
     """Judge results against exactly the images of `truth`.
 
     Args:
@@ -28,10 +41,6 @@ def score(
         max_detections: Number of results an image that count: the best ones.
         limits: Square roots of the areas (pixels) that separate small, medium and large.
         bootstrap: Resamples of images for "ap_se"; 0 leaves it out.
-
-    Returns:
-        ap, ap50, ap75, ap_small, ap_medium, ap_large (and ap_se) in points. An area without any object is left out. Without results all
-        are 0.
     """
     evaluation = match(truth, results, kind, max_detections, limits)
     precision = evaluation.eval["precision"][..., -1]  # (IoU thresholds, recalls, classes, areas)
@@ -41,9 +50,11 @@ def score(
         "ap75": _mean(precision[5, :, :, 0]),
         **{f"ap_{area}": _mean(precision[..., i]) for i, area in enumerate(_AREAS) if i},
     }
+    resampled = np.empty(0)
     if bootstrap:
-        values["ap_se"] = standard_error(evaluation, bootstrap)
-    return {name: round(100 * v, 6) for name, v in values.items() if v is not None}
+        resampled = resampled_aps(evaluation, draws(len(evaluation.params.imgIds), bootstrap))
+        values["ap_se"] = standard_error(resampled)
+    return Scored({name: round(100 * v, 6) for name, v in values.items() if v is not None}, 100 * resampled)
 
 
 def match(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, max_detections: int, limits: tuple[float, float]) -> Any:
@@ -66,13 +77,22 @@ def match(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, m
     return evaluation
 
 
-def standard_error(evaluation: Any, resamples: int, seed: int = 0) -> float:
-    """Return the standard deviation of AP[.5:.95] (a fraction) over resamples of the images, with replacement."""
-    classes, images = _flatten(evaluation), len(evaluation.params.imgIds)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
-    aps = [ap for ap in (resampled_ap(classes, weights, evaluation.params.recThrs) for weights in draws) if ap is not None]
-    return float(np.std(aps, ddof=1)) if len(aps) > 1 else 0.0
+def draws(images: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """Return how often each resample, with replacement, holds each image: (resamples, images), the images in the order of their ids."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+
+
+def resampled_aps(evaluation: Any, weights: np.ndarray) -> np.ndarray:
+    """Return AP[.5:.95] (a fraction) over resamples of the images (see `draws`), (R,); NaN where a resample has no object."""
+    classes = _flatten(evaluation)
+    aps = [resampled_ap(classes, counts, evaluation.params.recThrs) for counts in weights]
+    return np.array([np.nan if ap is None else ap for ap in aps])
+
+
+def standard_error(resampled: np.ndarray) -> float:
+    """Return the standard deviation over resamples, 0 with fewer than two."""
+    known = resampled[~np.isnan(resampled)]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
 
 
 def resampled_ap(classes: list[dict[str, np.ndarray]], weights: np.ndarray, recalls: np.ndarray) -> float | None:

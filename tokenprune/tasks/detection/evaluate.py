@@ -1,10 +1,10 @@
 """Evaluates a detector on a data set: detections as COCO records, box and mask AP, the encoder's cost, seconds an image."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tokenprune.data.base import DetectionData
 from tokenprune.errors import DatasetError
+from tokenprune.measure.resamples import Resampled, draws_of, mean_of
 from tokenprune.measure.speed import SpeedPlan, seconds_per_image
-from tokenprune.tasks.detection.coco_ap import score
+from tokenprune.tasks.detection.coco_ap import draws, score
 from tokenprune.tasks.detection.loader import Resize, test_input
 from tokenprune.tasks.detection.model import PrunedRCNN
 from tokenprune.tasks.detection.settings import EvaluateConfig
@@ -27,14 +28,23 @@ from tokenprune.utils.modes import evaluating
 _SURE = 5.0  # logits that `busy` adds for its class: p > 0.99
 
 
-def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, resize: Resize) -> dict[str, float]:
+class Judged(NamedTuple):
+    """Holds what was found of detections.
+
+    Attributes:
+        metrics: ap_box, ap50_box, ap75_box, ap_small_box, ..., ap_box_se and the same for `mask`, in points 0..100.
+        resampled: ap_box and ap_mask over resamples of the pictures; None without resamples.
+    """
+
+    metrics: dict[str, float]
+    resampled: Resampled | None
+
+
+def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, resize: Resize) -> Judged:
     """Detect on every image of `data` and judge on exactly these.
 
-    Gates that are drawn are drawn as often as the detector's view says. Every number is then the mean over the draws.
-
-    Returns:
-        ap_box, ap50_box, ap75_box, ap_small_box, ..., ap_box_se and the same for `mask`, in points 0..100. With several draws also
-        ap_box_spread and ap_mask_spread: the standard deviation of AP from draw to draw.
+    Gates that are drawn are drawn as often as the detector's view says. Every number is then the mean over the draws, and the metrics also
+    hold ap_box_spread and ap_mask_spread: the standard deviation of AP from draw to draw.
 
     Raises:
         DatasetError: There is no object to find.
@@ -45,23 +55,35 @@ def evaluate(detector: PrunedRCNN, data: DetectionData, cfg: EvaluateConfig, res
             " annotations with objects"
         )
     selectors = list(detector.pruned.selectors.values())
+    resampled: list[Resampled] = []
 
     def judged() -> dict[str, float]:
-        return judge(data, detect(detector, data, cfg.batch_size, resize), cfg)
+        found = judge(data, detect(detector, data, cfg.batch_size, resize), cfg)
+        resampled.extend([] if found.resampled is None else [found.resampled])
+        return found.metrics
 
-    return over_draws(selectors, detector.view.draws or 1, judged, ("ap_box", "ap_mask"))
+    metrics = over_draws(selectors, detector.view.draws or 1, judged, ("ap_box", "ap_mask"))
+    return Judged(metrics, mean_of(resampled) if resampled else None)
 
 
-def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, float]:
+def judge(data: DetectionData, results: Sequence[dict[str, Any]], cfg: EvaluateConfig) -> Judged:
     """Return box and mask AP of COCO result records; `evaluate` calls this after detecting."""
-    metrics = {}
+    metrics, resampled, truth = {}, {}, data.coco_json()
     for kind, suffix in (("bbox", "box"), ("segm", "mask")):
-        values = score(data.coco_json(), results, kind, cfg.max_detections, cfg.limits, cfg.bootstrap)
+        values, aps = score(truth, results, kind, cfg.max_detections, cfg.limits, cfg.bootstrap)
         spread = values.pop("ap_se", None)
         metrics.update({f"{name}_{suffix}": v for name, v in values.items()})
         if spread is not None:
             metrics[f"ap_{suffix}_se"] = spread
-    return metrics
+        resampled[f"ap_{suffix}"] = torch.from_numpy(aps)
+    return Judged(metrics, Resampled(resampled, len(truth["images"]), _draws(truth, cfg.bootstrap)) if cfg.bootstrap else None)
+
+
+def _draws(truth: Mapping[str, Any], bootstrap: int) -> int:
+    """Return the number that evaluations on the same pictures, objects and resamples share."""
+    images = sorted(image["id"] for image in truth["images"])
+    objects = [(a["image_id"], a["category_id"], *a["bbox"]) for a in truth["annotations"]]
+    return draws_of(np.array(images).tobytes(), np.array(objects, float).tobytes(), draws(len(images), bootstrap).tobytes())
 
 
 @torch.no_grad()

@@ -119,14 +119,15 @@ class DetectionTask(Task):
         return model.backbone.dense, list(encoder_images(model, self._data(cfg, "train"), count, _resize(cfg), batch))
 
     def evaluate(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, float]:
-        """Return AP in points on the validation split, with bootstrap standard errors.
+        """Return AP in points on the validation split, with bootstrap standard errors; `resampled` then has AP over the resamples.
 
         Returns:
             ap_box, ap_box_se, ap_mask, ap_mask_se, ap50_box, ...; ap_box_spread and ap_mask_spread over several draws of gates.
         """
         from tokenprune.tasks.detection.evaluate import evaluate
 
-        return evaluate(model, self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg))
+        metrics, self.resampled = evaluate(model, self._data(cfg, "val"), read_task(cfg["task"]).evaluate, _resize(cfg))
+        return metrics
 
     def cost(self, model: nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
         """Return the encoder's GMACs and kept shares over validation images, and the seconds an image of encoder and whole detector."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenprune.measure.macs import encoder_cost
-from tokenprune.measure.miou import Confusion, mean_iou, miou_error, pixel_accuracy
+from tokenprune.measure.miou import Confusion, mean_iou, pixel_accuracy, resampled_miou
 from tokenprune.measure.speed import seconds_per_image
 from tokenprune.measure.throughput import throughput
 from tokenprune.measure.usage import record
@@ -109,8 +109,8 @@ class SegmentationTask(Task):
     def evaluate(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, float]:
         """Return miou and pixel_accuracy in points over all pixels of the validation split, and miou_se by a bootstrap over its pictures.
 
-        Classes that occur neither in the truth nor in the predictions are left out of the mean. Each picture is judged at its own size;
-        `task.evaluation` says how the model sees it.
+        `resampled` then has mIoU over the samples of that bootstrap. Classes that occur neither in the truth nor in the predictions are
+        left out of the mean. Each picture is judged at its own size; `task.evaluation` says how the model sees it.
 
         Raises:
             Diverged: Logits are NaN or infinite.
@@ -122,7 +122,8 @@ class SegmentationTask(Task):
             for truth, labels in judged(model, pixels, workers):
                 found.add(truth, labels.cpu())
         counts, self._judged_by = found.counts, about_labels(found, pixels.classes)
-        error = miou_error(counts, pixels.settings.bootstrap)
+        self.resampled = resampled_miou(counts, pixels.settings.bootstrap)
+        error = float(self.resampled.values["miou"].std())
         return {"miou": mean_iou(counts), "miou_se": error, "pixel_accuracy": pixel_accuracy(counts)}
 
     def cost(self, model: Segmenter, cfg: Mapping[str, Any]) -> dict[str, Any]:
