@@ -88,6 +88,11 @@ def test_rows_that_cannot_be_compared(tmp_path, capsys):
         build("report", {"name": "paired", "level": 5.0})
 
 
+def test_refused_rows_are_expected_unless_the_options_say_otherwise():
+    assert build("report", {"name": "paired"}).expects == ("invalid",)
+    assert build("report", {"name": "paired", "refusals": False}).expects == ()
+
+
 NOISE = torch.linspace(-2, 2, 41, dtype=torch.float64)  # of the pictures, which moves all rows alike
 
 

@@ -91,14 +91,14 @@ class Merger(NamedTuple):
     """Says whose position belongs to whom since a decision merged slots.
 
     Attributes:
-        index: (B,M) position of each slot then.
+        places: (B,M) position of each slot then.
         gone: (B,R) slots, among them all that were merged.
         into: (B,R) their targets.
         moves: (B,R) bool, which of `gone` were merged; None for all of them, which then have a position.
         vanish: (B,R) bool, which of `gone` went nowhere: their position stays its own, and no live slot stands there; None for none.
     """
 
-    index: Tensor
+    places: Tensor
     gone: Tensor
     into: Tensor
     moves: Tensor | None
@@ -106,8 +106,8 @@ class Merger(NamedTuple):
 
     def heirs(self, positions: int) -> Tensor:
         """Return (B,N): the position that speaks for each of N = `positions` after this decision, given that it spoke for itself before."""
-        itself = torch.arange(positions, device=self.into.device).expand(self.index.shape[0], positions)
-        place, heir = self.index.gather(1, self.gone), self.index.gather(1, self.into)
+        itself = torch.arange(positions, device=self.into.device).expand(self.places.shape[0], positions)
+        place, heir = self.places.gather(1, self.gone), self.places.gather(1, self.into)
         heir = heir if self.vanish is None else place.where(self.vanish, heir)
         if self.moves is None:
             return itself.scatter(1, place, heir)

@@ -10,7 +10,7 @@ from tokenprune.registry import get, register
 from tokenprune.report.figures.base import FigureReport
 from tokenprune.report.figures.keep_rates import curves, summarised
 from tokenprune.report.insights.verdicts import FAILS, HOLDS, UNDECIDED, together
-from tokenprune.report.tables.paired import read
+from tokenprune.report.tables.judged_rows import read
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils import console
 
@@ -105,11 +105,9 @@ def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str, results_di
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any], results_dir: Path) -> tuple[float, float, str]:
     """Return the difference of top-1 of two rows in points, its standard error, and of what this is the error."""
-    from tokenprune.measure.paired import compared
-
     answers = [found for row in (one, other) if (found := read(row, results_dir)) is not None]
-    if len(answers) == 2 and len({len(a.true) for a in answers}) == 1 and bool((answers[0].true == answers[1].true).all()):
-        pair = compared(*(a.predicted == a.true for a in answers))
+    if len(answers) == 2 and type(answers[0]) is type(answers[1]) and answers[0].saw_the_same(answers[1]):
+        pair = answers[0].against(answers[1], "top1")
         return pair.difference, pair.error, "paired by image"
     first, second = one["metrics"], other["metrics"]
     return first["top1"] - second["top1"], math.hypot(first["top1_se"], second["top1_se"]), "as if of other images"

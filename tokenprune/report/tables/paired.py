@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
@@ -34,10 +34,16 @@ class PairedImages:
 
     Args:
         level: Corrected p-value below which a difference is decided.
+        refusals: Whether rows that are refused are expected. If not, a table with such a row is one with a bad row, as without this report.
     """
 
-    expects: ClassVar[tuple[str, ...]] = ("invalid",)
     level: float = 0.05
+    refusals: bool = True
+
+    @property
+    def expects(self) -> tuple[str, ...]:
+        """Return the statuses of rows that are not bad."""
+        return ("invalid",) if self.refusals else ()
 
     def __post_init__(self) -> None:
         """Check the options.
