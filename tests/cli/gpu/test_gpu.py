@@ -216,7 +216,7 @@ def test_facts_name_device_driver_versions_and_commit(monkeypatch):
     assert set(found) == set(FACTS) and found["torch"] == torch.__version__ and found["driver"] == "none"
 
 
-def test_a_cpu_trains_under_its_own_autocast_on_one_repeated_batch():
+def test_a_cpu_trains_in_bfloat16_on_one_repeated_batch():
     """Each task's losses run so in the test of all parts above."""
     seen = []
 
@@ -235,7 +235,7 @@ def test_a_cpu_trains_under_its_own_autocast_on_one_repeated_batch():
             seen.append((out.dtype, batch))
             return {"loss": (out.float() - 5).square().mean()}
 
-    recipe = TrainingConfig(iterations=4, amp=True, lr=0.1)
+    recipe = TrainingConfig(iterations=4, amp="bf16", lr=0.1)
     losses = training.losses_of(SimpleNamespace(task_kind=Squares, seed=0, recipe=recipe, task_name="squares"), 4, CPU)
     assert [dtype for dtype, _ in seen] == [torch.bfloat16] * 4 and all(batch is seen[0][1] for _, batch in seen)
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]

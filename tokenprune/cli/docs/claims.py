@@ -21,7 +21,7 @@ from tokenprune.report.claims.judged import (
 )
 from tokenprune.report.insights.power import MOST
 from tokenprune.report.insights.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDABLE, UNDECIDED, interval
-from tokenprune.report.tables.table import SCORES
+from tokenprune.report.tables.scores import SCORES
 
 _HEAD = """# Claims of the papers
 

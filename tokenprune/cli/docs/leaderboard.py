@@ -8,8 +8,8 @@ from typing import Any
 
 from tokenprune.cli.docs.links import cell
 from tokenprune.report.page.gather import gather
+from tokenprune.report.tables.scores import SCORES
 from tokenprune.report.tables.standings import STEP, SURE, Board, Left, standings
-from tokenprune.report.tables.table import SCORES
 
 _HEAD = f"""# Leaderboard
 

@@ -7,7 +7,7 @@ import pandas as pd
 from tokenprune.report.page.gather import gather
 from tokenprune.report.page.grids import Grid
 from tokenprune.report.page.sections import apart, common, table_of
-from tokenprune.report.tables.table import SCORES
+from tokenprune.report.tables.scores import SCORES
 
 _FACTS = ("Method", "Treatment", "size", "CLS", "keep_rate", "seeds", "seed")
 _COSTS = ("GMAC encoder", "kept share", "encoder speed-up", "speed-up in batches", "status")

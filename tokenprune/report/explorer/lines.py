@@ -9,8 +9,9 @@ import pandas as pd
 
 from tokenprune.registry import names as plugins
 from tokenprune.report.explorer.metrics import METRICS
+from tokenprune.report.tables.scores import SCORES
 from tokenprune.report.tables.seeds import SAME
-from tokenprune.report.tables.table import NOTES, SCORES
+from tokenprune.report.tables.table import NOTES
 from tokenprune.runs.commands import derived
 from tokenprune.runs.plugin_options import presets, without_defaults
 from tokenprune.runs.presets import choices

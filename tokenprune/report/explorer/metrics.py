@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tokenprune.report.tables.table import SCORES
+from tokenprune.report.tables.scores import SCORES
 
 
 @dataclass(frozen=True)

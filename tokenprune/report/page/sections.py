@@ -13,8 +13,9 @@ from tokenprune.report.figures.shared.plots import score_of, speed_accuracy
 from tokenprune.report.page.gather import Experiment, Stored
 from tokenprune.report.page.merge import short_names
 from tokenprune.report.tables.expected import of_paper
+from tokenprune.report.tables.scores import SCORES
 from tokenprune.report.tables.seeds import SAME
-from tokenprune.report.tables.table import SCORES, Table, of_frame
+from tokenprune.report.tables.table import Table, of_frame
 from tokenprune.runs.experiment_files import Described
 from tokenprune.runs.experiment_files import experiment as described
 from tokenprune.utils.paths import expected_of

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from tokenprune.registry import register
+from tokenprune.report.tables.scores import SCORES
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils import console
 from tokenprune.utils.settings import check_types, one_of
@@ -37,7 +38,7 @@ class Aims:
             InvalidConfig: The score is unknown, or a value has a wrong type.
         """
         check_types(self, "reports.aims")
-        one_of("reports.aims", "score", self.score, list(_titles()))
+        one_of("reports.aims", "score", self.score, list(dict(SCORES)))
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Print and write the aims."""
@@ -45,7 +46,7 @@ class Aims:
         lines = list(self.lines(rows))
         if not lines:
             return []
-        title = _titles()[self.score]
+        title = dict(SCORES)[self.score]
         text = "\n".join([f"Aims of scale={self.scale}, {title}:", *lines])
         console.say(text)
         (sweep.folder / "aims.md").write_text(f"# {sweep.name}: aims\n\n{text}\n", encoding="utf-8")
@@ -71,13 +72,6 @@ class Aims:
                 behind = whole[best] - score
                 at = "" if rate is None else f" at {rate:g}"
                 yield f"- {label}, {treatment}{at}, at most {allowed:g} behind {best}: {behind:.1f}, {_word(behind <= allowed)}"
-
-
-def _titles() -> dict[str, str]:
-    """Return {score: its title in tables}; imported late, because listing the reports must not load pandas."""
-    from tokenprune.report.tables.table import SCORES
-
-    return dict(SCORES)
 
 
 def _word(met: bool) -> str:

@@ -11,7 +11,7 @@ from tokenprune.registry import register
 from tokenprune.report.insights.verdicts import UNDECIDED
 from tokenprune.report.tables.judged_rows import Answers, Budget, Judged, Resamples, budget_of, by_budget, dense_of, gmac_of, judged_rows
 from tokenprune.report.tables.rankings import in_sentences, judged, rankings
-from tokenprune.report.tables.table import SCORES
+from tokenprune.report.tables.scores import SCORES
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils import console
 

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from tokenprune.report.figures.shared.pareto import on_front
+from tokenprune.report.tables.scores import SCORES
 from tokenprune.report.tables.seeds import SAME, collapse, newest, paired
-from tokenprune.report.tables.table import NOTES, SCORES
+from tokenprune.report.tables.table import NOTES
 
 FIELD = ("task", "data", "scale", "size", "device", "threads", "execution")  # rows that differ in one of these are never on one board
 STEP = 5  # percent of the dense model's GMAC from one budget to the next

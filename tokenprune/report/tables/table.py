@@ -10,11 +10,11 @@ import pandas as pd
 
 from tokenprune.report.tables.expected import NUMBERS, Expected, of_paper, size_of
 from tokenprune.report.tables.formats import numbers
+from tokenprune.report.tables.scores import SCORES
 from tokenprune.report.tables.seeds import ONE, collapse, configuration, newest, paired, repeated, summarise
 from tokenprune.runs.reasons import root_of
 from tokenprune.runs.results import ENVIRONMENT, frame
 
-SCORES = (("ap_box", "box AP"), ("ap_mask", "mask AP"), ("top1", "top-1"), ("miou", "mIoU"))
 _COSTS = (
     ("gmac_total", "GMAC encoder", "{:.3g}"), ("kept_share", "kept share", "{:.3f}"),
     ("kept_share_uncalibrated", "uncalibrated share", "{:.3f}"), ("seconds_encoder", "encoder s/img", "{:.4f}"),
