@@ -36,7 +36,7 @@ class Counted(Selector):
         """Return the decision of the inner selector with the `budget.keep` best live slots in the place of its own."""
         decision = self.inner.score(seen, budget)
         ranked = decision.keep.to(seen.tokens.dtype) if decision.score is None else decision.score
-        return keep_top(ranked, seen.live, budget.keep)
+        return keep_top(ranked, seen.live, budget.keep, seen.complete)
 
     def macs(self, slots: float) -> float:
         """Return the MACs of the inner selector."""

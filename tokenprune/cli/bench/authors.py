@@ -15,10 +15,11 @@ from torch import Tensor
 from tokenprune.cli.bench import groupings, mergers
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.sampling import by_distances
-from tokenprune.cli.bench.steps import attention, embedded, explicit, gathered, matching, selected
+from tokenprune.cli.bench.steps import Seen, attention, embedded, explicit, gathered, matching, selected, walked
 from tokenprune.cli.bench.timing import interleaved, ratio
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
+from tokenprune.engine.schedule import Budget
 
 SAME = 0.98  # least ratio of a program to itself: 1 would be met by chance
 Way = Callable[[PrunedViT, Tensor], Tensor]
@@ -94,32 +95,26 @@ def plain(model: PrunedViT, images: Tensor) -> Tensor:
 
 def evit(model: PrunedViT, images: Tensor) -> Tensor:
     """EViT: explicit attention everywhere, two gathers by expanded indices, the complement of the kept ones by a scatter and a sort."""
-    x, vit, budgets = embedded(model, images)
-    for number, block in enumerate(vit.blocks):
-        out, weights, _, _ = explicit(block.attn, block.norm1(x))
-        x = x + out
-        if number in budgets:
-            row, rest = weights[:, :, 0, 1:].mean(1), x[:, 1:]
-            kept = row.topk(budgets[number].keep, dim=1).indices
-            marked = torch.arange(row.shape[1], device=x.device).expand_as(row).scatter(1, kept, 0)
-            gone = marked.sort(dim=1).values[:, kept.shape[1] :]
-            fused = (gathered(rest, gone) * row.gather(1, gone).unsqueeze(-1)).sum(1, keepdim=True)
-            x = torch.cat([x[:, :1], gathered(rest, kept), fused], 1)
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
+
+    def act(x: Tensor, size: Tensor, seen: Seen, budget: Budget) -> tuple[Tensor, Tensor]:
+        row, rest = seen.weights[:, :, 0, 1:].mean(1), x[:, 1:]
+        kept = row.topk(budget.keep, dim=1).indices
+        marked = torch.arange(row.shape[1], device=x.device).expand_as(row).scatter(1, kept, 0)
+        gone = marked.sort(dim=1).values[:, kept.shape[1] :]
+        fused = (gathered(rest, gone) * row.gather(1, gone).unsqueeze(-1)).sum(1, keepdim=True)
+        return torch.cat([x[:, :1], gathered(rest, kept), fused], 1), size
+
+    return walked(model, images, act)
 
 
 def topk(model: PrunedViT, images: Tensor) -> Tensor:
     """Top-K of TokenReduction: explicit attention everywhere, one gather by expanded indices."""
-    x, vit, budgets = embedded(model, images)
-    for number, block in enumerate(vit.blocks):
-        out, weights, _, _ = explicit(block.attn, block.norm1(x))
-        x = x + out
-        if number in budgets:
-            kept = weights[:, :, 0, 1:].mean(1).topk(budgets[number].keep, dim=1).indices
-            x = torch.cat([x[:, :1], gathered(x[:, 1:], kept)], 1)
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
+
+    def act(x: Tensor, size: Tensor, seen: Seen, budget: Budget) -> tuple[Tensor, Tensor]:
+        kept = seen.weights[:, :, 0, 1:].mean(1).topk(budget.keep, dim=1).indices
+        return torch.cat([x[:, :1], gathered(x[:, 1:], kept)], 1), size
+
+    return walked(model, images, act)
 
 
 def tome(model: PrunedViT, images: Tensor) -> Tensor:

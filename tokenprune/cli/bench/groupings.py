@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.cli.bench.steps import attention, embedded, explicit, gathered, matching
+from tokenprune.cli.bench.steps import Seen, attention, embedded, explicit, gathered, matching, walked
 from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.schedule import Budget
 
 _TAU_INFO, _TAU_SIZE, _SIDE, _ROUNDS, _OUTSIDE = 20, 40, 2, 3, 1e6
 
@@ -37,41 +39,34 @@ def mctf(model: PrunedViT, images: Tensor) -> Tensor:
 
 def algm(model: PrunedViT, images: Tensor) -> Tensor:
     """ALGM: cosines of all pairs of a window by broadcasting, a top-k of windows; later ToMe's matching. Images merge equally many."""
-    x, vit, budgets = embedded(model, images)
-    size = torch.ones_like(x[..., :1])
-    for number, block in enumerate(vit.blocks):
-        x = x + explicit(block.attn, block.norm1(x))[0]
-        if number in budgets:
-            threshold = model.selector_at(number, x.shape[1] - 1).threshold  # type: ignore[operator]
-            first = number == min(budgets)
-            merge = _windows(x, vit.patch_embed.grid_size, threshold) if first else matching(x, _likely(number + 1))
-            sums, size = merge(x * size), merge(size)
-            x = sums / size
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
+    patches: Any = model.backbone.patch_embed
+    first = min(model.budgets(patches.num_patches))
+
+    def act(x: Tensor, size: Tensor, seen: Seen, budget: Budget) -> tuple[Tensor, Tensor]:
+        threshold = model.selector_at(budget.block, x.shape[1] - 1).threshold  # type: ignore[operator]
+        merge = _windows(x, patches.grid_size, threshold) if budget.block == first else matching(x, _likely(budget.block + 1))
+        sums, sizes = merge(x * size), merge(size)
+        return sums / sizes, sizes
+
+    return walked(model, images, act)
 
 
 def atc(model: PrunedViT, images: Tensor) -> Tensor:
     """ATC: explicit attention with log(size); distances go to the host, where scikit-learn clusters image by image."""
     from sklearn.cluster import AgglomerativeClustering
 
-    x, vit, budgets = embedded(model, images)
-    size = torch.ones_like(x[..., :1])
-    for number, block in enumerate(vit.blocks):
-        out, _, keys, _ = explicit(block.attn, block.norm1(x), size[..., 0].log())
-        x = x + out
-        if number in budgets:
-            count = budgets[number].keep
-            metric = F.normalize(keys.mean(1)[:, 1:], dim=-1)
-            apart = (1 - metric @ metric.transpose(1, 2)).clamp(min=0).cpu().numpy()
-            cluster = AgglomerativeClustering(count, metric="precomputed", linkage="average")
-            found = torch.stack([torch.as_tensor(cluster.fit(image).labels_) for image in apart]).to(x.device)
-            place = found.unsqueeze(-1)
-            sums = torch.zeros_like(x[:, :count]).scatter_add(1, place.expand(-1, -1, x.shape[-1]), x[:, 1:] * size[:, 1:])
-            sizes = torch.zeros_like(size[:, :count]).scatter_add(1, place, size[:, 1:])
-            x, size = torch.cat([x[:, :1], sums / sizes], 1), torch.cat([size[:, :1], sizes], 1)
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
+    def act(x: Tensor, size: Tensor, seen: Seen, budget: Budget) -> tuple[Tensor, Tensor]:
+        count = budget.keep
+        metric = F.normalize(seen.keys.mean(1)[:, 1:], dim=-1)
+        apart = (1 - metric @ metric.transpose(1, 2)).clamp(min=0).cpu().numpy()
+        cluster = AgglomerativeClustering(count, metric="precomputed", linkage="average")
+        found = torch.stack([torch.as_tensor(cluster.fit(image).labels_) for image in apart]).to(x.device)
+        place = found.unsqueeze(-1)
+        sums = torch.zeros_like(x[:, :count]).scatter_add(1, place.expand(-1, -1, x.shape[-1]), x[:, 1:] * size[:, 1:])
+        sizes = torch.zeros_like(size[:, :count]).scatter_add(1, place, size[:, 1:])
+        return torch.cat([x[:, :1], sums / sizes], 1), torch.cat([size[:, :1], sizes], 1)
+
+    return walked(model, images, act, proportional=True)
 
 
 def kmedoids(model: PrunedViT, images: Tensor) -> Tensor:

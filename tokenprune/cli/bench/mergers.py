@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.cli.bench.steps import embedded, explicit, gathered, matching
+from tokenprune.cli.bench.steps import Seen, embedded, explicit, gathered, matching, walked
 from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.schedule import Budget
 
 _MARGIN = 0.75
 
@@ -34,66 +35,53 @@ def diffrate(model: PrunedViT, images: Tensor) -> Tensor:
 
 def ppt(model: PrunedViT, images: Tensor) -> Tensor:
     """PPT: explicit attention with log(size); the images that prune and those that pool are computed apart and joined again."""
-    x, vit, budgets = embedded(model, images)
-    size = torch.ones_like(x[..., :1])
-    for number, block in enumerate(vit.blocks):
-        out, seen, keys, values = explicit(block.attn, block.norm1(x), size[..., 0].log())
-        x = x + out
-        if number in budgets:
-            merged = budgets[number].live - budgets[number].keep
-            share = seen[:, :, 0].sum(1) * values.transpose(1, 2).flatten(2).norm(dim=-1)
-            share = share[:, 1:] / share[:, 1:].sum(1, keepdim=True)
-            prunes = share.var(1) >= model.selector_at(number, x.shape[1] - 1).threshold  # type: ignore[operator]
-            fresh, sizes = x[:, merged:].clone(), size[:, merged:].clone()
-            if bool(prunes.any()):
-                order = share[prunes].sort(dim=1, descending=True).indices[:, : budgets[number].keep]
-                order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], 1)
-                fresh[prunes], sizes[prunes] = gathered(x[prunes], order), gathered(size[prunes], order)
-            if not bool(prunes.all()):
-                pool, some = matching(keys[~prunes].mean(1), merged), size[~prunes]
-                sizes[~prunes] = pool(some)
-                fresh[~prunes] = pool(x[~prunes] * some) / sizes[~prunes]
-            x, size = fresh, sizes
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
+
+    def act(x: Tensor, size: Tensor, seen: Seen, budget: Budget) -> tuple[Tensor, Tensor]:
+        merged = budget.live - budget.keep
+        share = seen.weights[:, :, 0].sum(1) * seen.values.transpose(1, 2).flatten(2).norm(dim=-1)
+        share = share[:, 1:] / share[:, 1:].sum(1, keepdim=True)
+        prunes = share.var(1) >= model.selector_at(budget.block, x.shape[1] - 1).threshold  # type: ignore[operator]
+        fresh, sizes = x[:, merged:].clone(), size[:, merged:].clone()
+        if bool(prunes.any()):
+            order = share[prunes].sort(dim=1, descending=True).indices[:, : budget.keep]
+            order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], 1)
+            fresh[prunes], sizes[prunes] = gathered(x[prunes], order), gathered(size[prunes], order)
+        if not bool(prunes.all()):
+            pool, some = matching(seen.keys[~prunes].mean(1), merged), size[~prunes]
+            sizes[~prunes] = pool(some)
+            fresh[~prunes] = pool(x[~prunes] * some) / sizes[~prunes]
+        return fresh, sizes
+
+    return walked(model, images, act, proportional=True)
 
 
 def pitome(model: PrunedViT, images: Tensor) -> Tensor:
     """PiToMe: explicit attention, all cosines, energies and a sort, and a merge by scatter_reduce, in every block."""
-    x, vit, budgets = embedded(model, images)
-    size, depth = torch.ones_like(x[..., :1]), len(vit.blocks)
-    for number, block in enumerate(vit.blocks):
-        out, _, keys, _ = explicit(block.attn, block.norm1(x))
-        x = x + out
-        if number in budgets:
-            merged = budgets[number].live - budgets[number].keep
-            metric = F.normalize(keys.mean(1)[:, 1:], dim=-1)
-            cosine = metric @ metric.transpose(1, 2)
-            energy = F.elu(cosine - (_MARGIN - _MARGIN * number / depth)).mean(-1)
-            order = energy.sort(dim=1, descending=True).indices
-            merge = _energy_merge(cosine, order, merged, number >= math.ceil(depth / 2))
-            weighted, sizes = merge(x * size), merge(size)
-            x, size = weighted / sizes, sizes
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
+
+    def act(x: Tensor, size: Tensor, seen: Seen, budget: Budget) -> tuple[Tensor, Tensor]:
+        metric = F.normalize(seen.keys.mean(1)[:, 1:], dim=-1)
+        cosine = metric @ metric.transpose(1, 2)
+        energy = F.elu(cosine - (_MARGIN - _MARGIN * budget.block / model.depth)).mean(-1)
+        order = energy.sort(dim=1, descending=True).indices
+        merge = _energy_merge(cosine, order, budget.live - budget.keep, budget.block >= math.ceil(model.depth / 2))
+        weighted, sizes = merge(x * size), merge(size)
+        return weighted / sizes, sizes
+
+    return walked(model, images, act)
 
 
 def tofu(model: PrunedViT, images: Tensor) -> Tensor:
     """ToFu as PiToMe's authors have it: ToMe's matching in every block; early ones drop, later ones take means and rescale their norms."""
-    x, vit, budgets = embedded(model, images)
-    first = len(vit.blocks) // 2 + 1
-    for number, block in enumerate(vit.blocks):
-        out, _, keys, _ = explicit(block.attn, block.norm1(x))
-        x = x + out
-        if number in budgets:
-            merge = matching(keys.mean(1), budgets[number].live - budgets[number].keep)
-            if number < first:
-                x = merge(x, "none")
-            else:
-                norms = x.norm(dim=-1, keepdim=True)
-                x = merge(x, "mean") / merge(norms, "none") * merge(norms, "amax")
-        x = x + block.mlp(block.norm2(x))
-    return vit.forward_head(vit.norm(x))
+    first = model.depth // 2 + 1
+
+    def act(x: Tensor, size: Tensor, seen: Seen, budget: Budget) -> tuple[Tensor, Tensor]:
+        merge = matching(seen.keys.mean(1), budget.live - budget.keep)
+        if budget.block < first:
+            return merge(x, "none"), size
+        norms = x.norm(dim=-1, keepdim=True)
+        return merge(x, "mean") / merge(norms, "none") * merge(norms, "amax"), size
+
+    return walked(model, images, act)
 
 
 def _by_cosine(x: Tensor, size: Tensor, keep: int) -> tuple[Tensor, Tensor]:

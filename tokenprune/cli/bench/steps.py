@@ -1,13 +1,14 @@
-"""Steps that the released codes of several methods share: explicit attention, gathers by expanded indices, ToMe's matching."""
+"""Steps that released codes share: a walk over blocks, explicit attention, gathers by expanded indices, ToMe's matching."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.model import PrunedViT
+from tokenprune.engine.schedule import Budget
 
 
 def embedded(model: PrunedViT, images: Tensor) -> tuple[Tensor, Any, dict[int, Any]]:
@@ -29,6 +30,37 @@ def explicit(attn: Any, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, 
     """Return what attention adds to tokens, its weights, keys and values, see `attention`."""
     weights, k, v = attention(attn, x, bias)
     return attn.proj((weights @ v).transpose(1, 2).reshape(x.shape)), weights, k, v
+
+
+class Seen(NamedTuple):
+    """Holds what the attention of a block made: its weights (B,h,T,T), and keys and values (B,h,T,d)."""
+
+    weights: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+def walked(
+    model: PrunedViT, images: Tensor, act: Callable[[Tensor, Tensor, Seen, Budget], tuple[Tensor, Tensor]], proportional: bool = False
+) -> Tensor:
+    """Return the logits of a model whose blocks attend explicitly and decide between attention and MLP, as most released codes have it.
+
+    Args:
+        model: The model, for its weights and budgets.
+        images: Images (B,3,h,w).
+        act: Called in each deciding block with the tokens (B,T,C), their sizes (B,T,1), what the attention made, and the budget; returns
+            tokens and sizes.
+        proportional: Whether log(size) is added to the logits of each key.
+    """
+    x, vit, budgets = embedded(model, images)
+    size = torch.ones_like(x[..., :1])
+    for number, block in enumerate(vit.blocks):
+        out, *seen = explicit(block.attn, block.norm1(x), size[..., 0].log() if proportional else None)
+        x = x + out
+        if number in budgets:
+            x, size = act(x, size, Seen(*seen), budgets[number])
+        x = x + block.mlp(block.norm2(x))
+    return vit.forward_head(vit.norm(x))
 
 
 def gathered(x: Tensor, slots: Tensor) -> Tensor:

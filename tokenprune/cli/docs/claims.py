@@ -21,7 +21,7 @@ from tokenprune.report.claims.judged import (
 )
 from tokenprune.report.insights.power import MOST
 from tokenprune.report.insights.verdicts import FAILS, HOLDS, MIXED, RULES, UNDECIDABLE, UNDECIDED, interval
-from tokenprune.report.tables.scores import SCORES
+from tokenprune.report.tables.scores import TITLES
 
 _HEAD = """# Claims of the papers
 
@@ -42,7 +42,7 @@ truth by chance.
 With one seed nothing is decided: the verdict is whether the sign agrees, for `as good` whether no more is lost than in the paper. *Holds
 in part*: some differences of the claim hold, and none fails; *mixed*: some hold and others do not. Where a claim has differences of several
 seeds, those of one seed do not count. Scores are in points, speed-ups are ratios to the dense model, shares lie between 0 and 1."""
-_TITLES = {**dict(SCORES), "speedup_batch": "speed-up in batches", "speedup_encoder": "encoder speed-up",
+_TITLES = {**TITLES, "speedup_batch": "speed-up in batches", "speedup_encoder": "encoder speed-up",
            "speedup_paper_size": "speed-up at the paper's size"}  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenprune.cli.docs.links import cell
 from tokenprune.report.page.gather import gather
-from tokenprune.report.tables.scores import SCORES
+from tokenprune.report.tables.scores import TITLES
 from tokenprune.report.tables.standings import STEP, SURE, Board, Left, standings
 
 _HEAD = f"""# Leaderboard
@@ -29,7 +29,6 @@ dense model stand [at the end](#left-out). Do not compare the numbers of two boa
 
 The models and data are small, and most were trained for minutes. A place says how methods stand here, not how they stand on ImageNet or
 COCO."""
-_TITLES = dict(SCORES)
 
 
 def page(root: Path) -> str:
@@ -70,8 +69,8 @@ def _valued(line: Mapping[str, Any], score: str) -> str:
 
 
 def _section(title: str, board: Board) -> str:
-    scores = [name for name in _TITLES if name in board.dense and not math.isnan(board.dense[name])]
-    titles = [_TITLES[name] for name in scores]
+    scores = [name for name in TITLES if name in board.dense and not math.isnan(board.dense[name])]
+    titles = [TITLES[name] for name in scores]
     head = ["budget", "method", "treatment", "keep_rate", *titles, "minus dense", "share", "speed-up", "seeds"]
     head += ["from"] * (len(board.experiments) > 1)
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), f"| {' | '.join(_cells(board.dense, scores)[: len(head)])} |"]

@@ -7,11 +7,11 @@ import pandas as pd
 from tokenprune.report.page.gather import gather
 from tokenprune.report.page.grids import Grid
 from tokenprune.report.page.sections import apart, common, table_of
-from tokenprune.report.tables.scores import SCORES
+from tokenprune.report.tables.scores import TITLES
 
 _FACTS = ("Method", "Treatment", "size", "CLS", "keep_rate", "seeds", "seed")
 _COSTS = ("GMAC encoder", "kept share", "encoder speed-up", "speed-up in batches", "status")
-_SCORES = tuple(title for _, title in SCORES)
+_SCORES = tuple(TITLES.values())
 _SHOWN = (*_FACTS, *_SCORES, *_COSTS, *(f"paper {title}" for title in _SCORES))  # the files hold further columns
 
 

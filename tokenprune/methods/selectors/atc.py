@@ -52,7 +52,7 @@ class AgglomerativeClustering(Selector):
         metric = F.normalize(seen.keys().detach().to(torch.promote_types(seen.tokens.dtype, torch.float32)), dim=-1)
         target = clustered(1 - metric @ metric.transpose(1, 2), seen.live, budget.live - budget.keep, self.linkage)
         keep = seen.live & (target == torch.arange(target.shape[1], device=target.device))
-        slots = sort_stably((~keep).to(torch.uint8))[1][:, : budget.keep] if seen.state.known.complete else None
+        slots = sort_stably((~keep).to(torch.uint8))[1][:, : budget.keep] if seen.complete else None
         weight = torch.ones_like(seen.tokens[..., 0]) if self.forgets else None
         return Decision(keep, target=target, weight=weight, slots=slots)
 

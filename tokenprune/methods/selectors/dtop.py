@@ -58,7 +58,9 @@ class DToP(Selector):
         logits = self.head(seen.tokens)  # (B,M,K)
         confidence = logits.float().softmax(-1).amax(-1)
         notes = {"token_logits": (logits, seen.state.index.where(seen.live, -1))} if self.training else {}
-        return replace(keep_top(-confidence, seen.live, budget.keep), traits={TRAIT: self._stored(seen, logits)}, notes=notes)
+        return replace(
+            keep_top(-confidence, seen.live, budget.keep, seen.complete), traits={TRAIT: self._stored(seen, logits)}, notes=notes
+        )
 
     def macs(self, slots: float) -> float:
         """Return M C K, over all slots."""
@@ -66,6 +68,6 @@ class DToP(Selector):
 
     def _stored(self, seen: Observation, logits: Tensor) -> Tensor:
         """Return the logits of live slots. Dead slots, which masked execution still holds, keep the logits that they left with."""
-        if seen.state.known.complete or TRAIT not in seen.state.traits:
+        if seen.complete or TRAIT not in seen.state.traits:
             return logits
         return logits.where(seen.live.unsqueeze(-1), seen.trait(TRAIT).to(logits.dtype))

@@ -53,7 +53,7 @@ class EvoViTRunningAttention(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the slots of greatest running attention. A fused token has none and stays."""
-        return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep)
+        return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep, seen.complete)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class HighFrequency(Selector):
         """Keep the `budget.keep` slots of greatest high-pass norm; the weights of the others in a fused token sum to 1."""
         x, live = seen.tokens, seen.live.to(seen.tokens.dtype).unsqueeze(-1)
         mean = (x * live).sum(1, keepdim=True) / live.sum(1, keepdim=True)
-        found = keep_top((x - mean).norm(dim=-1), seen.live, budget.keep)
+        found = keep_top((x - mean).norm(dim=-1), seen.live, budget.keep, seen.complete)
         gone = (seen.live & ~found.keep).to(x.dtype)
         return Decision(found.keep, score=found.score, weight=gone / gone.sum(1, keepdim=True).clamp(min=1.0), slots=found.slots)
 

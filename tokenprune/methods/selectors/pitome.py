@@ -67,7 +67,7 @@ class EnergyMatching(Selector):
         keep = seen.live.scatter(1, source, 0)
         target = torch.arange(keep.shape[1], device=keep.device).expand(keep.shape).scatter(1, source, into)
         slots = None
-        if seen.state.known.complete:
+        if seen.complete:
             slots = sort_stably((~keep).to(torch.uint8))[1][:, : budget.keep]
         return Decision(keep, target=target, score=-score, slots=slots, gone=source)
 

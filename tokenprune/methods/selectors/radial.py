@@ -41,4 +41,4 @@ class RadialPattern(Selector):
         place = torch.stack(torch.meshgrid(row, column, indexing="ij"), -1).flatten(0, 1)
         distance = place.square().sum(-1) if self.norm == 2.0 else place.norm(self.norm, dim=-1)  # squares are exact, so ties stay
         central = (distance.max() - distance).expand(seen.live.shape[0], -1)
-        return keep_top(at_slots(central, seen.state), seen.live, budget.keep)
+        return keep_top(at_slots(central, seen.state), seen.live, budget.keep, seen.complete)

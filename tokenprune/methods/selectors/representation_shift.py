@@ -54,7 +54,7 @@ class RepresentationShift(Selector):
         entered = seen.trait(TRAIT, missing=float("inf"))
         known = entered[..., 0].isfinite()
         shift = (seen.tokens - entered.where(known.unsqueeze(-1), 0)).norm(dim=-1)  # an infinite norm would have no gradient
-        return keep_top(shift.masked_fill(~known, float("inf")), seen.live, budget.keep)
+        return keep_top(shift.masked_fill(~known, float("inf")), seen.live, budget.keep, seen.complete)
 
     def macs(self, slots: float) -> float:
         """Return M C of the norms."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenprune.measure.paired import SURE
 from tokenprune.registry import get, register
 from tokenprune.report.figures.base import FigureReport
 from tokenprune.report.figures.keep_rates import curves, summarised
@@ -17,7 +18,6 @@ from tokenprune.utils import console
 if TYPE_CHECKING:
     import pandas as pd
 
-_SURE = 1.96  # standard errors that hold 95 % of a normal distribution
 _AXES = (("keep_rate", "keep rate of a stage"), ("gmac_total", "encoder GMAC"))
 
 
@@ -96,10 +96,10 @@ def claim(rows: Sequence[Mapping[str, Any]], first: str, second: str, results_di
     verdicts, lines = [], []
     for rate in shared:
         gap, error, how = _difference(*(found[name][rate] for name in (first, second)), results_dir)
-        verdicts.append(HOLDS if gap > _SURE * error else FAILS if gap < -_SURE * error else UNDECIDED)
+        verdicts.append(HOLDS if gap > SURE * error else FAILS if gap < -SURE * error else UNDECIDED)
         lines.append(f"- keep rate {rate:g}: {gap:+.1f} ± {error:.1f} ({how}), {verdicts[-1]}")
     names = [found[name][shared[0]]["label"] for name in (first, second)]
-    rule = f"holds where the difference is above {_SURE} standard errors"
+    rule = f"holds where the difference is above {SURE} standard errors"
     return "\n".join([f"{names[0]} is better than {names[1]}: {together(verdicts)} ({rule}).", *lines])
 
 

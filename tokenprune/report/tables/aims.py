@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from tokenprune.registry import register
-from tokenprune.report.tables.scores import SCORES
+from tokenprune.report.tables.scores import TITLES
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils import console
 from tokenprune.utils.settings import check_types, one_of
@@ -38,7 +38,7 @@ class Aims:
             InvalidConfig: The score is unknown, or a value has a wrong type.
         """
         check_types(self, "reports.aims")
-        one_of("reports.aims", "score", self.score, list(dict(SCORES)))
+        one_of("reports.aims", "score", self.score, list(TITLES))
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Print and write the aims."""
@@ -46,7 +46,7 @@ class Aims:
         lines = list(self.lines(rows))
         if not lines:
             return []
-        title = dict(SCORES)[self.score]
+        title = TITLES[self.score]
         text = "\n".join([f"Aims of scale={self.scale}, {title}:", *lines])
         console.say(text)
         (sweep.folder / "aims.md").write_text(f"# {sweep.name}: aims\n\n{text}\n", encoding="utf-8")

@@ -11,14 +11,12 @@ from tokenprune.registry import register
 from tokenprune.report.insights.verdicts import UNDECIDED
 from tokenprune.report.tables.judged_rows import Answers, Budget, Judged, Resamples, budget_of, by_budget, dense_of, gmac_of, judged_rows
 from tokenprune.report.tables.rankings import in_sentences, judged, rankings
-from tokenprune.report.tables.scores import SCORES
+from tokenprune.report.tables.scores import TITLES
 from tokenprune.runs.reports import Sweep
 from tokenprune.utils import console
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_TITLES = dict(SCORES)
 
 
 @register("report", "paired")
@@ -119,7 +117,7 @@ def in_words(table: "pd.DataFrame", same: Sequence[Judged], dense: Mapping[int, 
     ranked = sorted(same, key=lambda one: -one.score(metrics[0]))
     agrees = isinstance(same[0], Answers)
     minus = f"minus {whole.name}" if whole is not None and len(wholes) > 1 else "minus dense"
-    head = [cell for metric in metrics for cell in (_TITLES.get(metric, metric), minus)]
+    head = [cell for metric in metrics for cell in (TITLES.get(metric, metric), minus)]
     head = ["Method", *head, *["agrees"] * agrees, "GMAC", "like the best"]
     lines = [f"## {words}, seed {seed} ({same[0].pictures} {'images' if agrees else 'pictures'})", ""]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -169,7 +167,7 @@ def _treatments(here: "pd.DataFrame", same: Sequence[Judged]) -> str:
         if one.row["label"] == other.row["label"] and one.row["treatment"] != other.row["treatment"]:
             first, second = (one, other) if one.row["treatment"] != "remove" else (other, one)
             found = [(metric, _pair(here, first, second, metric).iloc[0]) for metric in one.metrics]
-            said = [_turned(line, first, _TITLES.get(metric, metric)) for metric, line in found]
+            said = [_turned(line, first, TITLES.get(metric, metric)) for metric, line in found]
             lines.append(f"- {first.row['label']}, {first.row['treatment']} minus {second.row['treatment']}: {'; '.join(said)}")
     return "\n".join(["The same method with another treatment:", "", *lines]) if lines else ""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tokenprune.measure.paired import SURE
 from tokenprune.report.figures.shared.pareto import on_front
 from tokenprune.report.tables.scores import SCORES
 from tokenprune.report.tables.seeds import SAME, collapse, newest, paired
@@ -14,7 +15,6 @@ from tokenprune.report.tables.table import NOTES
 
 FIELD = ("task", "data", "scale", "size", "device", "threads", "execution")  # rows that differ in one of these are never on one board
 STEP = 5  # percent of the dense model's GMAC from one budget to the next
-SURE = 1.96  # standard errors that hold 95 % of a normal distribution
 _REFERENCE, _STARTS = "Dense", "starts from"
 _COSTS = ("gmac_total", "speedup_encoder")
 _Result = tuple[str, float]  # key and score of a row: the same run with the same outcome

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tokenprune.engine.indexing import sort_stably
+from tokenprune.engine.treatment import live_first
 from tokenprune.methods.selectors.shared.distances import in_rows
 
 NEIGHBOURS = 5  # k, of which the first is the token itself
@@ -38,7 +39,7 @@ def ranks(density: Tensor, live: Tensor | None) -> Tensor:
     """Return the rank of each slot, (B,M): 0 for the densest, the earlier of equal ones first, slots that are not live (B,M) last."""
     order = sort_stably(density, descending=True)[1]
     if live is not None:
-        order = order.gather(1, sort_stably((~live).gather(1, order).to(torch.uint8))[1])
+        order = live_first(order, live)
     place = torch.arange(order.shape[1], device=order.device, dtype=torch.int32)
     return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, place.expand_as(order))
 

@@ -94,7 +94,7 @@ class GatedSelector(Selector):
             return self._drawn(seen, log_probs, always, of_cls)
         if self.eval_mode == "topk":
             ranked = p_keep if always is None else p_keep.masked_fill(always, float("inf"))
-            return replace(keep_top(ranked, live, budget.keep), score=p_keep)
+            return replace(keep_top(ranked, live, budget.keep, seen.complete), score=p_keep)
         # Keep if p exceeds a uniform number. This equals the hard Gumbel draw, which has P(keep) = p for any tau.
         threshold = self.eval_mode == "threshold"
         bar = self.threshold if threshold else uniform(seen, self.seed + self.number)
