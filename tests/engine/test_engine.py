@@ -11,11 +11,12 @@ from torch import nn
 import tokenprune
 from tests.helpers.fakes import own_registry  # noqa: F401
 from tests.helpers.pairings import images, pruned, tiny_vit
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Decider, Site
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import TokenState
 from tokenprune.errors import IncompatiblePairing, InvalidConfig, InvalidSchedule, TokenPruneError, UnknownPlugin, UnsupportedBackbone
 from tokenprune.measure.macs import encoder_macs, planned_macs
 from tokenprune.methods.schedules.stages import Stages
@@ -309,7 +310,7 @@ def test_a_model_without_selectors_or_with_a_method_that_needs_none_has_hooks_th
         pruned("evo_vit", "reactivate", {"name": "explicit", "keep": {}}),
     ):
         state = model.start(images(1))
-        assert type(model.hooks) is MethodHooks and not model.hooks.observes and model.hooks.conclude(state) is state
+        assert type(model.hooks) is MethodHooks and not model.hooks.observes(True) and model.hooks.conclude(state) is state
 
 
 @pytest.mark.parametrize("site", list(Site))

@@ -107,9 +107,9 @@ def uneven(known):
         ("slots", torch.tensor([[0, 1, 3], [0, 3, 3]])),
         ("packing", Packing.of(torch.ones(2, 4, dtype=torch.bool), 1)),
         ("packing", Packing.of(torch.tensor([[True, True, False, True], [True, False, False, True]]), 0)),
-        ("joined_sequence", torch.zeros(2, 5, 3)),
+        ("joined", torch.zeros(2, 5, 3)),
     ],
-    ids=["complete", "too few slots", "a slot twice", "packing of another mask", "packing of another prefix", "joined_sequence"],
+    ids=["complete", "too few slots", "a slot twice", "packing of another mask", "packing of another prefix", "joined"],
 )
 def test_a_wrong_fact_is_found(fact, value):
     uneven({}).check()
@@ -132,10 +132,10 @@ def test_facts_about_a_tensor_that_changes_are_forgotten_unless_they_are_given()
     assert state.known.complete and state.known.in_grid_order and state.known.all_placed
     fewer = state.replace(slots=slots).replace(live=state.live.clone())
     assert not fewer.known.complete and fewer.known.slots is None and fewer.known.packing is None
-    assert fewer.known.in_grid_order and fewer.known.all_placed and fewer.known.joined_sequence is state.known.joined_sequence
+    assert fewer.known.in_grid_order and fewer.known.all_placed and fewer.joined is state.joined
     moved = state.replace(index=state.index.flip(1), all_placed=True)
     assert moved.known.complete and not moved.known.in_grid_order and moved.known.all_placed
-    assert state.replace(tokens=state.tokens + 1).known.joined_sequence is None
+    assert state.replace(tokens=state.tokens + 1).joined is None
     assert state.replace(gate=None).known is state.known
 
 

@@ -40,7 +40,7 @@ def left_of(map_: Tensor, state: TokenState, slots: Tensor | None) -> Tensor:
         state: after the decision, dropped slots marked as dead.
         slots: (B,K) the slots that are left, for a map (B,h,P+K,P+K); None hides the dead ones.
     """
-    groups, P = state.groups, state.prefix.shape[1]
+    groups, P = state.groups, state.prefix_count
     map_ = map_ if groups is None else grouped(map_, groups, P)
     if slots is None:
         map_ = map_ * F.pad(state.live, (P, 0), value=1)[:, None, None, :]

@@ -1,9 +1,9 @@
 """A selector that keeps a number of tokens given beforehand, by the scores of another one."""
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.errors import TokenPruneError
 
 _FACTS = ("site", "visibility", "reads_cls", "peeks", "normed", "saves_computation", "reads_previous_block", "module", "paper")
@@ -36,7 +36,7 @@ class Counted(Selector):
         """Return the decision of the inner selector with the `budget.keep` best live slots in the place of its own."""
         decision = self.inner.score(seen, budget)
         ranked = decision.keep.to(seen.tokens.dtype) if decision.score is None else decision.score
-        return keep_top(ranked, seen.live, budget.keep, seen.complete)
+        return keep_top(ranked, seen.mask, budget.keep)
 
     def macs(self, slots: float) -> float:
         """Return the MACs of the inner selector."""

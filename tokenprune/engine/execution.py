@@ -4,8 +4,6 @@ What a decision means is written once, on slots (`visibility`); execution only c
 to float noise, which the tests hold for every legal pairing.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,21 +14,38 @@ from tokenprune.engine.indexing import recorded_by_jit
 from tokenprune.engine.packed import feed, run_packed
 from tokenprune.engine.packing import Packing
 from tokenprune.engine.policy import DeadSlotRule, Decide, Decider, Site, held_prefix, settle, visibility, write
-from tokenprune.engine.state import TokenState
+from tokenprune.engine.state import Lengths, TokenState, as_lengths
 
 
-@dataclass(frozen=True)
 class BlockUsage:
-    """Tokens of each image (B,), prefix included: `attended` into the block, `rows` queries, `fed` through the MLP."""
+    """Tokens of each image (B,), prefix included: `attended` into the block, `rows` queries, `fed` through the MLP.
 
-    attended: Tensor
-    rows: Tensor
-    fed: Tensor
+    Args:
+        attended, rows, fed: (B,) each, or (B, T) as two numbers for T tokens in each image, of which a tensor is made where one is read.
+    """
+
+    def __init__(self, attended: Lengths, rows: Lengths, fed: Lengths) -> None:
+        self._attended, self._rows, self._fed = attended, rows, fed
 
     @classmethod
-    def even(cls, lengths: Tensor) -> "BlockUsage":
-        """Return the usage of a block through which all tokens go, `lengths` (B,) of them."""
+    def even(cls, lengths: Lengths) -> "BlockUsage":
+        """Return the usage of a block through which all tokens go, `lengths` of them."""
         return cls(lengths, lengths, lengths)
+
+    @property
+    def attended(self) -> Tensor:
+        """(B,) tokens that enter the block."""
+        return as_lengths(self._attended)
+
+    @property
+    def rows(self) -> Tensor:
+        """(B,) queries."""
+        return as_lengths(self._rows)
+
+    @property
+    def fed(self) -> Tensor:
+        """(B,) tokens that go through the MLP."""
+        return as_lengths(self._fed)
 
 
 def run_block(
@@ -49,7 +64,7 @@ def run_block(
         decider: the decision inside the block, None for no decision.
         see: an observer of the projections that stores traits.
     """
-    entering, at_rows = state.lengths(), decider is not None and decider.site is Site.ROWS
+    entering, at_rows = state.counted(), decider is not None and decider.site is Site.ROWS
     ahead = decider is not None and decider.site is Site.AHEAD
     packed = policy.packs(adapter) and not ahead and (at_rows or not state.known.complete)
     if decider is None and see is None and adapter.runs_whole(state) and unhidden(state, policy):
@@ -60,7 +75,7 @@ def run_block(
     after = held_prefix(state, (run_packed if packed else run_padded)(adapter, state, policy, decider, see), policy)
     if call is not None:
         after = after.with_sequence(call.leave(after.sequence()))
-    fed = entering if decider is None else after.lengths()
+    fed = entering if decider is None else after.counted()
     return after, BlockUsage(entering, fed if at_rows or ahead else entering, fed)
 
 
@@ -95,7 +110,7 @@ def attend_rows(
     adapter: BaseBlock, state: TokenState, p: Projection, bias: Tensor | None, policy: DeadSlotRule, decide: Decide
 ) -> tuple[TokenState, Tensor]:
     """Decide first, then compute the attention of kept queries only; a token fused just now has no query and gets nothing yet."""
-    P, M = state.prefix.shape[1], state.tokens.shape[1]
+    P, M = state.prefix_count, state.tokens.shape[1]
     state = decide(state, p, bias)
     if policy.mode == "masked":
         fresh = state.tokens.shape[1] - M

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import TokenState
 
 
 class MethodHooks:
@@ -17,13 +18,12 @@ class MethodHooks:
     options and nothing of a batch.
     """
 
-    @property
-    def observes(self) -> bool:
-        """Tell whether `observe` does anything; the engine calls it only then."""
+    def observes(self, precedes: bool) -> bool:
+        """Tell whether `observe` does anything in a block, one that `precedes` a block with a decision; the engine calls it only then."""
         return type(self).observe is not MethodHooks.observe
 
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return traits (B,M) to store for the live slots; called in every block, with its projections, before its attention."""
+        """Return traits (B,M) to store for the live slots; called with the projections of a block, before its attention."""
         return {}
 
     def conclude(self, state: TokenState) -> TokenState:

@@ -123,11 +123,10 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         """C, the width of a token."""
         return self.family.dim
 
-    @property
-    def observed(self) -> bool:
-        """Tell whether anybody looks at the attention of blocks, in the present mode."""
+    def observed(self, precedes: bool) -> bool:
+        """Tell whether anybody looks at the attention of a block, in the present mode; one that `precedes` a block with a decision."""
         learned = self.training and any(term.observes for term in self.loss_terms.values())
-        return self.hooks.observes or self.probe is not None or learned
+        return self.hooks.observes(precedes) or self.probe is not None or learned
 
     @property
     def asks_host(self) -> bool:
@@ -208,7 +207,7 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         state = TokenState.start(x[:, :P], x[:, P:], family.positions(*images.shape[-2:]), family.covered(images)).replace(rope=rope)
         if self.class_token is not None:
             return state.replace(prefix=self.class_token(state.prefix, state.tokens))
-        return state.replace(joined_sequence=x)
+        return state.with_sequence(x)
 
     def run(self, state: TokenState, start: int, stop: int) -> tuple[TokenState, tuple[BlockUsage, ...]]:
         """Run blocks start ... stop-1; the state can be read (`dense`) and changed (`with_dense`) between calls."""
@@ -279,7 +278,8 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         if self.capacities is not None and number in self.capacities:
             policy = replace(policy, capacity=(number, self.capacities[number]))
         state = self.treatment.before_block(state, number, self.depth)
-        see = partial(seen_by_all, self, number, number + 1 in budgets) if self.observed else None
+        precedes = number + 1 in budgets
+        see = partial(seen_by_all, self, number, precedes) if self.observed(precedes) else None
         if budget is None:
             self._show(number, state)
             return run_block(adapter, state, policy, see=see)

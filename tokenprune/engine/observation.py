@@ -37,12 +37,26 @@ class Observation:
     ) -> None:
         self.state, self.block, self.bias, self._projection = state, block, bias, projection
         self.progress, self.precedes = progress, precedes
-        self.tokens, self.live = state.tokens, state.live
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B,M,C) tokens of all slots."""
+        return self.state.tokens
+
+    @property
+    def live(self) -> Tensor:
+        """(B,M) which slots are live, see `mask`."""
+        return self.state.live
 
     @property
     def complete(self) -> bool:
         """Whether every slot is known to be live."""
         return self.state.known.complete
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B,M) which slots are live, None where all are known to be."""
+        return None if self.state.known.complete else self.state.live
 
     @property
     def projection(self) -> ProjectionView:
@@ -79,7 +93,7 @@ class Observation:
             return received(self.projection, self.projection.windows)
         q, weight = self.projection.q, self._live_queries()
         if self.projection.map is not None:
-            rows = self.projection.map[..., self.state.prefix.shape[1] :] * weight[:, None, :, None]
+            rows = self.projection.map[..., self.state.prefix_count :] * weight[:, None, :, None]
             return rows.sum(2) / weight.sum(1)[:, None, None]
         total = q.new_zeros(*q.shape[:2], self.tokens.shape[1])
         for some, w in zip(q.split(COLUMN_CHUNK, 2), weight.split(COLUMN_CHUNK, 1), strict=True):
@@ -88,7 +102,7 @@ class Observation:
 
     def keys(self) -> Tensor:
         """Return the mean key over heads of each slot, (B,M,d): ToMe's similarity metric."""
-        return self.projection.k[:, :, self.state.prefix.shape[1] :].mean(1)
+        return self.projection.k[:, :, self.state.prefix_count :].mean(1)
 
     def value_norms(self) -> Tensor:
         """Return the L2 norm of each slot's value over all heads jointly, (B,M): ATS Eq. 3."""
@@ -123,9 +137,9 @@ class Observation:
             count: of slots to return, (B,count), where as many are live in each image; None for (B,K) with all live ones among them.
         """
         state = self.state
-        (B, M), order = self.live.shape, state.order
+        (B, M), order = state.index.shape, state.order
         if order is None:
-            order = torch.arange(M, device=self.live.device).expand(B, M)
+            order = torch.arange(M, device=state.index.device).expand(B, M)
             order = order if state.known.complete else sort_stably((~self.live).to(torch.uint8))[1]
         return order if count is None else order[:, :count]
 
@@ -138,13 +152,13 @@ class Observation:
         return self.state.trait(name, missing)
 
     def _values(self) -> Tensor:
-        return self.projection.v[:, :, self.state.prefix.shape[1] :]
+        return self.projection.v[:, :, self.state.prefix_count :]
 
     def _rows(self, q: Tensor) -> Tensor:
         logits = (q * self.projection.scale) @ self.projection.k.transpose(-2, -1)
         logits = logits if self.bias is None else logits + self.bias[:, None, None, :]
-        return logits.softmax(-1, dtype=self.tokens.dtype)[..., self.state.prefix.shape[1] :]  # in half precision only if the tokens are
+        return logits.softmax(-1, dtype=self.tokens.dtype)[..., self.state.prefix_count :]  # in half precision only if the tokens are
 
     def _live_queries(self) -> Tensor:
-        prefix = self.live.new_ones(self.live.shape[0], self.state.prefix.shape[1])
+        prefix = self.live.new_ones(self.live.shape[0], self.state.prefix_count)
         return torch.cat([prefix, self.live], 1).to(self.projection.q.dtype)

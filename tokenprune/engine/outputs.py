@@ -32,7 +32,7 @@ class Outputs:
 
     def describe(self) -> str:
         """Return a table of the tokens that each block attended to, asked for and fed, prefix tokens included, as means over the images."""
-        return described_usage(self.usage, self.state.positions, self.state.prefix.shape[1])
+        return described_usage(self.usage, self.state.positions, self.state.prefix_count)
 
     @property
     def aux(self) -> tuple[tuple[str, int, Any], ...]:

@@ -49,7 +49,7 @@ def store(state: TokenState, x: Tensor) -> TokenState:
 def own_sequence(state: TokenState) -> Tensor:
     """Return the sequence (B,P+M,C) as a tensor of its own, which may be written to: older states keep theirs."""
     x = state.sequence()
-    return x.clone() if x is state.known.joined_sequence or x is state.tokens else x
+    return x.clone() if x is state.joined or x is state.tokens else x
 
 
 def _ask(

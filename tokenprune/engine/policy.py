@@ -72,7 +72,7 @@ class DeadSlotRule:
 
     def packing(self, state: TokenState) -> Packing:
         """Return the packing of a state after a decision: one look at the device, none where the rows are set beforehand."""
-        P = state.prefix.shape[1]
+        P = state.prefix_count
         if self.capacity is None or self.mode != "packed":
             return Packing.of(state.live, P)
         return CappedPacking.within(state.live, P, *self.capacity)
@@ -112,7 +112,7 @@ def _sees_all_live(live: Tensor) -> bool:
 
 def visibility(state: TokenState, policy: DeadSlotRule) -> tuple[Tensor | None, Tensor | None]:
     """Return (key bias, policy weights), each (B,P+M) or None: dead keys get -inf, or fade by the gate under soft visibility."""
-    P = state.prefix.shape[1]
+    P = state.prefix_count
     bias = policy.key_bias(state)
     if policy.soft and state.gate is not None:
         return None if bias is None else F.pad(bias, (P, 0)), F.pad(state.gate, (P, 0), value=1.0)
@@ -125,7 +125,7 @@ def visibility(state: TokenState, policy: DeadSlotRule) -> tuple[Tensor | None, 
 def with_prefix_bias(state: TokenState, bias: Tensor | None) -> Tensor | None:
     """Return the key bias (B,P+M) of prefix and slots, given that of the slots (B,M); -inf hides a dropped prefix token."""
     if state.prefix_live is None:
-        return None if bias is None else F.pad(bias, (state.prefix.shape[1], 0))
+        return None if bias is None else F.pad(bias, (state.prefix_count, 0))
     hidden = torch.zeros_like(state.prefix[..., 0]).masked_fill(~state.prefix_live, float("-inf"))
     return torch.cat([hidden, torch.zeros_like(state.tokens[..., 0]) if bias is None else bias], 1)
 

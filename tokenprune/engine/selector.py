@@ -3,16 +3,15 @@
 from collections.abc import Callable, ItemsView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from tokenprune.engine.context import Context
+from tokenprune.engine.decision import Decision, mask_of
 from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 
 _OF_HOOKS = ("observe", "conclude")  # methods of `MethodHooks`
@@ -190,29 +189,35 @@ class SelectorDict(nn.ModuleDict):
         def items(self) -> ItemsView[str, Selector]: ...  # noqa: D102
 
 
-def keep_top(score: Tensor, live: Tensor, count: int, complete: bool = False) -> Decision:
+def keep_top(score: Tensor, live: Tensor | None, count: int, **fields: Any) -> Decision:
     """Keep the `count` best live slots of score (B,M); ties go to the earlier slot, so that every execution agrees.
 
     The kept slots themselves are part of the decision; they are of use where every slot is live, and the engine ignores them elsewhere.
-    `complete` says that every slot is live (`Observation.complete`), which spares a look at `live`.
+
+    Args:
+        score: (B,M).
+        live: (B,M) which slots are live; None where all are known to be, as `Observation.mask` has it, which spares steps.
+        count: How many to keep.
+        fields: Further ones of the decision.
     """
-    ranked = ranked_slots(score, live, complete)
-    slots = ranked[:, :count].sort(dim=1).values
-    return Decision(at(slots, live, complete), score=score, slots=slots, gone=ranked[:, count:])
+    ranked = ranked_slots(score, live)
+    slots, gone = ranked[:, :count].sort(dim=1).values, ranked[:, count:]
+    if live is None:
+        return Decision.between(slots, gone, score=score, **fields)
+    return Decision(at(slots, live), score=score, slots=slots, gone=gone, **fields)
 
 
-def best_slots(score: Tensor, live: Tensor, count: int) -> Tensor:
-    """Return the `count` best live slots of score (B,M), (B,count), ascending; ties go to the earlier slot."""
+def best_slots(score: Tensor, live: Tensor | None, count: int) -> Tensor:
+    """Return the `count` best live slots of score (B,M), (B,count), ascending; `live` and ties as in `keep_top`."""
     return ranked_slots(score, live)[:, :count].sort(dim=1).values
 
 
-def ranked_slots(score: Tensor, live: Tensor, complete: bool = False) -> Tensor:
-    """Return all slots (B,M), the best of score (B,M) first and those that are not live last; ties keep their order."""
+def ranked_slots(score: Tensor, live: Tensor | None) -> Tensor:
+    """Return all slots (B,M), the best of score (B,M) first and those that are not live last; `live` and ties as in `keep_top`."""
     score = score.detach().float()
-    return sort_stably(score if complete else score.masked_fill(~live, float("-inf")), descending=True)[1]
+    return sort_stably(score if live is None else score.masked_fill(~live, float("-inf")), descending=True)[1]
 
 
-def at(slots: Tensor, live: Tensor, complete: bool = False) -> Tensor:
+def at(slots: Tensor, live: Tensor) -> Tensor:
     """Return the mask (B,M) of the slots (B,K) that are live."""
-    mask = torch.zeros_like(live).scatter_(1, slots, 1)
-    return mask if complete else mask & live
+    return mask_of(slots, live.shape[1]) & live

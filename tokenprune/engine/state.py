@@ -6,68 +6,16 @@ registers), C channels, h heads. A *position* is a place in the grid, a *slot* a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import fields as fields_of
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Branch, mask_of
 from tokenprune.engine.indexing import behind, put, recorded_by_jit, take
 from tokenprune.engine.merged import Groups, Merger
 from tokenprune.engine.packing import Packing
-
-
-class Branch(NamedTuple):
-    """Says which parts of the block about to run an image has switched on, as 0/1 gates (AdaViT).
-
-    Attributes:
-        heads: (B,h) attention heads.
-        sublayers: (B,2) attention and MLP.
-        narrows: Whether the MLP sees the channels of the heads that are on only.
-    """
-
-    heads: Tensor
-    sublayers: Tensor
-    narrows: bool = False
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a selector says about M slots.
-
-    keep (B,M) bool; target (B,M) long, the slot a dropped token is merged into (ToMe); score (B,M) importance; weight (B,M) of dropped
-    tokens in a fused one, the score if None, or of all slots in the mean of a `target`, their mass if None; gate (B,M) the
-    straight-through 0/1 value that carries the gradient in training; log_prob (B,M); traits: per-slot memory (B,M,...) to store;
-    notes: {name: payload} that losses and analytics read (TokenState.aux); slots (B,K) long: kept slots in the order that they will have,
-    where K is known without a look at the device; gone (B,R) long: the other slots, where they are known beside `slots`; branch: see
-    `Branch` (site `before` only); mix (B,K,M): K new tokens, weighted sums of `values`; values (B,M,C): what new tokens and the means of
-    a `target` are made of, the tokens if None; prefix_keep (B,P) bool: prefix tokens that stay, those of before if None (site `before`
-    only); prefix_gate (B,P): their gate in training.
-
-    Beside `target`: vanish (B,M) bool, dropped slots that go nowhere (DiffRate prunes some and merges others), none if None; carry (B,M),
-    factor of a slot's mass on its way to the target, 1 if None; chain, how many targets may follow each other until a kept slot is met
-    (MCTF: 2). order (B,K) long: slots in the order that later decisions count them in (`Observation.ranked`), the kept ones first; not for
-    site `rows`. It is part of methods that split tokens by rank; None leaves the order of before.
-    """
-
-    keep: Tensor
-    target: Tensor | None = None
-    score: Tensor | None = None
-    weight: Tensor | None = None
-    gate: Tensor | None = None
-    log_prob: Tensor | None = None
-    traits: Mapping[str, Tensor] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    slots: Tensor | None = None
-    gone: Tensor | None = None
-    branch: Branch | None = None
-    mix: Tensor | None = None
-    values: Tensor | None = None
-    prefix_keep: Tensor | None = None
-    prefix_gate: Tensor | None = None
-    vanish: Tensor | None = None
-    carry: Tensor | None = None
-    chain: int = 1
-    order: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +32,6 @@ class Known:
         packing: The packing of `live`.
         in_grid_order: Slot n holds position n. About `index`.
         all_placed: Every slot, live or not, has a position. About `index`.
-        joined_sequence: (B,P+M,C) prefix and tokens in one piece, where both are views of one tensor.
     """
 
     complete: bool = True
@@ -93,7 +40,6 @@ class Known:
     packing: Packing | None = None
     in_grid_order: bool = True
     all_placed: bool = True
-    joined_sequence: Tensor | None = None
 
     def problems(self, state: "TokenState") -> list[str]:
         """Return which facts are wrong of a state."""
@@ -103,10 +49,10 @@ class Known:
             "complete": not self.complete or bool(live.all()),
             "slots": self.slots is None or _are_live_slots(self.slots, live),
             "gone": self.gone is None or _are_live_slots(self.gone, ~live),
-            "packing": self.packing is None or self.packing.describes(live, state.prefix.shape[1]),
+            "packing": self.packing is None or self.packing.describes(live, state.prefix_count),
             "in_grid_order": not self.in_grid_order or torch.equal(index, grid),
             "all_placed": not self.all_placed or bool((index >= 0).all()),
-            "joined_sequence": self.joined_sequence is None or torch.equal(self.joined_sequence, sequence),
+            "joined": state.joined is None or torch.equal(state.joined, sequence),
         }
         return [name for name, right in claims.items() if not right]
 
@@ -114,8 +60,6 @@ class Known:
 _ABOUT = {  # which facts are forgotten, by the field of TokenState that changes
     "live": {"complete": False, "slots": None, "gone": None, "packing": None},
     "index": {"in_grid_order": False, "all_placed": False},
-    "prefix": {"joined_sequence": None},
-    "tokens": {"joined_sequence": None},
 }
 _FACTS = frozenset(fact for facts in _ABOUT.values() for fact in facts)
 
@@ -134,9 +78,19 @@ def _lists_live_first(order: Tensor, live: Tensor) -> bool:
     return torch.equal(once, live.long())
 
 
+Lengths = Tensor | tuple[int, int]  # (B,) tokens of each image, or B and T for T in each
+
+
+def as_lengths(lengths: Lengths) -> Tensor:
+    """Return the tokens of each image as a tensor (B,)."""
+    return lengths if isinstance(lengths, Tensor) else torch.full((lengths[0],), lengths[1], device="cpu")
+
+
 @dataclass(frozen=True)
 class TokenState:
     """All data of a forward pass between two blocks; immutable, so that the engine can stop and resume.
+
+    `prefix` and `tokens` are made of `joined`, and `live` of what is known of it, where they are first read.
 
     B images, P prefix tokens, M slots, N grid positions, C channels.
 
@@ -160,6 +114,8 @@ class TokenState:
         aux: ((name, block, payload), ...) notes for losses and measurements.
         order: (B,K) slots in the order that decisions count them in, live ones first; None: the order of slots.
         groups: What the decision of the block that runs has merged, until dead slots are removed.
+        joined: (B,P+M,C) prefix and tokens in one piece, where both are views of it.
+        prefix_count: P.
         vanished: Whether a position may have no value at all: it was dropped, is not remembered, and no other token speaks for it.
         known: Facts about these tensors that need not be read from them.
     """
@@ -183,6 +139,8 @@ class TokenState:
     aux: tuple[tuple[str, int, Any], ...] = ()
     order: Tensor | None = None
     groups: Groups | None = None
+    joined: Tensor | None = None
+    prefix_count: int = 0
     vanished: bool = False
     known: Known = field(default_factory=Known)
 
@@ -192,7 +150,27 @@ class TokenState:
         B, N = tokens.shape[:2]
         index = torch.arange(N, device=tokens.device).expand(B, N)
         live = torch.ones(B, N, dtype=torch.bool, device=tokens.device)
-        return cls(prefix, tokens, index, live, grid, pixels=pixels, known=Known())  # torch.compile cannot trace the default
+        known = Known()  # torch.compile cannot trace the default
+        return cls(prefix, tokens, index, live, grid, pixels=pixels, prefix_count=prefix.shape[1], known=known)
+
+    if not TYPE_CHECKING:  # which knows the fields
+
+        def __getattr__(self, name: str) -> Tensor:
+            """Return a tensor that is made of others, now that somebody reads it.
+
+            Raises:
+                AttributeError: of any other name.
+            """
+            held = self.__dict__
+            if name == "live" and "known" in held:
+                slots = self.known.slots
+                made = torch.ones_like(self.index, dtype=torch.bool) if slots is None else mask_of(slots, self.index.shape[1])
+            elif name in ("prefix", "tokens") and held.get("joined") is not None:
+                made = self.joined[:, : self.prefix_count] if name == "prefix" else self.joined[:, self.prefix_count :]
+            else:
+                raise AttributeError(f"TokenState has no {name}")
+            object.__setattr__(self, name, made)
+            return made
 
     @property
     def positions(self) -> int:
@@ -212,13 +190,15 @@ class TokenState:
     def replace(self, **changes: Any) -> "TokenState":
         """Return a copy with some fields, or facts of `known`, changed; facts about a changed tensor are forgotten unless given, too.
 
+        `live=None` leaves the mask to be made of `complete` or `slots`, one of which is given beside it.
+
         Raises:
             TypeError: a field that does not exist.
         """
-        fields, forgotten, given, unknown = {}, {}, {}, []
-        for name, value in changes.items():  # one walk and no sets: this runs some 50 times a pass
-            if name in self.__dict__:
-                fields[name] = value
+        changed, forgotten, given, unknown = {}, {}, {}, []
+        for name, value in changes.items():  # one walk and no sets: this runs some 30 times a pass
+            if name in _FIELDS:
+                changed[name] = value
                 if name in _ABOUT:
                     forgotten.update(_ABOUT[name])
             elif name in _FACTS:
@@ -227,9 +207,17 @@ class TokenState:
                 unknown.append(name)
         if unknown:
             raise TypeError(f"TokenState has no field {', '.join(sorted(unknown))}")
-        if forgotten or given:
-            fields["known"] = _changed(self.known, {**forgotten, **given})
-        return _changed(self, fields)
+        if "prefix" in changed or "tokens" in changed:
+            parts = {"prefix": self.prefix, "tokens": self.tokens, "joined": None, **changed}
+            changed = {**parts, "prefix_count": parts["prefix"].shape[1]}
+        if not forgotten and not given:
+            return _changed(self, changed)
+        changed["known"] = _changed(self.known, {**forgotten, **given})
+        if "live" not in changed:
+            changed["live"] = self.live  # before a fact is gone of which it is made
+        elif changed["live"] is None:
+            return _changed(self, changed, "live")
+        return _changed(self, changed)
 
     def check(self) -> None:
         """Compare every fact of `known` with the tensors that it is about; this reads them, so only tests call it.
@@ -246,39 +234,42 @@ class TokenState:
 
     def sequence(self) -> Tensor:
         """Return prefix and tokens as one sequence (B,P+M,C), not to be written to."""
-        joined = self.known.joined_sequence
+        joined = self.joined
         if joined is not None:
             return joined
-        return torch.cat([self.prefix, self.tokens], 1) if self.prefix.shape[1] else self.tokens
+        return torch.cat([self.prefix, self.tokens], 1) if self.prefix_count else self.tokens
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
-        P = self.prefix.shape[1]  # `replace` would ask of each name what it is about, four times a block
-        return _changed(self, {"prefix": x[:, :P], "tokens": x[:, P:], "known": _changed(self.known, {"joined_sequence": x})})
+        return _changed(self, {"joined": x}, "prefix", "tokens")  # `replace` would ask of each name what it is about
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""
-        (B, M), P = self.live.shape, self.prefix.shape[1]
+        (B, M), P = self.index.shape, self.prefix_count
         if self.known.complete:
             return Packing(self.live, P, (P + M,) * B)
         return self.known.packing if self.known.packing is not None else Packing.of(self.live, P)
 
     def lengths(self) -> Tensor:
         """Return the number of live tokens per image (B,), prefix included: on the CPU if known without asking the device."""
-        P = self.prefix.shape[1]
+        return as_lengths(self.counted())
+
+    def counted(self) -> Lengths:
+        """Return what `lengths` does, as (B, T) where all images have T tokens: no step is made for it then."""
+        (B, M), P = self.index.shape, self.prefix_count
         if self.known.complete:
-            return torch.full(self.live.shape[:1], self.live.shape[1] + P, device="cpu")
+            return B, M + P
         if self.known.packing is not None and self.known.packing.lengths:
             return torch.tensor(self.known.packing.lengths)
         return self.live.sum(1) + P
 
     def counts(self) -> Tensor:
         """Return the number of live patch slots per image (B,): on the CPU if known without asking the device."""
-        return self.lengths() - self.prefix.shape[1]
+        return self.lengths() - self.prefix_count
 
     def present(self) -> Tensor:
         """Return (B,N) bool: positions whose value is held by a live slot, their own or their owner's."""
-        B, N = self.live.shape[0], self.positions
+        B, N = self.index.shape[0], self.positions
         if self.known.in_grid_order:
             here = self.live
         else:
@@ -308,7 +299,7 @@ class TokenState:
 
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
-        stored = self.traits[name][:, self.prefix.shape[1] :]
+        stored = self.traits[name][:, self.prefix_count :]
         if self.known.in_grid_order:
             return stored
         if self.known.all_placed:
@@ -319,7 +310,7 @@ class TokenState:
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
-        B, P = self.prefix.shape[:2]
+        B, P = self.index.shape[0], self.prefix_count
         old, everywhere = self.traits.get(name), self.known.all_placed and (where is None or self.known.complete)
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
@@ -335,9 +326,8 @@ class TokenState:
     def expand(self) -> "TokenState":
         """Bring every position and prefix token back, in raster order; fused tokens, which have no place, leave."""
         if self.known.in_grid_order and not self.mergers:
-            everywhere = self.live if self.known.complete else torch.ones_like(self.live)
-            left = dict.fromkeys(("mass", "gate", "canvas", "prefix_live", "prefix_gate", "order"))
-            return self.replace(live=everywhere, complete=True, retired=(), **left)
+            left = dict.fromkeys(("live", "mass", "gate", "canvas", "prefix_live", "prefix_gate", "order"))
+            return self.replace(complete=True, retired=(), **left)
         fresh = TokenState.start(self.prefix, self.dense(), self.grid, self.pixels)
         return fresh.replace(traits=self.traits, aux=self.aux, rope=self.rope)
 
@@ -346,16 +336,15 @@ class TokenState:
 
         From then on the slots lie in the order of decisions.
         """
-        live = self.live.new_ones(slots.shape) if real is None else real
         canvas, retired = self._left() if remember else (None, ())
         mass = None if self.mass is None else take(self.mass, slots)
         index = slots if self.known.in_grid_order else take(self.index, slots)
         return self._kept(slots).replace(
-            index=index if real is None else index.where(live, -1),
-            live=live,
+            index=index if real is None else index.where(real, -1),
+            live=real,
             canvas=canvas,
             retired=retired,
-            mass=mass if mass is None or real is None else mass.where(live, 1.0),
+            mass=mass if mass is None or real is None else mass.where(real, 1.0),
             gate=None if self.gate is None else take(self.gate, slots),
             order=None,
             groups=None,
@@ -368,25 +357,30 @@ class TokenState:
         gone = self.known.gone
         if gone is None or self.canvas is None or not self.known.all_placed:
             return self.replace(mergers=()).dense(), ()
-        joined, P = self.known.joined_sequence, self.prefix.shape[1]
+        joined, P = self.joined, self.prefix_count
         values = take(self.tokens, gone) if joined is None else take(joined, gone + P)
         return self.canvas, (*self.retired, (take(self.index, gone), values))
 
     def _kept(self, slots: Tensor) -> "TokenState":
         """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens in one piece are copied once, together."""
-        joined = self.known.joined_sequence
+        joined = self.joined
         if joined is None or recorded_by_jit():  # the older ONNX exporter loses the batch size in what follows
             return self.replace(tokens=take(self.tokens, slots))
-        return self.with_sequence(take(joined, behind(slots, self.prefix.shape[1])))
+        return self.with_sequence(take(joined, behind(slots, self.prefix_count)))
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
         """Append an auxiliary record (losses and analytics read them)."""
         return self.replace(aux=(*self.aux, (name, block, payload)))
 
 
-def _changed(record: Any, changes: Mapping[str, Any]) -> Any:
-    """Return a copy of a frozen dataclass; `dataclasses.replace` is 10 times slower."""
+_FIELDS = frozenset(field.name for field in fields_of(TokenState))
+
+
+def _changed(record: Any, changes: Mapping[str, Any], *left: str) -> Any:
+    """Return a copy of a frozen dataclass without the fields that are `left` to be made; `dataclasses.replace` is 10 times slower."""
     copy = object.__new__(type(record))
     copy.__dict__.update(record.__dict__)
     copy.__dict__.update(changes)
+    for name in left:
+        copy.__dict__.pop(name, None)
     return copy

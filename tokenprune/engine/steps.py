@@ -53,7 +53,7 @@ def run_blocks(
             usage.append(used)
             start += 1
             continue
-        x, used = state.sequence(), BlockUsage.even(state.lengths())
+        x, used = state.sequence(), BlockUsage.even(state.counted())
         for number in range(start, ahead):
             x = blocks[number].whole(x)
             usage.append(used)
@@ -65,11 +65,12 @@ def untouched_until(
     model: "PrunedViT", state: TokenState, start: int, stop: int, budgets: Mapping[int, Budget], policy: DeadSlotRule
 ) -> int:
     """Return the first block from `start` on in which something is decided, watched or hidden; `stop` if there is none."""
-    if model.observed or model.watch is not None or not model.treatment.lets_pass:
+    if start in budgets or model.observed(precedes=False) or model.watch is not None or not model.treatment.lets_pass:
         return start
     stop = stop if model.treatment.revive != "last" else min(stop, model.depth - 1)
     blocks, ahead = model.adapters, start
-    while ahead < stop and ahead not in budgets and blocks[ahead].runs_whole(state):
+    before = model.observed(precedes=True)  # the block before a decision is watched, and may be the only kind that is
+    while ahead < stop and ahead not in budgets and not (before and ahead + 1 in budgets) and blocks[ahead].runs_whole(state):
         ahead += 1
     return ahead if ahead > start and unhidden(state, policy) else start
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import add, sort_stably, take
 from tokenprune.engine.merged import Groups, Merger
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import TokenState
 from tokenprune.errors import InvalidConfig, TokenPruneError
 
 if TYPE_CHECKING:
@@ -98,34 +99,32 @@ class Treatment:
         """Return the state with dropped slots dead and folded; slots are only marked, execution removes them."""
         if decision.mix is not None:
             return mixed(state, decision.mix, decision.values)
-        if self.fold == "merge" and decision.target is None and decision.slots is None and state.live.shape[1]:
+        if self.fold == "merge" and not decision.named and decision.slots is None and state.index.shape[1]:
             decision = replace(decision, keep=with_heir(state, decision))
-        dropped = None
-        if self.fold != "none":
-            dropped = ~decision.keep if state.known.complete else state.live & ~decision.keep
-        weight = amounts(state, decision, dropped) if self.fold == "fuse" and dropped is not None else None
+        complete = state.known.complete
+        dropped = None if complete else state.live & ~decision.keep
+        fused = fused_token(state, decision, dropped) if self.fold == "fuse" else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
-        slots, gone = (decision.slots, decision.gone) if state.known.complete else (None, None)
+        slots, gone = (decision.slots, decision.gone) if complete else (None, None)
+        live = None if slots is not None and not decision.masked else decision.keep
         order = reordered(state, decision)
         vanished = state.vanished or (self.fold == "none" and not self.remembers)
         gates = {"gate": decision.gate, "branch": decision.branch, "prefix_gate": decision.prefix_gate}
-        state = state.replace(live=decision.keep, slots=slots, gone=gone, order=order, vanished=vanished, **gates)
+        state = state.replace(live=live, slots=slots, gone=gone, order=order, vanished=vanished, **gates)
         state = state if decision.prefix_keep is None else state.replace(prefix_live=decision.prefix_keep)
-        if dropped is None:
+        if fused is not None:
+            return fuse(state, *fused)
+        if self.fold != "merge" or not state.index.shape[1]:
             return state
-        if weight is not None:
-            return fuse(state, dropped, weight)
-        if self.fold != "merge" or not state.live.shape[1]:
-            return state
-        if decision.target is None:
+        if not decision.named:
             decision = replace(decision, target=nearest(state, decision.keep), weight=None)  # that of dropped tokens in a fused one
         elif decision.values is not None:
             state = state.replace(tokens=decision.values)
         return self.merged(state, dropped, decision)
 
-    def merged(self, state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
-        """Return the state with dropped slots (B,M) merged into the targets of a decision."""
+    def merged(self, state: TokenState, dropped: Tensor | None, decision: Decision) -> TokenState:
+        """Return the state with dropped slots (B,M), None for all that are not kept, merged into the targets of a decision."""
         return merge(state, dropped, decision)
 
     def macs(self, names_targets: bool, squared_slots: float, dim: int) -> float:
@@ -143,10 +142,21 @@ class Treatment:
         return state.mass.log() if state.mass is not None and self.proportional else None
 
 
-def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
-    """Return how much of each slot a fused token gets, (B,M): the decision's weight where `dropped` (B,M), else 0.
+def fused_token(state: TokenState, decision: Decision, dropped: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the sum of dropped tokens times their weight (B,1,C), not normalised (EViT Eq. 4), and which images have dropped some (B,1).
 
-    Where a gate decides, each candidate's gate learns from the difference that going there makes (SPViT).
+    `dropped` (B,M) is None for all slots that are not kept, and which images is None for all of them.
+    """
+    if dropped is None and decision.gate is None and decision.gone is not None and decision.gone.shape[1]:  # no mask is needed
+        tokens, weight = take(state.tokens, decision.gone), fused_weight(decision).gather(1, decision.gone)
+        return weight.to(tokens.dtype).unsqueeze(1) @ tokens, None
+    dropped = ~decision.keep if dropped is None else dropped
+    weight = amounts(state, decision, dropped).to(state.tokens.dtype)
+    return weight.unsqueeze(1) @ state.tokens, dropped.any(1, keepdim=True)
+
+
+def fused_weight(decision: Decision) -> Tensor:
+    """Return the weight (B,M) of each slot in a fused token.
 
     Raises:
         TokenPruneError: a decision with neither weight nor score.
@@ -154,6 +164,15 @@ def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
     weight = decision.score if decision.weight is None else decision.weight
     if weight is None:
         raise TokenPruneError("a fused token weighs what it is made of, and the decision gives neither weight nor score: set one of them")
+    return weight
+
+
+def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
+    """Return how much of each slot a fused token gets, (B,M): the decision's weight where `dropped` (B,M), else 0.
+
+    Where a gate decides, each candidate's gate learns from the difference that going there makes (SPViT).
+    """
+    weight = fused_weight(decision)
     if decision.gate is None:
         return weight.masked_fill(~dropped, 0.0)
     before = state.live.to(decision.gate.dtype) if state.gate is None else state.gate
@@ -161,23 +180,20 @@ def amounts(state: TokenState, decision: Decision, dropped: Tensor) -> Tensor:
     return weight * (going + (dropped.to(going.dtype) - going).detach())
 
 
-def fuse(state: TokenState, dropped: Tensor, weight: Tensor) -> TokenState:
-    """Append one token an image, last in order, the sum of dropped tokens times their weight (B,M), not normalised (EViT Eq. 4)."""
-    fused = weight.to(state.tokens.dtype).unsqueeze(1) @ state.tokens  # (B,1,C)
-    some = dropped.any(1, keepdim=True)
-    nowhere = torch.full_like(state.index[:, :1], -1)
-    gate = None if state.gate is None else torch.cat([state.gate, some.to(state.gate.dtype)], 1)
-    slots = state.known.slots
-    if slots is not None and slots.shape[1] < dropped.shape[1]:  # something was dropped, so the new slot is live
-        slots = F.pad(slots, (0, 1), value=dropped.shape[1])
-    joined, order = state.known.joined_sequence, state.order
-    tokens = torch.cat([state.tokens if joined is None else joined, fused], 1)
-    state = state.replace(tokens=tokens) if joined is None else state.with_sequence(tokens)
-    return state.replace(
-        order=None if order is None else live_first(F.pad(order, (0, 1), value=dropped.shape[1]), torch.cat([state.live, some], 1)),
-        index=torch.cat([state.index, nowhere], 1),
-        live=torch.cat([state.live, some], 1),
-        gate=gate,
+def fuse(state: TokenState, fused: Tensor, some: Tensor | None) -> TokenState:
+    """Append a token (B,1,C) to an image, last in order, which is live where `some` (B,1), None for everywhere."""
+    (B, M), slots = state.index.shape, state.known.slots
+    if slots is not None and slots.shape[1] < M:  # something was dropped, so the new slot is live
+        slots = F.pad(slots, (0, 1), value=M)
+    some = state.index.new_ones(B, 1, dtype=torch.bool) if some is None else some
+    live = None if slots is not None else torch.cat([state.live, some], 1)
+    tokens = torch.cat([state.tokens if state.joined is None else state.joined, fused], 1)
+    grown = state.replace(tokens=tokens) if state.joined is None else state.with_sequence(tokens)
+    return grown.replace(
+        order=None if state.order is None else live_first(F.pad(state.order, (0, 1), value=M), torch.cat([state.live, some], 1)),
+        index=torch.cat([state.index, torch.full_like(state.index[:, :1], -1)], 1),
+        live=live,
+        gate=None if state.gate is None else torch.cat([state.gate, some.to(state.gate.dtype)], 1),
         slots=slots,
     )
 
@@ -186,7 +202,7 @@ def mixed(state: TokenState, mix: Tensor, values: Tensor | None) -> TokenState:
     """Put K new tokens, mixtures (B,K,M) of `values` (B,M,C) or else of the tokens, behind the slots (B,M), which are all dead then."""
     values = state.tokens if values is None else values
     fresh = mix.to(values.dtype) @ values
-    (B, M), K = state.live.shape, fresh.shape[1]
+    (B, M), K = state.index.shape, fresh.shape[1]
     live = torch.cat([torch.zeros_like(state.live), state.live.new_ones(B, K)], 1)
     return state.replace(
         tokens=torch.cat([state.tokens, fresh.to(state.tokens.dtype)], 1),
@@ -211,56 +227,67 @@ def live_first(order: Tensor, live: Tensor) -> Tensor:
     return order.gather(1, sort_stably((~live.gather(1, order)).to(torch.uint8))[1])
 
 
-def final_targets(decision: Decision, dropped: Tensor) -> Tensor:
-    """Return the kept slot (B,M) that each dropped one ends in, where targets may have targets."""
-    target, length = decision.target, 1
-    if target is None:
-        raise TokenPruneError("a decision without targets cannot be merged: give `target` (B,M)")
+def merged_pairs(state: TokenState, dropped: Tensor | None, decision: Decision) -> tuple[Tensor, Tensor]:
+    """Return slots (B,R) with every dropped one among them, and the kept slot (B,R) that each of them ends in: targets may have targets."""
+    if decision.gone is not None and decision.into is not None and decision.chain == 1 and state.known.gone is decision.gone:
+        return decision.gone, decision.into
+    gone, target, length = leaving(state, dropped, decision), decision.targets, 1
     if decision.chain > 1:
-        target = target.where(dropped, torch.arange(target.shape[1], device=target.device))
+        target = target.where(_dropped(dropped, decision), torch.arange(target.shape[1], device=target.device))
     while length < decision.chain:
         target, length = target.gather(1, target), 2 * length
-    return target
+    return gone, target.gather(1, gone)
 
 
-def merge(state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
-    """Move dropped slots (B,M) into the targets of a decision, but for those that vanish.
+def merge(state: TokenState, dropped: Tensor | None, decision: Decision) -> TokenState:
+    """Move dropped slots (B,M), None for all that are not kept, into the targets of a decision, but for those that vanish.
 
     The new value is the mean by mass (ToMe section 3), or by the decision's `weight`; masses, times `carry`, and owners follow.
     """
     weight, carry, vanish = decision.weight, decision.carry, decision.vanish
     mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
-    gone = leaving(state, dropped)
-    into = final_targets(decision, dropped).gather(1, gone)
-    moves = dropped if vanish is None else dropped & ~vanish
+    gone, into = merged_pairs(state, dropped, decision)
+    exact = state.known.slots is not None and vanish is None  # `gone` are those that move, and no other
+    moves = None if exact else _dropped(dropped, decision) if vanish is None else _dropped(dropped, decision) & ~vanish
 
     def flows(amount: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
         leaves = amount if factor is None else amount * factor.to(amount.dtype)
-        moving = (leaves if state.known.slots is not None and vanish is None else leaves * moves).gather(1, gone)
+        moving = (leaves if moves is None else leaves * moves).gather(1, gone)
         return moving, amount.scatter_add(1, into, moving)
 
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
     groups = Groups(gone, into, moving, total, vanish is None)
     share = (moving / total.gather(1, into)).unsqueeze(-1)
-    joined = state.known.joined_sequence  # read and written in one piece where it is one
-    x, first = (state.tokens, 0) if joined is None else (joined, state.prefix.shape[1])
+    joined = state.joined  # read and written in one piece where it is one
+    x, first = (state.tokens, 0) if joined is None else (joined, state.prefix_count)
     source, place = gone + first, into + first
     x = add(x, place, (take(x, source) - take(x, place)) * share)  # the mean as a step from the target: 0 for who stays
     after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
     mass = total if weight is None and carry is None else flows(mass, carry)[1]
-    merged = None if state.known.slots is not None and state.known.all_placed else dropped.gather(1, gone)
-    merger = Merger(state.index, gone, into, merged, None if vanish is None else vanish.gather(1, gone))
+    placed = state.known.slots is not None and state.known.all_placed
+    merger = Merger(
+        state.index,
+        gone,
+        into,
+        None if placed else _dropped(dropped, decision).gather(1, gone),
+        None if vanish is None else vanish.gather(1, gone),
+    )
     return after.replace(mass=mass, mergers=(*state.mergers, merger), groups=groups, vanished=state.vanished or vanish is not None)
 
 
-def leaving(state: TokenState, dropped: Tensor) -> Tensor:
+def _dropped(dropped: Tensor | None, decision: Decision) -> Tensor:
+    """Return the mask (B,M) of dropped slots: all that are not kept, where `dropped` is None."""
+    return ~decision.keep if dropped is None else dropped
+
+
+def leaving(state: TokenState, dropped: Tensor | None, decision: Decision) -> Tensor:
     """Return slots (B,R) with every dropped one among them: just those where their number is known, else all."""
-    B, M = dropped.shape
+    B, M = state.index.shape
     if state.known.gone is not None:
         return state.known.gone
     if state.known.slots is None:
-        return torch.arange(M, device=dropped.device).expand(B, M)
-    return sort_stably(dropped.to(torch.uint8), descending=True)[1][:, : M - state.known.slots.shape[1]]
+        return torch.arange(M, device=state.index.device).expand(B, M)
+    return sort_stably(_dropped(dropped, decision).to(torch.uint8), descending=True)[1][:, : M - state.known.slots.shape[1]]
 
 
 def with_heir(state: TokenState, decision: Decision) -> Tensor:

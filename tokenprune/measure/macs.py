@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tokenprune.engine.decision import Branch
 from tokenprune.engine.model import PrunedViT, pruned_of
 from tokenprune.engine.outputs import Outputs
 from tokenprune.engine.plan import planned_blocks
 from tokenprune.engine.policy import Site
-from tokenprune.engine.state import Branch
 from tokenprune.utils.modes import evaluating
 
 _GIGA = 1e9

@@ -129,7 +129,7 @@ class Tracker:
 
     def hear(self, outputs: "Outputs") -> None:
         """Take note of what an encoder used for a batch, not of its values; nothing is computed of it until it is written."""
-        self._used = outputs.usage, outputs.state.prefix.shape[1], outputs.state.positions
+        self._used = outputs.usage, outputs.state.prefix_count, outputs.state.positions
 
     def step(self, iteration: int, losses: Mapping[str, float], rates: Sequence[float]) -> None:
         """Take note of a step of training; the means over some steps are written together.

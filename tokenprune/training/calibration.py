@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.hooks import DecisionListener
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.state import Decision
 from tokenprune.errors import TokenPruneError
 from tokenprune.measure.usage import record
 from tokenprune.utils.modes import evaluating

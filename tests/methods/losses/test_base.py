@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.helpers.pairings import images, pruned
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.loss import Loss
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 from tokenprune.runs.config import compose, resolve

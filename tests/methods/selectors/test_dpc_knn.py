@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tests.helpers.pairings import images, pruned, tiny_vit
 from tests.methods.selectors.test_formulas import entering
 from tokenprune.engine.context import Context
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import keep_top
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import TokenState
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.dpc_knn import NOISE, nearest_centre
 from tokenprune.methods.selectors.shared import distances as shared

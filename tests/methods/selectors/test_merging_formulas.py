@@ -132,7 +132,7 @@ def test_pitome_changes_its_halves_over():
 def test_tofu_pairs_as_tome_does():
     decision, other = decided("tofu")[2], decided("tome")[2]
     assert torch.equal(decision.keep, other.keep)
-    assert torch.equal(decision.target.where(~decision.keep, -1), other.target.where(~other.keep, -1))
+    assert torch.equal(decision.targets.where(~decision.keep, -1), other.targets.where(~other.keep, -1))
     assert torch.equal(decision.order, other.slots)
 
 

@@ -5,10 +5,11 @@ import torch
 
 import tokenprune
 from tests.helpers.pairings import images, label, pruned, selectors, tiny_vit
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.legality import check_pairing
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.selector import Selector
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import TokenState
 from tokenprune.errors import IncompatiblePairing, InvalidSchedule
 from tokenprune.methods.selectors.shared.mixing import MixingSelector, over_live
 from tokenprune.methods.treatments.plain import Remove

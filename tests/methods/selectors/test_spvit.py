@@ -153,7 +153,8 @@ def test_in_training_packages_are_seen_and_dropped_tokens_are_not():
 
 def test_gates_learn_from_what_they_pack():
     """d package / d gate is minus the token times its weight, for every candidate, kept or dropped (as (previous - keep) in the code)."""
-    from tokenprune.engine.state import Decision, TokenState
+    from tokenprune.engine.decision import Decision
+    from tokenprune.engine.state import TokenState
     from tokenprune.engine.treatment import amounts
 
     state = TokenState.start(torch.zeros(1, 0, 4), torch.randn(1, 6, 4), (2, 3))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.helpers.pairings import images, pruned
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.decision import Decision
+from tokenprune.engine.state import TokenState
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.treatments.mlerp import Mlerp
 

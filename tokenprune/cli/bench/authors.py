@@ -15,7 +15,7 @@ from torch import Tensor
 from tokenprune.cli.bench import groupings, mergers
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.sampling import by_distances
-from tokenprune.cli.bench.steps import Seen, attention, embedded, explicit, gathered, matching, selected, walked
+from tokenprune.cli.bench.steps import Seen, attention, embedded, explicit, fed, gathered, matching, projected, selected, walked
 from tokenprune.cli.bench.timing import interleaved, ratio
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.prune import prune
@@ -123,13 +123,13 @@ def tome(model: PrunedViT, images: Tensor) -> Tensor:
     size: Tensor | None = None
     for number, block in enumerate(vit.blocks):
         out, _, keys, _ = explicit(block.attn, block.norm1(x), None if size is None else size[..., 0].log())
-        x = x + out
+        x = x + block.drop_path1(out)
         if number in budgets:
             merged = matching(keys.mean(1), budgets[number].live - budgets[number].keep)
             size = torch.ones_like(x[..., :1]) if size is None else size
             x, size = merged(x * size), merged(size)
             x = x / size
-        x = x + block.mlp(block.norm2(x))
+        x = x + fed(block, x)
     return vit.forward_head(vit.norm(x))
 
 
@@ -145,8 +145,8 @@ def dynamicvit(model: PrunedViT, images: Tensor) -> Tensor:
             with_cls = torch.cat([torch.zeros_like(kept[:, :1]), kept + 1], 1)
             x, policy = selected(x, with_cls), selected(policy, kept)
         out, _, _, _ = explicit(block.attn, block.norm1(x))
-        x = x + out
-        x = x + block.mlp(block.norm2(x))
+        x = x + block.drop_path1(out)
+        x = x + fed(block, x)
     return vit.forward_head(vit.norm(x))
 
 
@@ -182,8 +182,8 @@ def evo_vit(model: PrunedViT, images: Tensor) -> Tensor:
         now = weights[:, :, 0, 1:].sum(1)
         now = now if number < first else 0.5 * running[:, :keep] + 0.5 * now
         running = torch.cat([now, running[:, keep:]], 1)
-        fast = fast + out
-        x = torch.cat([fast + block.mlp(block.norm2(fast)), rest], 1)
+        fast = fast + block.drop_path1(out)
+        x = torch.cat([fast + fed(block, fast), rest], 1)
     return vit.forward_head(vit.norm(x))
 
 
@@ -207,8 +207,8 @@ def ats(model: PrunedViT, images: Tensor) -> Tensor:
             real, rows = rows >= 0, rows.clamp(min=0)
             weights = weights.gather(2, rows[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[3]))
             x = gathered(x, rows)
-        x = x + block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
-        x = x + block.mlp(block.norm2(x))
+        x = x + block.drop_path1(projected(block.attn, weights, v))
+        x = x + fed(block, x)
     return vit.forward_head(vit.norm(x))
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.cli.bench.steps import Seen, attention, embedded, explicit, gathered, matching, walked
+from tokenprune.cli.bench.steps import Seen, attention, embedded, explicit, fed, gathered, matching, projected, walked
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.schedule import Budget
 
@@ -30,10 +30,10 @@ def mctf(model: PrunedViT, images: Tensor) -> Tensor:
             norm = merge(weight)
             seen = merge(merge(seen.unsqueeze(-1)).squeeze(-1) * weight.unsqueeze(1)) / norm.unsqueeze(1)
             x, size = merge(x * weight) / norm, merge(size)
-            x = x + _of_values(block.attn, block.norm1(x), seen)
+            x = x + block.drop_path1(_of_values(block.attn, block.norm1(x), seen))
         else:
-            x = x + explicit(block.attn, block.norm1(x), bias)[0]
-        x = x + block.mlp(block.norm2(x))
+            x = x + block.drop_path1(explicit(block.attn, block.norm1(x), bias)[0])
+        x = x + fed(block, x)
     return vit.forward_head(vit.norm(x))
 
 
@@ -81,8 +81,8 @@ def kmedoids(model: PrunedViT, images: Tensor) -> Tensor:
             x = torch.cat([x[:, :1], gathered(x[:, 1:], _medoids(x[:, 1:], received, budgets[number].keep))], 1)
         out, seen, _, _ = explicit(block.attn, block.norm1(x))
         received = seen.sum((1, 2))[:, 1:]
-        x = x + out
-        x = x + block.mlp(block.norm2(x))
+        x = x + block.drop_path1(out)
+        x = x + fed(block, x)
     return vit.forward_head(vit.norm(x))
 
 
@@ -124,7 +124,7 @@ def _of_values(attn: torch.nn.Module, x: Tensor, seen: Tensor) -> Tensor:
     """Return what attention adds to normed tokens (B,T,C) with a map (B,h,T,T) that is there: values alone are made."""
     (B, T, C), qkv = x.shape, attn.qkv
     v = F.linear(x, qkv.weight[2 * C :], qkv.bias[2 * C :]).view(B, T, attn.num_heads, -1).transpose(1, 2)  # type: ignore[operator]
-    return attn.proj((seen @ v).transpose(1, 2).reshape(B, T, C))  # type: ignore[operator]
+    return projected(attn, seen, v)
 
 
 def _windows(x: Tensor, grid: tuple[int, int], threshold: float) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.cli.bench.steps import Seen, embedded, explicit, gathered, matching, walked
+from tokenprune.cli.bench.steps import Seen, embedded, explicit, fed, gathered, matching, walked
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.schedule import Budget
 
@@ -20,7 +20,7 @@ def diffrate(model: PrunedViT, images: Tensor) -> Tensor:
     size = torch.ones_like(x[..., :1])
     for number, block in enumerate(vit.blocks):
         out, seen, _, _ = explicit(block.attn, block.norm1(x), size[..., 0].log())
-        x = x + out
+        x = x + block.drop_path1(out)
         order = seen[:, :, 0, 1:].mean(1).sort(dim=1, descending=True).indices
         order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], 1)
         x, size = gathered(x, order), gathered(size, order)
@@ -29,7 +29,7 @@ def diffrate(model: PrunedViT, images: Tensor) -> Tensor:
             x, size = x[:, :left], size[:, :left]
             if keep < left:
                 x, size = _by_cosine(x, size, keep)
-        x = x + block.mlp(block.norm2(x))
+        x = x + fed(block, x)
     return vit.forward_head(vit.norm(x))
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from tokenprune.cli.bench.fixed import sliced
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.timing import interleaved, ratio
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.execution import run_block
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.policy import DeadSlotRule, settle
 from tokenprune.engine.prune import prune
 from tokenprune.engine.selector import Selector
-from tokenprune.engine.state import Decision, TokenState
+from tokenprune.engine.state import TokenState
 
 RATES = (0.7, 0.49, 0.343)
 BLOCK_SPREAD, MODEL_SPREAD = 0.12, 0.10  # standard deviation of an image's count, as a share of N

@@ -7,12 +7,12 @@ from torch import nn
 
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.timing import interleaved, ratio
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.prune import prune
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
-from tokenprune.engine.state import Decision
 
 PLAN = {"name": "per_block", "remove": 16}  # of the 196 tokens of a model of 12 blocks
 LIMITS = {"random": 1.03, "free": 1.05}

@@ -100,7 +100,7 @@ def decision_of(model: PrunedViT, images: Tensor) -> Call:
     selector, treatment, hooks = model.selectors[str(BLOCK)], model.treatment.at(BLOCK, DEPTH), model.hooks
 
     def decide() -> None:
-        if hooks.observes:
+        if hooks.observes(precedes=True):
             hooks.observe(before[BLOCK - 1])
         treatment.apply(seen.state, selector.score(seen, budget))
 

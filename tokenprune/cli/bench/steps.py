@@ -1,4 +1,7 @@
-"""Steps that released codes share: a walk over blocks, explicit attention, gathers by expanded indices, ToMe's matching."""
+"""Steps that released codes share: a walk over blocks, explicit attention, gathers by expanded indices, ToMe's matching.
+
+The codes keep what timm's blocks have for training, dropout of weights and outputs and DropPath, and call it at test time, too.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +32,17 @@ def attention(attn: Any, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor
 def explicit(attn: Any, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what attention adds to tokens, its weights, keys and values, see `attention`."""
     weights, k, v = attention(attn, x, bias)
-    return attn.proj((weights @ v).transpose(1, 2).reshape(x.shape)), weights, k, v
+    return projected(attn, weights, v), weights, k, v
+
+
+def projected(attn: Any, weights: Tensor, v: Tensor) -> Tensor:
+    """Return what attention adds to tokens (B,T,C), of its weights (B,h,T,S) and values (B,h,S,d)."""
+    return attn.proj_drop(attn.proj((attn.attn_drop(weights) @ v).transpose(1, 2).flatten(2)))
+
+
+def fed(block: Any, x: Tensor) -> Tensor:
+    """Return what the MLP of a block adds to tokens (B,T,C)."""
+    return block.drop_path2(block.mlp(block.norm2(x)))
 
 
 class Seen(NamedTuple):
@@ -56,10 +69,10 @@ def walked(
     size = torch.ones_like(x[..., :1])
     for number, block in enumerate(vit.blocks):
         out, *seen = explicit(block.attn, block.norm1(x), size[..., 0].log() if proportional else None)
-        x = x + out
+        x = x + block.drop_path1(out)
         if number in budgets:
             x, size = act(x, size, Seen(*seen), budgets[number])
-        x = x + block.mlp(block.norm2(x))
+        x = x + fed(block, x)
     return vit.forward_head(vit.norm(x))
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
-from tokenprune.engine.blocks.module_hooks import HookCall
+from tokenprune.engine.blocks.module_hooks import HookCall, passed
 from tokenprune.engine.blocks.ragged import ragged_attention
 from tokenprune.engine.blocks.refusals import part_obstacle
 from tokenprune.engine.blocks.rotary import rotary_rows, rotated
@@ -222,9 +222,10 @@ class BaseBlock(ABC):
         """Return the projected, scaled branch (B,T,C) of per-head outputs (B,h,T,d); `call` ends with what the attention module returns."""
         attn = self.parts.attn
         x = out.transpose(1, 2).flatten(2)
-        x = attn.norm(x) if hasattr(attn, "norm") else x
+        norm = _part(attn, "norm")
+        x = x if norm is None else norm(x)
         x = x * gate if gate is not None else x
-        x = attn.proj_drop(attn.proj(x))
+        x = passed(attn.proj_drop, attn.proj(x))
         return self._branch(self.parts.drop_path1, self.scaled(x if call is None else call.leave(x), 1))
 
     def feed(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
@@ -261,14 +262,14 @@ class BaseBlock(ABC):
     def _turned(self, q: Tensor, k: Tensor, rope: Tensor | None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return queries and keys (B,h,T,d) normed and rotated, rotated ones of a `dtype` or else of their own."""
         attn = self.parts.attn
-        q, k = attn.q_norm(q), attn.k_norm(k)
+        q, k = passed(attn.q_norm, q), passed(attn.k_norm, k)
         if rope is not None:
             q, k = (rotated(t, rope, getattr(attn, "rotate_half", False)).to(dtype or t.dtype) for t in (q, k))
         return q, _for_heads(k, q.shape[1])
 
     def _gated(self, x: Tensor) -> Tensor | None:
         """Return the gate of timm's gated attention for a normed sequence, None without one."""
-        gate = getattr(self.parts.attn, "gate", None)
+        gate = _part(self.parts.attn, "gate")
         return gate(x).sigmoid() if gate is not None else None
 
     def _value_macs(self) -> float:
@@ -277,7 +278,7 @@ class BaseBlock(ABC):
         return layer_macs(attn.qkv) / 3 if apart is None else layer_macs(apart)
 
     def _branch(self, drop_path: nn.Module, x: Tensor) -> Tensor:
-        return drop_path(x) if self.drop_path else x
+        return passed(drop_path, x) if self.drop_path else x
 
     def dropout(self) -> float:
         """Return the rate at which attention weights are dropped now."""
@@ -285,7 +286,7 @@ class BaseBlock(ABC):
 
     def dropped(self, weights: Tensor) -> Tensor:
         """Return attention weights, some of them dropped in training."""
-        return self.parts.attn.attn_drop(weights)
+        return passed(self.parts.attn.attn_drop, weights)
 
     def call(self) -> HookCall | None:
         """Return the call of the attention module for its hooks, None where it has none."""
@@ -295,6 +296,12 @@ class BaseBlock(ABC):
     def fused(self) -> bool:
         """Tell whether the block's own attention is one fused product."""
         return getattr(self.parts.attn, "fused_attn", True)
+
+
+def _part(module: Any, name: str) -> Any:
+    """Return a child of a module or of a view of one, None where it has none; to ask a module for what it lacks takes long."""
+    children = getattr(module, "_modules", None)
+    return getattr(module, name, None) if children is None else children.get(name)
 
 
 def _for_heads(x: Tensor, heads: int) -> Tensor:

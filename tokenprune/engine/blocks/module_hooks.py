@@ -2,10 +2,29 @@
 
 from typing import Any
 
+from timm.layers import DropPath  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.utils.hooks import BackwardHook
 
-_KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_IDLE_AT_TEST = (nn.Dropout, DropPath)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Tell whether a module has hooks of its own."""
+    return bool(module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks or module._backward_hooks)
+
+
+def passed(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a module makes of x; one that changes nothing, and that nobody watches, is not called, which takes a small model long."""
+    kind = type(module)
+    idle = kind is nn.Identity or (kind in _IDLE_AT_TEST and not module.training)
+    return x if idle and not hooked(module) and not _all_watched() else module(x)
+
+
+def _all_watched() -> bool:
+    """Tell whether somebody watches all modules (`torch.nn.modules.module.register_module_forward_hook` and its like)."""
+    return bool(_global_forward_pre_hooks or _global_forward_hooks)
 
 
 class HookCall:
@@ -25,7 +44,7 @@ class HookCall:
     @classmethod
     def of(cls, module: nn.Module) -> "HookCall | None":
         """Return the call of a module, None where it has no hooks."""
-        return cls(module) if any(getattr(module, kind) for kind in _KINDS) else None
+        return cls(module) if hooked(module) else None
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the input of the module, as the hooks in front of it leave it."""

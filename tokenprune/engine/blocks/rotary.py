@@ -25,7 +25,7 @@ def rotary_rows(state: TokenState, block: int, picked: Tensor | None = None) -> 
     table = table.reshape(-1, *table.shape[-2:])  # (1 or h,N,2d)
     zeros = torch.zeros_like(table[:, :1, ::2])
     still = torch.cat([zeros, zeros + 1], -1)  # no rotation: sine 0, cosine 1
-    P, N = state.prefix.shape[1], table.shape[1]
+    P, N = state.prefix_count, table.shape[1]
     if state.known.in_grid_order and picked is None:
         return torch.cat([still.expand(-1, P, -1), table], 1).unsqueeze(0)
     placed = torch.nn.functional.pad(state.index, (P, 0), value=-1)

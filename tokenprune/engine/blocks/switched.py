@@ -9,7 +9,8 @@ from tokenprune.engine.blocks.base import BaseBlock, Projection
 from tokenprune.engine.packing import Packing
 
 if TYPE_CHECKING:
-    from tokenprune.engine.state import Branch, TokenState
+    from tokenprune.engine.decision import Branch
+    from tokenprune.engine.state import TokenState
 
 
 def switched(block: BaseBlock, branch: "Branch | None") -> Any:

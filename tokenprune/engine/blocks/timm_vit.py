@@ -7,7 +7,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer  
 from torch import Tensor, nn
 
 from tokenprune.engine.blocks.base import BaseBlock
-from tokenprune.engine.blocks.module_hooks import HookCall
+from tokenprune.engine.blocks.module_hooks import HookCall, passed
 from tokenprune.engine.blocks.timm_family import TimmFamily
 
 
@@ -32,7 +32,7 @@ class TimmBlock(BaseBlock):
 
     def scaled(self, x: Tensor, branch: int) -> Tensor:
         """Return a branch through its LayerScale module."""
-        return (self.block.ls1 if branch == 1 else self.block.ls2)(x)
+        return passed(self.block.ls1 if branch == 1 else self.block.ls2, x)
 
 
 class TimmViT(TimmFamily):

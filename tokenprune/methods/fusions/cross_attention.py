@@ -45,7 +45,7 @@ class CrossAttention(Fusion):
         """Return a state of all N positions, each with the output of its query."""
         whole = state.expand()
         seen = whole if self.everything else state
-        there = None if seen.known.complete else F.pad(seen.live, (state.prefix.shape[1], 0), value=1)
+        there = None if seen.known.complete else F.pad(seen.live, (state.prefix_count, 0), value=1)
         x = self.asked(state.grid)
         x = x + self._attend(x, seen.sequence(), there)
         return whole.replace(tokens=self.proj(x + self.mlp(self.mlp_norm(x))))

@@ -45,7 +45,7 @@ class ClassAttention(Loss):
 
     def observe(self, seen: Observation) -> Tensor | None:
         """Return the class token's attention to each position, (B,N), of the blocks that are taught."""
-        if not seen.state.prefix.shape[1] or (self.blocks and seen.block not in self.blocks):
+        if not seen.state.prefix_count or (self.blocks and seen.block not in self.blocks):
             return None
         row = seen.cls_row().float().mean(1)
         nothing = row.new_zeros(len(row), seen.state.positions)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.shared.gates import at_least_one
 from tokenprune.methods.selectors.shared.halting import SPENT, Halting, LastHalting, mean_score
@@ -69,7 +69,7 @@ class AViTHalting(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Take in the block before this one, and drop the tokens that halt with it."""
-        P, h = seen.state.prefix.shape[1], self.halting.scores(seen.state)
+        P, h = seen.state.prefix_count, self.halting.scores(seen.state)
         traits = self.halting.take_in(seen.state, h, seen.block)
         halted = (traits[SPENT][:, P:] >= 1) & (seen.state.index >= 0)
         score = 1 - h[:, P:]  # the probability to go on

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenprune.engine.decision import Branch, Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Branch, Decision
 from tokenprune.methods.selectors.shared.gates import at_least_one
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of

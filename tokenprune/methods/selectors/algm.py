@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.shared.bipartite import Split, cosines
 from tokenprune.registry import register
@@ -84,7 +84,7 @@ class LocalThenGlobalMerging(Selector):
     def pairs(self, seen: Observation) -> Decision:
         """Merge each token of A that is similar enough into its most similar one of B."""
         ranked, M = seen.ranked(), seen.live.shape[1]
-        split = Split.of(ranked, seen.state.prefix.shape[1])
+        split = Split.of(ranked, seen.state.prefix_count)
         alive_a, alive_b = (seen.live.gather(1, side) for side in split)
         best, partner = F.pad(cosines(seen.tokens, split).masked_fill(~alive_b.unsqueeze(1), -2.0), (0, 1), value=-2.0).max(-1)
         counts = alive_a & (best > -2)

@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.agglomeration import LINKAGES, clustered
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.gates import at_least_one
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.stored_attention import AttentionBefore, attention, known
 from tokenprune.registry import register
 
@@ -38,7 +38,7 @@ class AttentionTopK(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of most attention, averaged over heads."""
-        return keep_top(attention(seen, self.source), seen.live, budget.keep, seen.complete)
+        return keep_top(attention(seen, self.source), seen.mask, budget.keep)
 
     def macs(self, slots: float) -> float:
         """Return the MACs of the second pass over the logits, which the column mean needs. A single row is part of the block."""
@@ -67,4 +67,4 @@ class AttentionTopKBefore(AttentionBefore):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots that received most attention. A fused token has no stored attention and stays."""
-        return keep_top(self.received(seen, missing=float("inf")), seen.live, budget.keep, seen.complete)
+        return keep_top(self.received(seen, missing=float("inf")), seen.mask, budget.keep)

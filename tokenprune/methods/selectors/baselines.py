@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.noise import at_slots, uniform
 from tokenprune.registry import register
 
@@ -22,10 +22,10 @@ class PixelVariance(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the slots of greatest pixel variance, which is computed once an image. Fused tokens have no pixels and stay."""
         if TRAIT in seen.state.traits:
-            return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep, seen.complete)
+            return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.mask, budget.keep)
         variance = seen.pixels().var(-1, unbiased=False).mean(-1)  # (B,N)
         found = at_slots(variance, seen.state)
-        return replace(keep_top(found, seen.live, budget.keep, seen.complete), traits={TRAIT: found})
+        return replace(keep_top(found, seen.mask, budget.keep), traits={TRAIT: found})
 
 
 @register("selector", "random")
@@ -46,4 +46,4 @@ class RandomSelector(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep `budget.keep` slots drawn without replacement."""
-        return keep_top(uniform(seen, None if self.training else self.seed), seen.live, budget.keep, seen.complete)
+        return keep_top(uniform(seen, None if self.training else self.seed), seen.mask, budget.keep)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.layers import EPS, AuxiliaryHead, first_queries, start
 from tokenprune.methods.selectors.shared.noise import uniform
@@ -76,8 +76,8 @@ class CroprRouter(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of highest summed logit, or as many slots drawn by it."""
         state, auxiliary = seen.state, self.auxiliary if self.training else None
-        joined = state.known.joined_sequence if auxiliary is None else state.sequence()
-        tokens, P = (seen.tokens, 0) if joined is None else (joined, state.prefix.shape[1])  # tokens alone of a sequence would be copied
+        joined = state.joined if auxiliary is None else state.sequence()
+        tokens, P = (seen.tokens, 0) if joined is None else (joined, state.prefix_count)  # tokens alone of a sequence would be copied
         tokens = self.norm(tokens.detach() if self.stop_grad else tokens)
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
         if auxiliary is not None:
@@ -85,8 +85,9 @@ class CroprRouter(Selector):
             notes = {"auxiliary": auxiliary(query, keys, tokens, there)}
         score = (keys @ query.T)[:, P:].sum(-1)  # (B,M)
         score = score if self.salient else -score
-        chosen = keep_top(score if self.select == "topk" else self._drawn(score, seen), seen.live, budget.keep, seen.complete)
-        return replace(chosen, score=score, notes=notes)
+        if self.select == "topk":
+            return keep_top(score, seen.mask, budget.keep, notes=notes)
+        return replace(keep_top(self._drawn(score, seen), seen.mask, budget.keep, notes=notes), score=score)
 
     def macs(self, slots: float) -> float:
         """Return Nq M C, plus M C^2 for a projection of keys. The queries are projected once, in `deploy`."""

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, ranked_slots
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.learned_counts import LearnedCounts
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of

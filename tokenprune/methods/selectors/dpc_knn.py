@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, at, best_slots
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.density_peaks import peaks
 from tokenprune.methods.selectors.shared.distances import distances, nearest
 from tokenprune.methods.selectors.shared.noise import uniform

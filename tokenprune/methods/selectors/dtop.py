@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.layers import start
 from tokenprune.registry import register
@@ -58,9 +58,7 @@ class DToP(Selector):
         logits = self.head(seen.tokens)  # (B,M,K)
         confidence = logits.float().softmax(-1).amax(-1)
         notes = {"token_logits": (logits, seen.state.index.where(seen.live, -1))} if self.training else {}
-        return replace(
-            keep_top(-confidence, seen.live, budget.keep, seen.complete), traits={TRAIT: self._stored(seen, logits)}, notes=notes
-        )
+        return replace(keep_top(-confidence, seen.mask, budget.keep), traits={TRAIT: self._stored(seen, logits)}, notes=notes)
 
     def macs(self, slots: float) -> float:
         """Return M C K, over all slots."""

@@ -1,9 +1,9 @@
 """Defines DynamicViT's predictor (Rao et al., NeurIPS 2021, Eq. 1-6): local and global features give log-probabilities of keeping."""
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.gates import PredictorGate, sampled
 from tokenprune.registry import register
 
@@ -33,7 +33,7 @@ class DynamicViTPredictor(Selector):
         """Return the sampled gate in training, which the engine multiplies with the previous one, and the top-k of log P(keep) at test."""
         log_probs = self.gate(seen.tokens, seen.policy())
         if not self.training:
-            return keep_top(log_probs[..., 0], seen.live, budget.keep, seen.complete)
+            return keep_top(log_probs[..., 0], seen.mask, budget.keep)
         keep, gate = sampled(log_probs, seen.live, self.tau)
         return Decision(keep, score=log_probs[..., 0].exp(), gate=gate, log_prob=log_probs[..., 0])
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.registry import register
 
@@ -53,7 +53,7 @@ class EvoViTRunningAttention(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the slots of greatest running attention. A fused token has none and stays."""
-        return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.live, budget.keep, seen.complete)
+        return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.mask, budget.keep)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Defines a score without attention: the high-frequency part of a token, with the rest folded into one mean token."""
 
+import torch
+
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.registry import register
 
 
@@ -24,10 +26,14 @@ class HighFrequency(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of greatest high-pass norm; the weights of the others in a fused token sum to 1."""
-        x, live = seen.tokens, seen.live.to(seen.tokens.dtype).unsqueeze(-1)
+        x, mask = seen.tokens, seen.mask
+        if mask is None:
+            score, rest = (x - x.mean(1, keepdim=True)).norm(dim=-1), max(x.shape[1] - budget.keep, 1)
+            return keep_top(score, None, budget.keep, weight=torch.full_like(score, 1 / rest))
+        live = mask.to(x.dtype).unsqueeze(-1)
         mean = (x * live).sum(1, keepdim=True) / live.sum(1, keepdim=True)
-        found = keep_top((x - mean).norm(dim=-1), seen.live, budget.keep, seen.complete)
-        gone = (seen.live & ~found.keep).to(x.dtype)
+        found = keep_top((x - mean).norm(dim=-1), mask, budget.keep)
+        gone = (mask & ~found.keep).to(x.dtype)
         return Decision(found.keep, score=found.score, weight=gone / gone.sum(1, keepdim=True).clamp(min=1.0), slots=found.slots)
 
     def macs(self, slots: float) -> float:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, at, best_slots
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.shared.distances import distances, nearest, within
 from tokenprune.methods.selectors.shared.stored_attention import AttentionBefore, known

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.indexing import take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig, InvalidSchedule
 from tokenprune.methods.selectors.shared.bipartite import Split, cosines, edges_of, merging
 from tokenprune.methods.selectors.shared.stored_attention import TRAIT, StoredAttention
@@ -85,7 +85,7 @@ class MultiCriteriaFusion(Selector):
         alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach().masked_fill(~seen.live, 1.0)
         alpha = alpha.clamp(min=torch.finfo(alpha.dtype).tiny)  # who receives nothing is still a part of a mean
         mass = torch.ones_like(alpha) if seen.state.mass is None else seen.state.mass.to(alpha.dtype)
-        split = Split.of(seen.ranked(budget.live), seen.state.prefix.shape[1])
+        split = Split.of(seen.ranked(budget.live), seen.state.prefix_count)
         weight = self.attraction(seen, split, alpha, mass)
         merged = budget.live - budget.keep
         there = merged // 2 if self.both_ways else merged
@@ -100,7 +100,7 @@ class MultiCriteriaFusion(Selector):
             targets.append(left.gather(1, partner.gather(1, edges[:, : merged - there])))
             others = others.gather(1, edges[:, merged - there :])
         source, order = torch.cat(sources, 1), torch.cat([left, others], 1)
-        found = merging(seen.live, source, torch.cat(targets, 1), order, alpha)
+        found = merging(seen.mask, source, torch.cat(targets, 1), order, alpha)
         return replace(found, weight=alpha * mass if self.by_attention else None, chain=2)
 
     def attraction(self, seen: Observation, split: Split, alpha: Tensor, mass: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision, mask_of
 from tokenprune.engine.indexing import sort_stably, take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
-from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Decision
+from tokenprune.engine.selector import Context, Selector, ranked_slots
 from tokenprune.methods.selectors.shared.bipartite import edges_of, half
 from tokenprune.methods.selectors.shared.distances import in_rows
 from tokenprune.registry import register
@@ -56,27 +56,28 @@ class EnergyMatching(Selector):
         merged = budget.live - budget.keep
         metric = F.normalize(seen.keys().detach(), dim=-1)
         cosine = metric @ metric.transpose(1, 2)
-        score = energy(cosine, self.margin, seen.live)
-        ranked = sort_stably(score.masked_fill(~seen.live, float("-inf")), descending=True)[1][:, : budget.live]
+        score = energy(cosine, self.margin, seen.mask)
+        ranked = ranked_slots(score, seen.mask)[:, : budget.live]
         ranked = ranked[:, : 2 * merged] if self.protects else ranked
         a, b = ranked[:, ::2], ranked[:, 1::2]
         pairs = take(cosine, a).gather(2, b.unsqueeze(1).expand(-1, a.shape[1], -1))
         edges, partner = edges_of(pairs)
         edges = edges[:, :merged]
         source, into = a.gather(1, edges), b.gather(1, partner.gather(1, edges))
-        keep = seen.live.scatter(1, source, 0)
-        target = torch.arange(keep.shape[1], device=keep.device).expand(keep.shape).scatter(1, source, into)
-        slots = None
-        if seen.complete:
-            slots = sort_stably((~keep).to(torch.uint8))[1][:, : budget.keep]
-        return Decision(keep, target=target, score=-score, slots=slots, gone=source)
+        if not seen.complete:
+            return Decision(seen.live.scatter(1, source, 0), score=-score, gone=source, into=into)
+        goes = mask_of(source, score.shape[1])
+        slots = sort_stably(goes.to(torch.uint8))[1][:, : budget.keep]
+        return Decision.between(slots, source, into=into, score=-score)
 
     def macs(self, slots: float) -> float:
         """Return M^2 d of the cosines."""
         return slots**2 * self.context.dim / self.context.heads
 
 
-def energy(cosine: Tensor, margin: float, live: Tensor) -> Tensor:
-    """Return the energy (B,M) of each slot among live ones (B,M), given cosines (B,M,M)."""
+def energy(cosine: Tensor, margin: float, live: Tensor | None) -> Tensor:
+    """Return the energy (B,M) of each slot among live ones (B,M), None for all, given cosines (B,M,M)."""
+    if live is None:
+        return torch.cat([F.elu(rows - margin).mean(-1) for rows in in_rows(cosine)], 1)
     near = [(F.elu(rows - margin) * live.unsqueeze(1)).sum(-1) for rows in in_rows(cosine)]
     return torch.cat(near, 1) / live.sum(1, keepdim=True)

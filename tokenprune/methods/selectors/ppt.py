@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.bipartite import Split, cosines, half, matched, merging
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
@@ -59,15 +59,15 @@ class PruningOrPooling(Selector):
         ranked, share = seen.ranked(count), importance(seen)
         own = share.gather(1, ranked)
         prunes = own.var(1, keepdim=True) >= self.threshold
-        split = Split.of(ranked, seen.state.prefix.shape[1])
-        pooled = merging(live, *matched(split, cosines(seen.keys(), split), count - budget.keep))
+        split = Split.of(ranked, seen.state.prefix_count)
+        pooled = merging(seen.mask, *matched(split, cosines(seen.keys(), split), count - budget.keep))
         falling = ranked.gather(1, sort_stably(own.detach(), descending=True)[1])
         kept = falling[:, : budget.keep]
         stays = torch.zeros_like(live).scatter(1, kept, 1)
         keep = stays.where(prunes, pooled.keep)
         order = kept.where(prunes, pooled.order) if pooled.order is not None else kept
         weight = torch.ones_like(share) if self.forgets else None
-        return Decision(keep, pooled.target, share, weight, vanish=live & ~keep & prunes, slots=order, order=order)
+        return Decision(keep, pooled.targets, share, weight, vanish=live & ~keep & prunes, slots=order, order=order)
 
     def macs(self, slots: float) -> float:
         """Return (M/2)^2 d of the cosines and M C of the norms of values."""

@@ -2,10 +2,10 @@
 
 import torch
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.noise import at_slots
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
@@ -41,4 +41,4 @@ class RadialPattern(Selector):
         place = torch.stack(torch.meshgrid(row, column, indexing="ij"), -1).flatten(0, 1)
         distance = place.square().sum(-1) if self.norm == 2.0 else place.norm(self.norm, dim=-1)  # squares are exact, so ties stay
         central = (distance.max() - distance).expand(seen.live.shape[0], -1)
-        return keep_top(at_slots(central, seen.state), seen.live, budget.keep, seen.complete)
+        return keep_top(at_slots(central, seen.state), seen.mask, budget.keep)

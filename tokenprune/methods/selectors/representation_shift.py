@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.hooks import MethodHooks
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidSchedule
 from tokenprune.registry import register
 
@@ -19,9 +19,13 @@ TRAIT = "entered"
 class Entered(MethodHooks):
     """Stores the tokens that enter a block which a decision follows."""
 
+    def observes(self, precedes: bool) -> bool:
+        """Tell whether a decision follows."""
+        return precedes
+
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
         """Return the tokens (B,M,C)."""
-        return {TRAIT: seen.tokens.detach()} if seen.precedes else {}
+        return {TRAIT: seen.tokens.detach()}
 
 
 @register("selector", "representation_shift")
@@ -52,9 +56,11 @@ class RepresentationShift(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of greatest shift."""
         entered = seen.trait(TRAIT, missing=float("inf"))
+        if seen.state.known.all_placed:
+            return keep_top((seen.tokens - entered).norm(dim=-1), seen.mask, budget.keep)
         known = entered[..., 0].isfinite()
         shift = (seen.tokens - entered.where(known.unsqueeze(-1), 0)).norm(dim=-1)  # an infinite norm would have no gradient
-        return keep_top(shift.masked_fill(~known, float("inf")), seen.live, budget.keep, seen.complete)
+        return keep_top(shift.masked_fill(~known, float("inf")), seen.mask, budget.keep)
 
     def macs(self, slots: float) -> float:
         """Return M C of the norms."""

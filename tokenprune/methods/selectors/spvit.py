@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.gated import GatedSelector
 from tokenprune.registry import register
 

@@ -2,10 +2,10 @@
 
 import torch
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.shared.gated import GatedSelector
 from tokenprune.methods.selectors.shared.gates import GATES

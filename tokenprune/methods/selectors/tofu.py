@@ -1,10 +1,10 @@
 """Defines ToFu's selector (Kim et al., WACV 2024): ToMe's matching, whose pairs are dropped in early blocks and merged in later ones."""
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.bipartite import Split, cosines, half, matched, merging
 from tokenprune.registry import register
 
@@ -30,9 +30,9 @@ class TokenFusion(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop the sources of the `budget.live - budget.keep` most similar pairs and name their targets."""
-        split = Split.of(seen.ranked(budget.live), seen.state.prefix.shape[1])
+        split = Split.of(seen.ranked(budget.live), seen.state.prefix_count)
         pairs = cosines(seen.keys(), split)
-        return merging(seen.live, *matched(split, pairs, budget.live - budget.keep))
+        return merging(seen.mask, *matched(split, pairs, budget.live - budget.keep))
 
     def macs(self, slots: float) -> float:
         """Return (M/2)^2 d of the cosines."""

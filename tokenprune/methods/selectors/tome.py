@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably, take
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
-from tokenprune.engine.state import Decision
 from tokenprune.registry import register
 
 TRAIT = "merge_order"
@@ -36,24 +36,24 @@ class BipartiteMatching(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop the sources of the `budget.live - budget.keep` most similar pairs and name their targets."""
-        (B, M), state = seen.live.shape, seen.state
-        P, merged = state.prefix.shape[1], budget.live - budget.keep
-        place = torch.arange(M, device=seen.live.device).expand(B, M)
-        ranked = place if state.known.complete else self._ranked(seen, place)[:, : budget.live]
+        state = seen.state
+        (B, M), P, merged = state.index.shape, state.prefix_count, budget.live - budget.keep
+        place = torch.arange(M, device=state.index.device).expand(B, M)
+        ranked = place if seen.complete else self._ranked(seen, place)[:, : budget.live]
         a, b = ranked[:, P % 2 :: 2], ranked[:, 1 - P % 2 :: 2]  # the class token itself is the first of A
         metric = F.normalize(seen.keys().detach(), dim=-1)
-        metric = metric if state.known.complete else take(metric, ranked)
+        metric = metric if seen.complete else take(metric, ranked)
         best, partner = (metric[:, P % 2 :: 2] @ metric[:, 1 - P % 2 :: 2].transpose(1, 2)).max(-1)
         edges = sort_stably(best, descending=True)[1]
-        source = a.gather(1, edges[:, :merged])
-        stays = edges[:, merged:].sort(1).values if P else edges[:, merged:]
-        target = place.scatter(1, source, b.gather(1, partner.gather(1, edges[:, :merged])))
-        keep = seen.live.scatter(1, source, 0)
+        joins, stays = edges[:, :merged], edges[:, merged:].sort(1).values if P else edges[:, merged:]
+        source, into = a.gather(1, joins), b.gather(1, partner.gather(1, joins))
         after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
         # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
-        remember = state.known.in_grid_order or not state.known.complete
+        remember = state.known.in_grid_order or not seen.complete
         traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if remember else {}
-        return Decision(keep, target=target, traits=traits, slots=after, gone=source)
+        if seen.complete:
+            return Decision.between(after, source, into=into, traits=traits)
+        return Decision(seen.live.scatter(1, source, 0), slots=after, gone=source, into=into, traits=traits)
 
     @staticmethod
     def _ranked(seen: Observation, place: Tensor) -> Tensor:

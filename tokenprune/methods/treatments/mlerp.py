@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tokenprune.engine.state import Decision, TokenState
-from tokenprune.engine.treatment import Treatment, final_targets, merge
-from tokenprune.errors import InvalidConfig
+from tokenprune.engine.decision import Decision
+from tokenprune.engine.state import TokenState
+from tokenprune.engine.treatment import Treatment, merge
+from tokenprune.errors import InvalidConfig, TokenPruneError
 from tokenprune.registry import register
 
 VARIANTS = ("fixed", "released")
@@ -51,13 +53,14 @@ class Mlerp(Treatment):
         first = depth // 2 + 1 if self.start is None else self.start
         return self if block >= first else replace(self, fold="none", memory="forget")
 
-    def merged(self, state: TokenState, dropped: Tensor, decision: Decision) -> TokenState:
+    def merged(self, state: TokenState, dropped: Tensor | None, decision: Decision) -> TokenState:
         """Return the state with means of the norm of their longest token."""
         plain = merge(state, dropped, replace(decision, weight=torch.ones_like(state.tokens[..., 0])))
-        moves = dropped if decision.vanish is None else dropped & ~decision.vanish
-        into, before = final_targets(decision, dropped), state.tokens.norm(dim=-1)
-        longest = before.scatter_reduce(1, into, before.masked_fill(~moves, 0.0), "amax")
-        joined = torch.zeros_like(before).scatter_reduce(1, into, moves.to(before.dtype), "amax") > 0
+        if plain.groups is None:
+            raise TokenPruneError("merging has not said what it merged")
+        gone, into, moves, total, _ = plain.groups
+        before = state.tokens.norm(dim=-1)
+        longest = before.scatter_reduce(1, into, before.gather(1, gone) * moves, "amax")
         now = plain.tokens.norm(dim=-1) if self.variant == "fixed" else before
-        scale = (longest / now.clamp(min=torch.finfo(now.dtype).tiny)).where(joined, 1.0)
-        return plain.replace(tokens=plain.tokens * scale.unsqueeze(-1))
+        scale = (longest / now.clamp(min=torch.finfo(now.dtype).tiny)).where(total > 1, 1.0)  # where somebody came
+        return plain.with_sequence(plain.sequence() * F.pad(scale, (state.prefix_count, 0), value=1.0).unsqueeze(-1))

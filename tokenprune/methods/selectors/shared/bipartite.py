@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably, take
-from tokenprune.engine.state import Decision
 
 
 def half(live: int, prefix: int) -> int:
@@ -60,8 +60,11 @@ def matched(split: Split, similarity: Tensor, merged: int) -> tuple[Tensor, Tens
     return source, target, order
 
 
-def merging(live: Tensor, source: Tensor, target: Tensor, order: Tensor, score: Tensor | None = None) -> Decision:
-    """Return the decision that merges slots `source` (B,R) into `target` (B,R) and leaves an order (B,K) of live slots (B,M)."""
-    place = torch.arange(live.shape[1], device=live.device).expand(live.shape)
-    keep, into = live.scatter(1, source, 0), place.scatter(1, source, target)
-    return Decision(keep, target=into, score=score, slots=order, gone=source, order=order)
+def merging(live: Tensor | None, source: Tensor, target: Tensor, order: Tensor, score: Tensor | None = None) -> Decision:
+    """Return the decision that merges slots `source` (B,R) into `target` (B,R) and leaves an order (B,K) of live slots.
+
+    `live` (B,M) is None where all are known to be, see `Observation.mask`.
+    """
+    if live is None:
+        return Decision.between(order, source, into=target, score=score, order=order)
+    return Decision(live.scatter(1, source, 0), score=score, slots=order, gone=source, order=order, into=target)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.errors import InvalidConfig
 from tokenprune.methods.selectors.shared.gates import at_least_one, cut, drawn, settled
 from tokenprune.methods.selectors.shared.noise import of_prefix, uniform
@@ -94,7 +94,7 @@ class GatedSelector(Selector):
             return self._drawn(seen, log_probs, always, of_cls)
         if self.eval_mode == "topk":
             ranked = p_keep if always is None else p_keep.masked_fill(always, float("inf"))
-            return replace(keep_top(ranked, live, budget.keep, seen.complete), score=p_keep)
+            return replace(keep_top(ranked, seen.mask, budget.keep), score=p_keep)
         # Keep if p exceeds a uniform number. This equals the hard Gumbel draw, which has P(keep) = p for any tau.
         threshold = self.eval_mode == "threshold"
         bar = self.threshold if threshold else uniform(seen, self.seed + self.number)

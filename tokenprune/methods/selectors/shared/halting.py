@@ -52,7 +52,7 @@ class LastHalting(MethodHooks):
 
     def conclude(self, state: TokenState) -> TokenState:
         """Return the state with every token's output in place of its last value, and note the inputs of `losses.ponder`."""
-        P, h = state.prefix.shape[1], self.halting.scores(state)
+        P, h = state.prefix_count, self.halting.scores(state)
         last = state.note("halting", self.layers - 1, (self.layers, mean_score(state, h)))
         for name, values in self.halting.take_in(state, torch.ones_like(h), self.layers).items():
             last = last.with_trait(name, values)
@@ -64,11 +64,11 @@ class LastHalting(MethodHooks):
 def mean_score(state: TokenState, h: Tensor) -> Tensor:
     """Return the mean halting score h (B,P+M) of a layer over all tokens of each image, (B,). Halted tokens count as 0."""
     going = recall(state, SPENT, h, missing=1.0) < 1
-    return (h * going).sum(1) / (state.prefix.shape[1] + state.positions)
+    return (h * going).sum(1) / (state.prefix_count + state.positions)
 
 
 def recall(state: TokenState, name: str, like: Tensor, missing: float = 0.0) -> Tensor:
     """Return a trait of the prefix and the slots (B,P+M,...), or zeros of the shape of `like` before it was first stored."""
     if name not in state.traits:
         return torch.zeros_like(like)
-    return torch.cat([state.traits[name][:, : state.prefix.shape[1]], state.trait(name, missing)], 1)
+    return torch.cat([state.traits[name][:, : state.prefix_count], state.trait(name, missing)], 1)

@@ -36,9 +36,13 @@ class StoredAttention(MethodHooks):
 
     source: str
 
+    def observes(self, precedes: bool) -> bool:
+        """Tell whether a decision follows."""
+        return precedes
+
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
         """Return the attention that live slots receive, (B,M), in a block that a decision follows."""
-        return {TRAIT: attention(seen, self.source).detach()} if seen.precedes else {}
+        return {TRAIT: attention(seen, self.source).detach()}
 
 
 class AttentionBefore(Selector):
