@@ -48,8 +48,9 @@ class Decision:
     Beside `target`: vanish (B,M) bool, dropped slots that go nowhere (DiffRate prunes some and merges others), none if None; carry (B,M),
     factor of a slot's mass on its way to the target, 1 if None; chain, how many targets may follow each other until a kept slot is met
     (MCTF: 2). order (B,K) long: slots in the order that later decisions count them in (`Observation.ranked`), the kept ones first; not for
-    site `rows`. It is part of methods that split tokens by rank; None leaves the order of before. into (B,R) long: the targets of `gone`,
-    where the selector knows them beside it; `target` may be None then.
+    site `rows`. It is part of methods that split tokens by rank; None leaves the order of before. into (B,R') long: the targets of the
+    first R' slots of `gone`, where the selector knows them; all others of `gone` vanish, `target` and `vanish` are None, and `carry` is
+    (B,R').
     """
 
     keep: Tensor
@@ -108,7 +109,12 @@ class Decision:
             raise TokenPruneError("a decision without targets cannot be merged: give `target` (B,M), or `into` (B,R) beside `gone`")
         M = self.keep.shape[1] if self.masked or self.slots is None else self.slots.shape[1] + self.gone.shape[1]
         itself = torch.arange(M, device=self.gone.device).expand(self.gone.shape[0], M)
-        return itself.scatter(1, self.gone, self.into)
+        return itself.scatter(1, self.gone[:, : self.into.shape[1]], self.into)
+
+    @property
+    def vanishing(self) -> int:
+        """How many of `gone` have no target, where some have one."""
+        return 0 if self.gone is None or self.into is None else self.gone.shape[1] - self.into.shape[1]
 
     @property
     def masked(self) -> bool:

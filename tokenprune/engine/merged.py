@@ -31,8 +31,9 @@ class Merger(NamedTuple):
         places: (B,M) position of each slot then.
         gone: (B,R) slots, among them all that were merged.
         into: (B,R) their targets.
-        moves: (B,R) bool, which of `gone` were merged; None for all of them, which then have a position.
+        moves: (B,R) bool, which of `gone` were merged; None for all of them.
         vanish: (B,R) bool, which of `gone` went nowhere: their position stays its own, and no live slot stands there; None for none.
+        placed: Whether each slot had a position.
     """
 
     places: Tensor
@@ -40,13 +41,15 @@ class Merger(NamedTuple):
     into: Tensor
     moves: Tensor | None
     vanish: Tensor | None
+    placed: bool
 
     def heirs(self, positions: int) -> Tensor:
         """Return (B,N): the position that speaks for each of N = `positions` after this decision, given that it spoke for itself before."""
         itself = torch.arange(positions, device=self.into.device).expand(self.places.shape[0], positions)
         place, heir = self.places.gather(1, self.gone), self.places.gather(1, self.into)
         heir = heir if self.vanish is None else place.where(self.vanish, heir)
-        if self.moves is None:
+        if self.moves is None and self.placed:
             return itself.scatter(1, place, heir)
+        written = place >= 0 if self.moves is None else self.moves & (place >= 0)
         spill = torch.cat([itself, itself[:, :1]], 1)
-        return spill.scatter(1, place.where(self.moves & (place >= 0), positions), heir)[:, :positions]
+        return spill.scatter(1, place.where(written, positions), heir)[:, :positions]

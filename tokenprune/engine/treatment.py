@@ -227,16 +227,21 @@ def live_first(order: Tensor, live: Tensor) -> Tensor:
     return order.gather(1, sort_stably((~live.gather(1, order)).to(torch.uint8))[1])
 
 
-def merged_pairs(state: TokenState, dropped: Tensor | None, decision: Decision) -> tuple[Tensor, Tensor]:
-    """Return slots (B,R) with every dropped one among them, and the kept slot (B,R) that each of them ends in: targets may have targets."""
-    if decision.gone is not None and decision.into is not None and decision.chain == 1 and state.known.gone is decision.gone:
-        return decision.gone, decision.into
+def pairs_of(state: TokenState, dropped: Tensor | None, decision: Decision) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return slots (B,R) with every merged one among them, the kept slot (B,R) that each ends in, and which are merged, None for all."""
+    if decision.into is not None and decision.gone is not None and decision.chain == 1:
+        return decision.gone[:, : decision.into.shape[1]], decision.into, None
     gone, target, length = leaving(state, dropped, decision), decision.targets, 1
     if decision.chain > 1:
         target = target.where(_dropped(dropped, decision), torch.arange(target.shape[1], device=target.device))
     while length < decision.chain:
         target, length = target.gather(1, target), 2 * length
-    return gone, target.gather(1, gone)
+    moves = None
+    if decision.vanish is not None:
+        moves = (_dropped(dropped, decision) & ~decision.vanish).gather(1, gone)
+    elif state.known.slots is None:
+        moves = _dropped(dropped, decision).gather(1, gone)
+    return gone, target.gather(1, gone), moves
 
 
 def merge(state: TokenState, dropped: Tensor | None, decision: Decision) -> TokenState:
@@ -244,19 +249,19 @@ def merge(state: TokenState, dropped: Tensor | None, decision: Decision) -> Toke
 
     The new value is the mean by mass (ToMe section 3), or by the decision's `weight`; masses, times `carry`, and owners follow.
     """
-    weight, carry, vanish = decision.weight, decision.carry, decision.vanish
+    weight, carry = decision.weight, decision.carry
     mass = torch.ones_like(state.tokens[..., 0]) if state.mass is None else state.mass
-    gone, into = merged_pairs(state, dropped, decision)
-    exact = state.known.slots is not None and vanish is None  # `gone` are those that move, and no other
-    moves = None if exact else _dropped(dropped, decision) if vanish is None else _dropped(dropped, decision) & ~vanish
+    gone, into, moves = pairs_of(state, dropped, decision)
 
     def flows(amount: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        leaves = amount if factor is None else amount * factor.to(amount.dtype)
-        moving = (leaves if moves is None else leaves * moves).gather(1, gone)
+        moving = amount.gather(1, gone)
+        moving = moving if moves is None else moving * moves
+        moving = moving if factor is None else moving * (factor if decision.into is not None else factor.gather(1, gone)).to(moving.dtype)
         return moving, amount.scatter_add(1, into, moving)
 
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
-    groups = Groups(gone, into, moving, total, vanish is None)
+    lost = decision.vanish is not None or (decision.into is not None and decision.vanishing > 0)
+    groups = Groups(gone, into, moving, total, not lost)
     share = (moving / total.gather(1, into)).unsqueeze(-1)
     joined = state.joined  # read and written in one piece where it is one
     x, first = (state.tokens, 0) if joined is None else (joined, state.prefix_count)
@@ -264,15 +269,9 @@ def merge(state: TokenState, dropped: Tensor | None, decision: Decision) -> Toke
     x = add(x, place, (take(x, source) - take(x, place)) * share)  # the mean as a step from the target: 0 for who stays
     after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
     mass = total if weight is None and carry is None else flows(mass, carry)[1]
-    placed = state.known.slots is not None and state.known.all_placed
-    merger = Merger(
-        state.index,
-        gone,
-        into,
-        None if placed else _dropped(dropped, decision).gather(1, gone),
-        None if vanish is None else vanish.gather(1, gone),
-    )
-    return after.replace(mass=mass, mergers=(*state.mergers, merger), groups=groups, vanished=state.vanished or vanish is not None)
+    vanish = None if decision.vanish is None else decision.vanish.gather(1, gone)
+    merger = Merger(state.index, gone, into, moves, vanish, state.known.all_placed)
+    return after.replace(mass=mass, mergers=(*state.mergers, merger), groups=groups, vanished=state.vanished or lost)
 
 
 def _dropped(dropped: Tensor | None, decision: Decision) -> Tensor:

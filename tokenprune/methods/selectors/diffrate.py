@@ -77,21 +77,18 @@ class PruneThenMerge(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep `budget.keep` tokens, merge those up to `budget.between`, and let the others vanish."""
         score = seen.cls_row().mean(1)
-        ranked = ranked_slots(score, seen.live)
+        ranked = ranked_slots(score, seen.mask)
         left, keep = self.numbers(seen, budget)
         kept, rest = ranked[:, :keep], ranked[:, keep:left]
         unit = F.normalize(seen.tokens.detach(), dim=-1)
         cosine, nearest = (take(unit, rest) @ take(unit, kept).transpose(1, 2)).max(-1)
-        ones = torch.ones_like(score)
-        target = torch.arange(score.shape[1], device=score.device).expand(score.shape).scatter(1, rest, kept.gather(1, nearest))
-        decision = Decision(
-            torch.zeros_like(seen.live).scatter(1, kept, 1),
-            target,
-            score,
-            ones,
-            vanish=torch.zeros_like(seen.live).scatter(1, ranked[:, left:], 1),
-            carry=ones.scatter(1, rest, cosine.clamp(min=self.least).to(ones.dtype)),
-            slots=kept,
+        decision = Decision.between(
+            kept,
+            ranked[:, keep:],
+            into=kept.gather(1, nearest),
+            score=score,
+            weight=torch.ones_like(score),
+            carry=cosine.clamp(min=self.least).to(score.dtype),
         )
         return decision if self.learned is None or not self.training else self.taught(seen, decision, ranked, self.learned)
 
@@ -106,7 +103,9 @@ class PruneThenMerge(Selector):
         """Return a decision of training: with gates, a note of the counts, and sizes of 1 and more, as released."""
         gate = learned.gates(ranked.shape[1], int(seen.live[0].sum())).to(seen.tokens.dtype)
         mass = torch.ones_like(seen.tokens[..., 0]) if seen.state.mass is None else seen.state.mass
-        carry = None if decision.carry is None else torch.maximum(decision.carry, 1 / mass.to(decision.carry.dtype))
+        carry, into, gone = decision.carry, decision.into, decision.gone
+        if carry is not None and into is not None and gone is not None:
+            carry = torch.maximum(carry, 1 / mass.gather(1, gone[:, : into.shape[1]]).to(carry.dtype))
         spread = torch.zeros_like(seen.tokens[..., 0]).scatter(1, ranked, gate.expand_as(ranked))
         return replace(decision, gate=spread, carry=carry, notes={"counts": learned()})
 
