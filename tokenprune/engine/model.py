@@ -331,7 +331,7 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
             placed = state.index >= 0
             gate = decision.gate if state.gate is None or self.treatment.may_revive else decision.gate * state.gate
             state = state.note("usage", number, ((gate * placed).sum(1) / state.positions, float(budget.rate)))
-            decision = replace(decision, gate=gate)
+            decision = decision.replace(gate=gate)
         for name, payload in decision.notes.items():
             state = state.note(name, number, payload)
         return self.treatment.at(number, self.depth).apply(state, decision)

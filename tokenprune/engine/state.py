@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tokenprune.engine.decision import Branch, mask_of
+from tokenprune.engine.decision import Branch, changed_copy, mask_of
 from tokenprune.engine.indexing import behind, put, recorded_by_jit, take
 from tokenprune.engine.merged import Groups, Merger
 from tokenprune.engine.packing import Packing
@@ -211,13 +211,13 @@ class TokenState:
             parts = {"prefix": self.prefix, "tokens": self.tokens, "joined": None, **changed}
             changed = {**parts, "prefix_count": parts["prefix"].shape[1]}
         if not forgotten and not given:
-            return _changed(self, changed)
-        changed["known"] = _changed(self.known, {**forgotten, **given})
+            return changed_copy(self, changed)
+        changed["known"] = changed_copy(self.known, {**forgotten, **given})
         if "live" not in changed:
             changed["live"] = self.live  # before a fact is gone of which it is made
         elif changed["live"] is None:
-            return _changed(self, changed, "live")
-        return _changed(self, changed)
+            return changed_copy(self, changed, "live")
+        return changed_copy(self, changed)
 
     def check(self) -> None:
         """Compare every fact of `known` with the tensors that it is about; this reads them, so only tests call it.
@@ -241,7 +241,7 @@ class TokenState:
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
-        return _changed(self, {"joined": x}, "prefix", "tokens")  # `replace` would ask of each name what it is about
+        return changed_copy(self, {"joined": x}, "prefix", "tokens")  # `replace` would ask of each name what it is about
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""
@@ -297,24 +297,33 @@ class TokenState:
         tokens = taken.where((self.index >= 0).unsqueeze(-1), self.tokens)
         return self.replace(tokens=tokens, canvas=None if self.canvas is None else map_, retired=())
 
+    def rows_of(self, slots: Tensor) -> Tensor:
+        """Return the tokens of slots (B,K), (B,K,C)."""
+        return take(self.tokens, slots) if self.joined is None else take(self.joined, slots + self.prefix_count)
+
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
-        stored = self.traits[name][:, self.prefix_count :]
+        stored, P = self.traits[name], self.prefix_count
         if self.known.in_grid_order:
-            return stored
+            return stored[:, P:]
         if self.known.all_placed:
-            return take(stored, self.index)
-        values = take(stored, self.index.clamp(min=0))
+            return take(stored, self.index + P)
+        values = take(stored, self.index.clamp(min=0) + P)
         known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
         return values.where(known, values.new_full((), missing))  # a number of the host would be copied to the device
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
-        B, P = self.index.shape[0], self.prefix_count
-        old, everywhere = self.traits.get(name), self.known.all_placed and (where is None or self.known.complete)
+        B, P, old = self.index.shape[0], self.prefix_count, self.traits.get(name)
+        everywhere = self.known.all_placed and (where is None or self.known.complete)
+        whole = values.shape[1] > self.index.shape[1]
+        if whole and everywhere and self.known.in_grid_order:
+            return self.replace(traits={**self.traits, name: values})
         if old is None:
             old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
-        if values.shape[1] > self.index.shape[1]:
+        if whole and everywhere:
+            return self.replace(traits={**self.traits, name: put(old, behind(self.index, P), values, everywhere)})
+        if whole:
             old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
         if self.known.in_grid_order and (where is None or everywhere):
             return self.replace(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
@@ -357,9 +366,7 @@ class TokenState:
         gone = self.known.gone
         if gone is None or self.canvas is None or not self.known.all_placed:
             return self.replace(mergers=()).dense(), ()
-        joined, P = self.joined, self.prefix_count
-        values = take(self.tokens, gone) if joined is None else take(joined, gone + P)
-        return self.canvas, (*self.retired, (take(self.index, gone), values))
+        return self.canvas, (*self.retired, (take(self.index, gone), self.rows_of(gone)))
 
     def _kept(self, slots: Tensor) -> "TokenState":
         """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens in one piece are copied once, together."""
@@ -374,13 +381,3 @@ class TokenState:
 
 
 _FIELDS = frozenset(field.name for field in fields_of(TokenState))
-
-
-def _changed(record: Any, changes: Mapping[str, Any], *left: str) -> Any:
-    """Return a copy of a frozen dataclass without the fields that are `left` to be made; `dataclasses.replace` is 10 times slower."""
-    copy = object.__new__(type(record))
-    copy.__dict__.update(record.__dict__)
-    copy.__dict__.update(changes)
-    for name in left:
-        copy.__dict__.pop(name, None)
-    return copy

@@ -117,5 +117,5 @@ def seen_by_all(
     if model.probe is not None:
         model.probe(seen)
     for name, values in model.hooks.observe(seen).items():
-        state = state.with_trait(name, values, state.live)
+        state = state.with_trait(name, values, seen.mask)
     return noted(model.loss_terms, seen, state) if model.training else state

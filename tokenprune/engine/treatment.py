@@ -1,6 +1,6 @@
 """A treatment is a point in a small space: memory x candidates x revive x fold. The named ones are files beside this one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -100,7 +100,7 @@ class Treatment:
         if decision.mix is not None:
             return mixed(state, decision.mix, decision.values)
         if self.fold == "merge" and not decision.named and decision.slots is None and state.index.shape[1]:
-            decision = replace(decision, keep=with_heir(state, decision))
+            decision = decision.replace(keep=with_heir(state, decision))
         complete = state.known.complete
         dropped = None if complete else state.live & ~decision.keep
         fused = fused_token(state, decision, dropped) if self.fold == "fuse" else None
@@ -118,7 +118,7 @@ class Treatment:
         if self.fold != "merge" or not state.index.shape[1]:
             return state
         if not decision.named:
-            decision = replace(decision, target=nearest(state, decision.keep), weight=None)  # that of dropped tokens in a fused one
+            decision = decision.replace(target=nearest(state, decision.keep), weight=None)  # that of dropped tokens in a fused one
         elif decision.values is not None:
             state = state.replace(tokens=decision.values)
         return self.merged(state, dropped, decision)
@@ -148,7 +148,7 @@ def fused_token(state: TokenState, decision: Decision, dropped: Tensor | None) -
     `dropped` (B,M) is None for all slots that are not kept, and which images is None for all of them.
     """
     if dropped is None and decision.gate is None and decision.gone is not None and decision.gone.shape[1]:  # no mask is needed
-        tokens, weight = take(state.tokens, decision.gone), fused_weight(decision).gather(1, decision.gone)
+        tokens, weight = state.rows_of(decision.gone), fused_weight(decision).gather(1, decision.gone)
         return weight.to(tokens.dtype).unsqueeze(1) @ tokens, None
     dropped = ~decision.keep if dropped is None else dropped
     weight = amounts(state, decision, dropped).to(state.tokens.dtype)

@@ -84,8 +84,8 @@ class LocalThenGlobalMerging(Selector):
     def pairs(self, seen: Observation) -> Decision:
         """Merge each token of A that is similar enough into its most similar one of B."""
         ranked, M = seen.ranked(), seen.live.shape[1]
-        split = Split.of(ranked, seen.state.prefix_count)
-        alive_a, alive_b = (seen.live.gather(1, side) for side in split)
+        split = Split.of(seen, ranked.shape[1])
+        alive_a, alive_b = (seen.live.gather(1, side) for side in (split.a, split.b))
         best, partner = F.pad(cosines(seen.tokens, split).masked_fill(~alive_b.unsqueeze(1), -2.0), (0, 1), value=-2.0).max(-1)
         counts = alive_a & (best > -2)
         n = counts.sum(1, keepdim=True)

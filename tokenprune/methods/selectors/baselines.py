@@ -1,7 +1,5 @@
 """Defines baselines that read no feature: random choice and pixel variance (Cropr section 4)."""
 
-from dataclasses import replace
-
 from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
@@ -25,7 +23,7 @@ class PixelVariance(Selector):
             return keep_top(seen.trait(TRAIT, missing=float("inf")), seen.mask, budget.keep)
         variance = seen.pixels().var(-1, unbiased=False).mean(-1)  # (B,N)
         found = at_slots(variance, seen.state)
-        return replace(keep_top(found, seen.mask, budget.keep), traits={TRAIT: found})
+        return keep_top(found, seen.mask, budget.keep, traits={TRAIT: found})
 
 
 @register("selector", "random")

@@ -1,7 +1,6 @@
 """Defines Cropr (Bergner et al., 2024, section 3): learned queries cross-attend to the tokens; auxiliary heads teach them which matter."""
 
 import copy
-from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -87,7 +86,7 @@ class CroprRouter(Selector):
         score = score if self.salient else -score
         if self.select == "topk":
             return keep_top(score, seen.mask, budget.keep, notes=notes)
-        return replace(keep_top(self._drawn(score, seen), seen.mask, budget.keep, notes=notes), score=score)
+        return keep_top(self._drawn(score, seen), seen.mask, budget.keep, notes=notes).replace(score=score)
 
     def macs(self, slots: float) -> float:
         """Return Nq M C, plus M C^2 for a projection of keys. The queries are projected once, in `deploy`."""

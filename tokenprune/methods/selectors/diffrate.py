@@ -1,7 +1,6 @@
 """Defines DiffRate (Chen et al., ICCV 2023): each block prunes by the class token's attention and then merges what is least attended."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -107,7 +106,7 @@ class PruneThenMerge(Selector):
         if carry is not None and into is not None and gone is not None:
             carry = torch.maximum(carry, 1 / mass.gather(1, gone[:, : into.shape[1]]).to(carry.dtype))
         spread = torch.zeros_like(seen.tokens[..., 0]).scatter(1, ranked, gate.expand_as(ranked))
-        return replace(decision, gate=spread, carry=carry, notes={"counts": learned()})
+        return decision.replace(gate=spread, carry=carry, notes={"counts": learned()})
 
     def macs(self, slots: float) -> float:
         """Return K (P - K) C of the cosines, for K tokens that stay of P after pruning, in proportion to the slots."""

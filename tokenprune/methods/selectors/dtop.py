@@ -1,7 +1,5 @@
 """Defines DToP (Tang et al., 2023) as Cropr compares with it: tokens leave once a head inside the encoder classifies them confidently."""
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
 from tokenprune.engine.decision import Decision
@@ -58,7 +56,7 @@ class DToP(Selector):
         logits = self.head(seen.tokens)  # (B,M,K)
         confidence = logits.float().softmax(-1).amax(-1)
         notes = {"token_logits": (logits, seen.state.index.where(seen.live, -1))} if self.training else {}
-        return replace(keep_top(-confidence, seen.mask, budget.keep), traits={TRAIT: self._stored(seen, logits)}, notes=notes)
+        return keep_top(-confidence, seen.mask, budget.keep, traits={TRAIT: self._stored(seen, logits)}, notes=notes)
 
     def macs(self, slots: float) -> float:
         """Return M C K, over all slots."""

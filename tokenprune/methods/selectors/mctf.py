@@ -1,7 +1,6 @@
 """Defines MCTF (Lee et al., CVPR 2024), which merges similar, little attended and small tokens one step ahead of the attention."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,7 +84,7 @@ class MultiCriteriaFusion(Selector):
         alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach().masked_fill(~seen.live, 1.0)
         alpha = alpha.clamp(min=torch.finfo(alpha.dtype).tiny)  # who receives nothing is still a part of a mean
         mass = torch.ones_like(alpha) if seen.state.mass is None else seen.state.mass.to(alpha.dtype)
-        split = Split.of(seen.ranked(budget.live), seen.state.prefix_count)
+        split = Split.of(seen, budget.live)
         weight = self.attraction(seen, split, alpha, mass)
         merged = budget.live - budget.keep
         there = merged // 2 if self.both_ways else merged
@@ -101,7 +100,7 @@ class MultiCriteriaFusion(Selector):
             others = others.gather(1, edges[:, merged - there :])
         source, order = torch.cat(sources, 1), torch.cat([left, others], 1)
         found = merging(seen.mask, source, torch.cat(targets, 1), order, alpha)
-        return replace(found, weight=alpha * mass if self.by_attention else None, chain=2)
+        return found.replace(weight=alpha * mass if self.by_attention else None, chain=2)
 
     def attraction(self, seen: Observation, split: Split, alpha: Tensor, mass: Tensor) -> Tensor:
         """Return W (B,Ma,Mb), given the attention that slots receive and their sizes, both (B,M)."""

@@ -59,7 +59,7 @@ class PruningOrPooling(Selector):
         ranked, share = seen.ranked(count), importance(seen)
         own = share.gather(1, ranked)
         prunes = own.var(1, keepdim=True) >= self.threshold
-        split = Split.of(ranked, seen.state.prefix_count)
+        split = Split.of(seen, count)
         pooled = merging(seen.mask, *matched(split, cosines(seen.keys(), split), count - budget.keep))
         falling = ranked.gather(1, sort_stably(own.detach(), descending=True)[1])
         kept = falling[:, : budget.keep]

@@ -24,8 +24,8 @@ class Entered(MethodHooks):
         return precedes
 
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return the tokens (B,M,C)."""
-        return {TRAIT: seen.tokens.detach()}
+        """Return the sequence (B,P+M,C)."""
+        return {TRAIT: seen.state.sequence().detach()}
 
 
 @register("selector", "representation_shift")

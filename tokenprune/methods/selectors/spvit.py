@@ -1,7 +1,5 @@
 """Defines SPViT's selector (Kong et al., ECCV 2022, section 4): a classifier for each head's channels, weighted heads, a package token."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -100,7 +98,7 @@ class SPViTClassifier(GatedSelector):
         """Return the sampled gate in training and the choice of `eval_mode` at test time. Packages have no position and stay."""
         log_probs, probs = self.gate(seen.tokens, seen.policy())
         packages = seen.live & (seen.state.index < 0)
-        return replace(self.decide(seen, budget, log_probs, packages), weight=probs[..., 0])
+        return self.decide(seen, budget, log_probs, packages).replace(weight=probs[..., 0])
 
     def macs(self, slots: float) -> float:
         """Return N (h (d^2 + d^2/2 + d^2/8 + d/2) + h^2)."""

@@ -30,7 +30,7 @@ class TokenFusion(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop the sources of the `budget.live - budget.keep` most similar pairs and name their targets."""
-        split = Split.of(seen.ranked(budget.live), seen.state.prefix_count)
+        split = Split.of(seen, budget.live)
         pairs = cosines(seen.keys(), split)
         return merging(seen.mask, *matched(split, pairs, budget.live - budget.keep))
 

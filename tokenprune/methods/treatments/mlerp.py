@@ -55,7 +55,7 @@ class Mlerp(Treatment):
 
     def merged(self, state: TokenState, dropped: Tensor | None, decision: Decision) -> TokenState:
         """Return the state with means of the norm of their longest token."""
-        plain = merge(state, dropped, replace(decision, weight=torch.ones_like(state.tokens[..., 0])))
+        plain = merge(state, dropped, decision.replace(weight=torch.ones_like(state.tokens[..., 0])))
         if plain.groups is None:
             raise TokenPruneError("merging has not said what it merged")
         gone, into, moves, total, _ = plain.groups

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably, take
+from tokenprune.engine.observation import Observation
 
 
 def half(live: int, prefix: int) -> int:
@@ -24,21 +25,29 @@ class Split(NamedTuple):
     Attributes:
         a: (B,Ma) slots of set A, without the class token, by rank.
         b: (B,Mb) slots of set B, by rank.
+        first: The first slot of A, where A is every other slot from there on and B all others; None where they lie in another order.
     """
 
     a: Tensor
     b: Tensor
+    first: int | None
 
     @classmethod
-    def of(cls, ranked: Tensor, prefix: int) -> "Split":
-        """Return the split of slots (B,K) in the order of their rank, behind `prefix` tokens that have the first ranks."""
-        return cls(ranked[:, prefix % 2 :: 2], ranked[:, 1 - prefix % 2 :: 2])
+    def of(cls, seen: Observation, count: int) -> "Split":
+        """Return the split of the `count` live slots by their rank, behind the prefix tokens, which have the first ranks."""
+        ranked, first, state = seen.ranked(count), seen.state.prefix_count % 2, seen.state
+        in_order = seen.complete and state.order is None and count == state.index.shape[1]
+        return cls(ranked[:, first::2], ranked[:, 1 - first :: 2], first if in_order else None)
+
+    def rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of A and of B of x (B,M,C)."""
+        return (take(x, self.a), take(x, self.b)) if self.first is None else (x[:, self.first :: 2], x[:, 1 - self.first :: 2])
 
 
 def cosines(metric: Tensor, split: Split) -> Tensor:
     """Return the cosine (B,Ma,Mb) of each pair of A and B by a metric (B,M,d)."""
-    unit = F.normalize(metric.detach(), dim=-1)
-    return take(unit, split.a) @ take(unit, split.b).transpose(1, 2)
+    a, b = split.rows(F.normalize(metric.detach(), dim=-1))
+    return a @ b.transpose(1, 2)
 
 
 def edges_of(similarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """Defines the base of selectors that sample keep/drop gates in training and may keep a different number in each image at test time."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -94,7 +92,7 @@ class GatedSelector(Selector):
             return self._drawn(seen, log_probs, always, of_cls)
         if self.eval_mode == "topk":
             ranked = p_keep if always is None else p_keep.masked_fill(always, float("inf"))
-            return replace(keep_top(ranked, seen.mask, budget.keep), score=p_keep)
+            return keep_top(ranked, seen.mask, budget.keep).replace(score=p_keep)
         # Keep if p exceeds a uniform number. This equals the hard Gumbel draw, which has P(keep) = p for any tau.
         threshold = self.eval_mode == "threshold"
         bar = self.threshold if threshold else uniform(seen, self.seed + self.number)
@@ -103,7 +101,7 @@ class GatedSelector(Selector):
         if of_cls is None:
             return decision
         bar = bar if threshold else of_prefix(seen, self.seed + self.number)
-        return replace(decision, prefix_keep=_beside(of_cls[..., 0].exp() > bar, seen))
+        return decision.replace(prefix_keep=_beside(of_cls[..., 0].exp() > bar, seen))
 
     def _drawn(self, seen: Observation, log_probs: Tensor, always: Tensor | None, of_cls: Tensor | None) -> Decision:
         """Return the decision drawn by Gumbel-softmax; the class token's number is drawn before those of the slots, as released."""
@@ -116,7 +114,7 @@ class GatedSelector(Selector):
         if of_cls is None:
             return decision
         prefix_gate = _beside(gates[:, :1], seen)
-        return replace(decision, prefix_keep=prefix_gate > 0, prefix_gate=prefix_gate if self.training else None)
+        return decision.replace(prefix_keep=prefix_gate > 0, prefix_gate=prefix_gate if self.training else None)
 
     def calibrate(self, scores: Tensor, keep: float) -> None:
         """Set the threshold so that `keep` of the scores (n,) lie above it."""
