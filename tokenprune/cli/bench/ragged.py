@@ -1,6 +1,5 @@
 """Measures goals of counts that differ between images: a block against a uniform one, and all of SViT against its oracle."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from tokenprune.cli.bench.fixed import sliced
 from tokenprune.cli.bench.goals import Finding, Setup
 from tokenprune.cli.bench.timing import interleaved, ratio
 from tokenprune.engine.decision import Decision
-from tokenprune.engine.execution import run_block
+from tokenprune.engine.execution import BlockUsage, run_block
 from tokenprune.engine.model import PrunedViT
 from tokenprune.engine.policy import DeadSlotRule, settle
 from tokenprune.engine.prune import prune
@@ -76,7 +75,7 @@ def fix_counts(model: PrunedViT, number: int, keep: Tensor) -> None:
     original = selector.score
 
     def score(seen: Any, budget: Any) -> Decision:
-        return replace(original(seen, budget), keep=keep)
+        return original(seen, budget).replace(keep=keep)
 
     selector.score = score  # type: ignore[method-assign]
 
@@ -91,5 +90,5 @@ def held(used: Any) -> Any:
     for u in used:
         least = min(least, float(u.attended.float().mean()))
         now = torch.tensor([least])
-        result.append(replace(u, attended=now, rows=now, fed=now))
+        result.append(BlockUsage.even(now))
     return result

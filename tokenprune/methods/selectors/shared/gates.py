@@ -15,11 +15,13 @@ from tokenprune.engine.indexing import traced
 class MLPGate(nn.Module):
     """Applies LN, Linear(C, C/4), GELU, Linear(C/4, 2) to every token by itself (SViT section 3.2).
 
-    The paper omits the LN; its code has it.
+    The paper omits the LN; its code has it. `alone` says that no token's answer depends on others.
 
     Args:
         dim: Channels C.
     """
+
+    alone = True
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -31,8 +33,8 @@ class MLPGate(nn.Module):
         """Return the layer that gives the two logits, keep first."""
         return cast(nn.Linear, self.layers[-1])
 
-    def forward(self, tokens: Tensor, policy: Tensor) -> Tensor:
-        """Return log-probabilities (B,M,2), index 0 = keep, of tokens (B,M,C). It does not use `policy` (B,M)."""
+    def forward(self, tokens: Tensor, policy: Tensor | None) -> Tensor:
+        """Return log-probabilities (B,M,2), index 0 = keep, of tokens (B,M,C). It does not use `policy` (B,M), which may be None."""
         return self.layers(tokens).to(tokens.dtype).log_softmax(-1)
 
     def macs(self, slots: float) -> float:
@@ -46,6 +48,8 @@ class PredictorGate(nn.Module):
     Args:
         dim: Channels C.
     """
+
+    alone = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
