@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tokenprune.engine.decision import Branch, changed_copy, mask_of
+from tokenprune.engine.decision import Branch, Decision, changed_copy, mask_of
 from tokenprune.engine.indexing import behind, put, recorded_by_jit, take
 from tokenprune.engine.merged import Groups, Merger
 from tokenprune.engine.packing import Packing
@@ -56,6 +56,8 @@ class Known:
         }
         return [name for name, right in claims.items() if not right]
 
+
+__all__ = ["Decision", "Known", "Lengths", "TokenState", "as_lengths"]  # plugins of before look for Decision here
 
 _ABOUT = {  # which facts are forgotten, by the field of TokenState that changes
     "live": {"complete": False, "slots": None, "gone": None, "packing": None},

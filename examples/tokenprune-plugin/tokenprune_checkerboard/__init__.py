@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from tokenprune.engine.decision import Decision
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector, keep_top
-from tokenprune.engine.state import Decision
 from tokenprune.methods.selectors.shared.noise import at_slots
 from tokenprune.registry import register
 

@@ -42,9 +42,10 @@ def measure(setup: Setup) -> list[Finding]:
                 used = model.encode(images).usage
             calls |= {f"{name} falling": partial(model, images), f"{name} oracle": partial(sliced, model, used, images)}
         seconds, case = interleaved(calls, setup.rounds, f"fixed counts, batch {batch}"), f"batch {batch}"
-        least = 0.95 if batch >= 8 else 0.82
         found += [
-            Finding("speed-up / MACs ratio", f"{n}, {case}", ratio(seconds["dense"], seconds[n], 1 / ideal[n]), least, at_least=True)
+            Finding(
+                "speed-up / MACs ratio", f"{n}, {case}", ratio(seconds["dense"], seconds[n], 1 / ideal[n]), _least(n, batch), at_least=True
+            )
             for n in models
         ]
         found += [
@@ -52,6 +53,16 @@ def measure(setup: Setup) -> list[Finding]:
         ]
         found.append(Finding("no selector / timm", case, ratio(seconds["wrapped"], seconds["dense"]), 1.02))
     return found
+
+
+def _least(name: str, batch: int) -> float:
+    """Return the least share of its MACs ratio that a method has to gain.
+
+    ToMe merges in each block, and neither a matching nor a merge has MACs: experiments/benchmarks/README.md has their share of a block.
+    """
+    if name == "tome":
+        return 0.92 if batch >= 8 else 0.70
+    return 0.97 if batch >= 8 else 0.82
 
 
 def ideals(models: dict[str, PrunedViT], dense: PrunedViT, images: Tensor) -> dict[str, float]:
