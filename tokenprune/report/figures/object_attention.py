@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tokenprune.runs.load import Loaded
 
 
+_RESAMPLES = 1000
+
+
 @register("report", "object_attention")
 @dataclass(frozen=True)
 class ObjectAttention(FigureReport):
@@ -50,13 +53,15 @@ class ObjectAttention(FigureReport):
                 f"object_attention: it shows rows that drop nothing and are ok; rows: {there}; sweep over method=dense too"
             )
         parts = [self.measured(load(sweep, row)).assign(row=name) for name, row in zip(names_of(rows), rows, strict=True)]
-        table = pd.concat(parts, ignore_index=True)[["row", "block", "pictures", "objects", "attention", "over_chance", "over_chance_std"]]
+        table = pd.concat(parts, ignore_index=True)[["row", "block", "pictures", "objects", "attention", "over_chance", "over_chance_se"]]
         for name, part in table.groupby("row", sort=False):
             console.say(in_words(str(name), part))
         return save(draw(table, f"{sweep.name}: attention of the class token on objects"), sweep.folder, "object_attention", table.round(5))
 
     def measured(self, loaded: "Loaded") -> "pd.DataFrame":
-        """Return a line for each block: the objects' share of cells and of attention, and the second over the first, picture by picture.
+        """Return a line for each block: the objects' mean share of cells and of attention, the second over the first, and its error.
+
+        The error is the standard deviation of that ratio over resamples of the pictures (bootstrap).
 
         Raises:
             TokenPruneError: The data have no masks, or no picture has an object.
@@ -80,8 +85,9 @@ class ObjectAttention(FigureReport):
         if not shares:
             raise TokenPruneError(f"object_attention: none of {len(pictures)} pictures has an object that covers {self.cover:g} of a cell")
         share, chance = torch.stack(shares), torch.stack(chances)
-        over = share / chance.unsqueeze(1)
-        columns = {"attention": share.mean(0), "over_chance": over.mean(0), "over_chance_std": over.std(0, correction=0)}
+        drawn = torch.randint(len(share), (_RESAMPLES, len(share)), generator=torch.Generator().manual_seed(0))
+        resampled = share[drawn].mean(1) / chance[drawn].mean(1, keepdim=True)
+        columns = {"attention": share.mean(0), "over_chance": share.mean(0) / chance.mean(), "over_chance_se": resampled.std(0)}
         numbers = {name: values.tolist() for name, values in columns.items()}
         return pd.DataFrame({"block": range(share.shape[1]), "pictures": len(shares), "objects": float(chance.mean()), **numbers})
 
@@ -93,7 +99,7 @@ def in_words(name: str, part: "pd.DataFrame") -> str:
 
 
 def draw(table: "pd.DataFrame", title: str) -> "Figure":
-    """Return the figure: a curve for each row with a band of one standard deviation over pictures, and a line at chance."""
+    """Return the figure: a curve for each row with a band of one standard error over pictures, and a line at chance."""
     from tokenprune.report.figures.shared.panels import BLUE, NORMAL, ORANGE, new_figure, open_axis
 
     figure = new_figure(7, 4.2, title)
@@ -101,7 +107,7 @@ def draw(table: "pd.DataFrame", title: str) -> "Figure":
     colours, markers = (BLUE, ORANGE, "#009e73", "#cc79a7"), ("s", "o", "^", "D")
     for number, (name, part) in enumerate(table.groupby("row", sort=False)):
         colour, marker = colours[number % 4], markers[number % 4]
-        mean, spread = part["over_chance"], part["over_chance_std"]
+        mean, spread = part["over_chance"], part["over_chance_se"]
         axis.fill_between(part["block"], (mean - spread).clip(lower=0), mean + spread, color=colour, alpha=0.18, linewidth=0)
         axis.plot(part["block"], mean, color=colour, marker=marker, markersize=5, label=str(name))
     axis.axhline(1, color="0.5", linewidth=1, linestyle="--")
@@ -109,7 +115,7 @@ def draw(table: "pd.DataFrame", title: str) -> "Figure":
     axis.set_xlabel("block", fontsize=NORMAL)
     axis.set_ylabel("attention on objects / their share of cells", fontsize=NORMAL)
     axis.set_title(
-        f"mean over {table['pictures'].iloc[0]} validation pictures, band: ± standard deviation; dashed: chance", fontsize=NORMAL
+        f"mean over {table['pictures'].iloc[0]} validation pictures, band: ± standard error over them; dashed: chance", fontsize=NORMAL
     )
     axis.legend(fontsize=NORMAL)
     return figure
