@@ -1,10 +1,15 @@
 """Rows of gates, routers, fusions and heads that are as they were drawn say so on the screen and below the table."""
 
 import pytest
+import torch
 
 from tests.helpers.fakes import TINY, cli, fake  # noqa: F401
+from tests.helpers.rows import made
 from tokenprune.runs.config import compose, resolve
+from tokenprune.runs.results import row_folder
+from tokenprune.runs.row import WEIGHTS, _start
 from tokenprune.runs.untrained import MARK, drawn, marks, notes
+from tokenprune.utils.checkpoints import read_weights
 
 GATES = "selector.eval_mode=topk"  # gates of a mode that needs no images of the task
 
@@ -54,3 +59,31 @@ def test_a_random_head_and_a_random_fusion_are_marked():
     model = task.build_model(config)
     said = " ".join(notes(drawn(model, task.head(model))))
     assert "the head" in said and ("the fusion of the treatment" in said) == (model.fusion is not None)
+
+
+@pytest.mark.parametrize("method", ["svit", "cropr"])
+def test_a_row_that_starts_from_one_of_its_method_has_its_selectors(method, tmp_path):
+    setting = ["scale=smoke", "task=classification", f"method={method}", "training.iterations=0", "seed=3"]
+    trained = made(tmp_path, *setting)
+    path = row_folder(tmp_path, trained["key"]) / WEIGHTS
+    config = resolve(compose([*setting, f"init={path}"]))
+    torch.manual_seed(9)
+    model = config.task_kind().build_model(config)
+    before = drawn(model)
+    load, said = _start(config)
+    load(model)
+    weights = read_weights(path)
+    assert not [note for note in notes(before) if "selector" in note] and f"its selectors, too, are those of {path.name}" in said
+    assert all(weights[name].equal(value) for name, value in model.state_dict().items())
+
+
+def test_selectors_of_another_method_or_size_stay_new(tmp_path):
+    setting = ["scale=smoke", "task=classification", "training.iterations=0"]
+    path = row_folder(tmp_path, made(tmp_path, *setting, "method=svit")["key"]) / WEIGHTS
+    for method in ("dynamicvit", "evit"):
+        config = resolve(compose([*setting, f"method={method}", f"init={path}"]))
+        model = config.task_kind().build_model(config)
+        load, said = _start(config)
+        load(model)
+        assert not [text for text in said if "selectors" in text]
+        assert all(read_weights(path)[name].equal(value) for name, value in model.state_dict().items() if name.startswith("backbone."))

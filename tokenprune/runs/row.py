@@ -313,10 +313,13 @@ def dependency(needed: Run, wanted: Run) -> Path:
 
 
 def _load_any(model: Any, path: Path, config: Run) -> list[str]:
-    """Load a file that holds the whole model, is a published one of the method (see `zoo`), or holds a ViT; return what is worth a note."""
+    """Load a file that holds the whole model, is a published one of the method (see `zoo`), or holds a ViT; return what is worth a note.
+
+    Selectors and what the treatment has learned come from a file of the whole model that has all of them in their sizes, else they are new.
+    """
     from tokenprune.backbones.weights import load_timm, load_vit
     from tokenprune.engine.model import pruned_of
-    from tokenprune.utils.checkpoints import load_dense, read_metadata, read_weights
+    from tokenprune.utils.checkpoints import holds_learned_parts, load_dense, load_weights, read_metadata, read_weights
     from tokenprune.zoo.load import SETTINGS, load_into
 
     pruned = pruned_of(model)
@@ -327,8 +330,11 @@ def _load_any(model: Any, path: Path, config: Run) -> list[str]:
         return load_into(model, path, config) or []
     whole = set(model.state_dict()) & set(read_weights(path))
     if len(whole) > len(pruned.state_dict()) // 2:
-        load_dense(model, path)
-        return []
+        if not holds_learned_parts(path, model):
+            load_dense(model, path)
+            return []
+        load_weights(path, model, convert=getattr(model, "adopt", None))
+        return [f"its selectors, too, are those of {path.name}"]
     published = load_into(model, path, config)
     return load_vit(pruned, path) if published is None else published
 

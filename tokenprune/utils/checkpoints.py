@@ -192,6 +192,14 @@ def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
     return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added), convert=getattr(module, "adopt", None))
 
 
+def holds_learned_parts(path: Path | str, module: nn.Module) -> bool:
+    """Tell whether a file has everything that pruning has added to a model and that has weights, all in the model's sizes."""
+    state, weights = read_weights(path), set(dict(module.named_parameters()))
+    owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
+    added = {k: v for k, v in module.state_dict().items() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")}
+    return bool(weights & set(added)) and all(name in state and state[name].shape == value.shape for name, value in added.items())
+
+
 def _grid_note(weights: Any) -> dict[str, str]:
     """Return a note of the grid of a ViT's position codes, if its sides differ: their number alone does not tell."""
     stems = (getattr(m, "patch_embed", None) for m in weights.modules()) if isinstance(weights, nn.Module) else ()
