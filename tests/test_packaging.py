@@ -165,7 +165,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
 @pytest.mark.parametrize(
     "target, command",
     [
-        ("table2", "-m tokenprune.run +experiment=table2_preserve scale=demo"),
+        ("table2", "-m tokenprune.run +experiment=table2_preserve launcher=joblib hydra.launcher.n_jobs=2 scale=demo"),
         ("validate", "-m tokenprune.validate scale=demo"),
         ("smoke", "-m tokenprune.smoke scale=demo"),
         (

@@ -40,7 +40,7 @@ def test_every_file_of_the_experiments_is_seen(module, seam, monkeypatch, capsys
     published = ["released_classification", "released_svit"] if module is smoke else []  # which smoke leaves out
     assert command(module, monkeypatch, capsys)[0] == 0 and seen == [name for name in ALL if name not in published] and len(ALL) >= 30
     code, _, err = command(module, monkeypatch, capsys, "no_such_table")
-    assert code == 2 and err.startswith("error: unknown experiment 'no_such_table'. Available: cropr_appd_resolution, ")
+    assert code == 2 and err.startswith("error: unknown experiment 'no_such_table'. Available: class_attention, cropr_appd_resolution, ")
 
 
 @pytest.mark.parametrize("module", [validate, smoke])
