@@ -85,8 +85,14 @@ class Decision:
     into: Tensor | None = None
 
     @classmethod
-    def between(cls, slots: Tensor, gone: Tensor, **fields: Any) -> "Decision":
-        """Return the decision that keeps `slots` (B,K) and drops all others, `gone` (B,R); its mask is made where somebody reads it."""
+    def between(cls, slots: Tensor, gone: Tensor, live: Tensor | None = None, **fields: Any) -> "Decision":
+        """Return the decision that keeps `slots` (B,K) and drops `gone` (B,R).
+
+        Where every slot is live, `live` is None (`Observation.mask`): these are all slots then, and the mask of what is kept is made where
+        somebody reads it. Else the engine reads the mask alone, live slots (B,M) but for those that are gone.
+        """
+        if live is not None:
+            return cls(live.scatter(1, gone, 0), slots=slots, gone=gone, **fields)
         decision = cls(slots, slots=slots, gone=gone, **fields)
         decision.__dict__.pop("keep")
         return decision
@@ -121,8 +127,7 @@ class Decision:
             return self.target
         if self.gone is None or self.into is None:
             raise TokenPruneError("a decision without targets cannot be merged: give `target` (B,M), or `into` (B,R) beside `gone`")
-        M = self.keep.shape[1] if self.masked or self.slots is None else self.slots.shape[1] + self.gone.shape[1]
-        itself = torch.arange(M, device=self.gone.device).expand(self.gone.shape[0], M)
+        itself = torch.arange(self.keep.shape[1], device=self.gone.device).expand(self.keep.shape)
         return itself.scatter(1, self.gone[:, : self.into.shape[1]], self.into)
 
     @property

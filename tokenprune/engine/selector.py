@@ -201,10 +201,7 @@ def keep_top(score: Tensor, live: Tensor | None, count: int, **fields: Any) -> D
         fields: Further ones of the decision.
     """
     ranked = ranked_slots(score, live)
-    slots, gone = ranked[:, :count].sort(dim=1).values, ranked[:, count:]
-    if live is None:
-        return Decision.between(slots, gone, score=score, **fields)
-    return Decision(at(slots, live), score=score, slots=slots, gone=gone, **fields)
+    return Decision.between(ranked[:, :count].sort(dim=1).values, ranked[:, count:], live, score=score, **fields)
 
 
 def best_slots(score: Tensor, live: Tensor | None, count: int) -> Tensor:

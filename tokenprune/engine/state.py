@@ -43,7 +43,7 @@ class Known:
 
     def problems(self, state: "TokenState") -> list[str]:
         """Return which facts are wrong of a state."""
-        live, index, sequence = state.live, state.index, torch.cat([state.prefix, state.tokens], 1)
+        live, index = state.live, state.index
         grid = torch.arange(state.positions, device=index.device).expand(len(index), -1)
         claims = {
             "complete": not self.complete or bool(live.all()),
@@ -52,7 +52,6 @@ class Known:
             "packing": self.packing is None or self.packing.describes(live, state.prefix_count),
             "in_grid_order": not self.in_grid_order or torch.equal(index, grid),
             "all_placed": not self.all_placed or bool((index >= 0).all()),
-            "joined": state.joined is None or torch.equal(state.joined, sequence),
         }
         return [name for name, right in claims.items() if not right]
 
@@ -217,9 +216,7 @@ class TokenState:
         changed["known"] = changed_copy(self.known, {**forgotten, **given})
         if "live" not in changed:
             changed["live"] = self.live  # before a fact is gone of which it is made
-        elif changed["live"] is None:
-            return changed_copy(self, changed, "live")
-        return changed_copy(self, changed)
+        return changed_copy(self, changed, *(("live",) if changed["live"] is None else ()))
 
     def check(self) -> None:
         """Compare every fact of `known` with the tensors that it is about; this reads them, so only tests call it.
@@ -228,6 +225,8 @@ class TokenState:
             RuntimeError: names the facts that are wrong.
         """
         wrong = self.known.problems(self)
+        if self.joined is not None and not torch.equal(self.joined, torch.cat([self.prefix, self.tokens], 1)):
+            wrong.append("joined")
         if self.order is not None and not _lists_live_first(self.order, self.live):
             wrong.append("order")
         if wrong:
@@ -236,14 +235,21 @@ class TokenState:
 
     def sequence(self) -> Tensor:
         """Return prefix and tokens as one sequence (B,P+M,C), not to be written to."""
-        joined = self.joined
-        if joined is not None:
-            return joined
+        if self.joined is not None:
+            return self.joined
         return torch.cat([self.prefix, self.tokens], 1) if self.prefix_count else self.tokens
 
     def with_sequence(self, x: Tensor) -> "TokenState":
         """Return the state with prefix and tokens taken from x (B,P+M,C)."""
         return changed_copy(self, {"joined": x}, "prefix", "tokens")  # `replace` would ask of each name what it is about
+
+    def holder(self) -> tuple[Tensor, int]:
+        """Return the tensor that holds the tokens, the joined sequence or they alone, and their first place in it: no copy is made."""
+        return (self.tokens, 0) if self.joined is None else (self.joined, self.prefix_count)
+
+    def with_holder(self, x: Tensor) -> "TokenState":
+        """Return the state with another tensor in the place of that of `holder`."""
+        return self.replace(tokens=x) if self.joined is None else self.with_sequence(x)
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""
@@ -301,7 +307,8 @@ class TokenState:
 
     def rows_of(self, slots: Tensor) -> Tensor:
         """Return the tokens of slots (B,K), (B,K,C)."""
-        return take(self.tokens, slots) if self.joined is None else take(self.joined, slots + self.prefix_count)
+        x, first = self.holder()
+        return take(x, slots + first)
 
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
@@ -316,23 +323,23 @@ class TokenState:
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
-        B, P, old = self.index.shape[0], self.prefix_count, self.traits.get(name)
+        P, whole = self.prefix_count, values.shape[1] > self.index.shape[1]
         everywhere = self.known.all_placed and (where is None or self.known.complete)
-        whole = values.shape[1] > self.index.shape[1]
         if whole and everywhere and self.known.in_grid_order:
             return self.replace(traits={**self.traits, name: values})
+        old = self.traits.get(name)
         if old is None:
-            old = torch.zeros(B, P + self.positions, *values.shape[2:], dtype=values.dtype, device=values.device)
-        if whole and everywhere:
-            return self.replace(traits={**self.traits, name: put(old, behind(self.index, P), values, everywhere)})
-        if whole:
-            old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
-        if self.known.in_grid_order and (where is None or everywhere):
-            return self.replace(traits={**self.traits, name: torch.cat([old[:, :P], values], 1)})
-        slots = self.index + P
-        if not everywhere:
-            slots = slots.where(self.index >= 0 if where is None else where & (self.index >= 0), -1)
-        return self.replace(traits={**self.traits, name: put(old, slots, values, everywhere)})
+            old = values.new_zeros(self.index.shape[0], P + self.positions, *values.shape[2:])
+        if everywhere and self.known.in_grid_order:
+            stored = torch.cat([old[:, :P], values], 1)
+        elif everywhere:
+            stored = put(old, behind(self.index, P) if whole else self.index + P, values, everywhere)
+        else:
+            if whole:
+                old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
+            placed = self.index >= 0 if where is None else where & (self.index >= 0)
+            stored = put(old, (self.index + P).where(placed, -1), values)
+        return self.replace(traits={**self.traits, name: stored})
 
     def expand(self) -> "TokenState":
         """Bring every position and prefix token back, in raster order; fused tokens, which have no place, leave."""

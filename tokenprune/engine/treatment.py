@@ -102,7 +102,7 @@ class Treatment:
         if self.fold == "merge" and not decision.named and decision.slots is None and state.index.shape[1]:
             decision = decision.replace(keep=with_heir(state, decision))
         complete = state.known.complete
-        dropped = None if complete else state.live & ~decision.keep
+        dropped = None if complete or self.fold == "none" else state.live & ~decision.keep
         fused = fused_token(state, decision, dropped) if self.fold == "fuse" else None
         for name, values in decision.traits.items():
             state = state.with_trait(name, values)
@@ -187,9 +187,7 @@ def fuse(state: TokenState, fused: Tensor, some: Tensor | None) -> TokenState:
         slots = F.pad(slots, (0, 1), value=M)
     some = state.index.new_ones(B, 1, dtype=torch.bool) if some is None else some
     live = None if slots is not None else torch.cat([state.live, some], 1)
-    tokens = torch.cat([state.tokens if state.joined is None else state.joined, fused], 1)
-    grown = state.replace(tokens=tokens) if state.joined is None else state.with_sequence(tokens)
-    return grown.replace(
+    return state.with_holder(torch.cat([state.holder()[0], fused], 1)).replace(
         order=None if state.order is None else live_first(F.pad(state.order, (0, 1), value=M), torch.cat([state.live, some], 1)),
         index=torch.cat([state.index, torch.full_like(state.index[:, :1], -1)], 1),
         live=live,
@@ -260,14 +258,13 @@ def merge(state: TokenState, dropped: Tensor | None, decision: Decision) -> Toke
         return moving, amount.scatter_add(1, into, moving)
 
     moving, total = flows(mass if weight is None else weight.to(mass.dtype))
-    lost = decision.vanish is not None or (decision.into is not None and decision.vanishing > 0)
+    lost = decision.vanish is not None or decision.vanishing > 0
     groups = Groups(gone, into, moving, total, not lost)
     share = (moving / total.gather(1, into)).unsqueeze(-1)
-    joined = state.joined  # read and written in one piece where it is one
-    x, first = (state.tokens, 0) if joined is None else (joined, state.prefix_count)
+    x, first = state.holder()
     source, place = gone + first, into + first
     x = add(x, place, (take(x, source) - take(x, place)) * share)  # the mean as a step from the target: 0 for who stays
-    after = state.replace(tokens=x) if joined is None else state.with_sequence(x)
+    after = state.with_holder(x)
     mass = total if weight is None and carry is None else flows(mass, carry)[1]
     vanish = None if decision.vanish is None else decision.vanish.gather(1, gone)
     merger = Merger(state.index, gone, into, moves, vanish, state.known.all_placed)

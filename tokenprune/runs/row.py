@@ -328,9 +328,10 @@ def _load_any(model: Any, path: Path, config: Run) -> list[str]:
         return []
     if SETTINGS in read_metadata(path):  # a file of `zoo convert`, whose selectors count
         return load_into(model, path, config) or []
-    whole = set(model.state_dict()) & set(read_weights(path))
+    weights = read_weights(path)
+    whole = set(model.state_dict()) & set(weights)
     if len(whole) > len(pruned.state_dict()) // 2:
-        if not holds_learned_parts(path, model):
+        if not holds_learned_parts(weights, model):
             load_dense(model, path)
             return []
         load_weights(path, model, convert=getattr(model, "adopt", None))

@@ -187,17 +187,19 @@ def load_dense(module: nn.Module, path: Path | str) -> dict[str, str]:
     Raises:
         CheckpointMismatch: See `load_weights`.
     """
-    owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
-    added = [k for k in module.state_dict() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")]
-    return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(added), convert=getattr(module, "adopt", None))
+    return load_weights(path, module, drop=("selectors.",), allow_missing=tuple(_added(module)), convert=getattr(module, "adopt", None))
 
 
-def holds_learned_parts(path: Path | str, module: nn.Module) -> bool:
-    """Tell whether a file has everything that pruning has added to a model and that has weights, all in the model's sizes."""
-    state, weights = read_weights(path), set(dict(module.named_parameters()))
+def holds_learned_parts(state: Mapping[str, Tensor], module: nn.Module) -> bool:
+    """Tell whether weights of a file have all that pruning has added to a model, of which some must learn, in the model's sizes."""
+    added, learned = _added(module), {name for name, _ in module.named_parameters()}
+    return bool(learned & set(added)) and all(name in state and state[name].shape == value.shape for name, value in added.items())
+
+
+def _added(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state of what pruning has added to a model: selectors, a class token, a learned fusion."""
     owners = [name + "." if name else "" for name, m in module.named_modules() if hasattr(m, "selectors") and hasattr(m, "backbone")]
-    added = {k: v for k, v in module.state_dict().items() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")}
-    return bool(weights & set(added)) and all(name in state and state[name].shape == value.shape for name, value in added.items())
+    return {k: v for k, v in module.state_dict().items() for o in owners if k.startswith(o) and not k.startswith(f"{o}backbone.")}
 
 
 def _grid_note(weights: Any) -> dict[str, str]:

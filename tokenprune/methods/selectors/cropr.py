@@ -75,8 +75,7 @@ class CroprRouter(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep the `budget.keep` slots of highest summed logit, or as many slots drawn by it."""
         state, auxiliary = seen.state, self.auxiliary if self.training else None
-        joined = state.joined if auxiliary is None else state.sequence()
-        tokens, P = (seen.tokens, 0) if joined is None else (joined, state.prefix_count)  # tokens alone of a sequence would be copied
+        tokens, P = state.holder() if auxiliary is None else (state.sequence(), state.prefix_count)
         tokens = self.norm(tokens.detach() if self.stop_grad else tokens)
         query, keys, notes = self.ask(self.query), self.key(tokens), {}
         if auxiliary is not None:

@@ -56,8 +56,8 @@ class DensityPeaks(Selector):
         """Keep `budget.keep` centres, and name the nearest one as the target of each other token."""
         noise = NOISE * uniform(seen, None if self.training else 0) if self.noisy else None
         apart = distances(seen.tokens, seen.live).div_(self.context.dim**0.5)
-        score = peaks(apart, None if seen.complete else seen.live, noise)
-        slots = best_slots(score, seen.live, budget.keep)
+        score = peaks(apart, seen.mask, noise)
+        slots = best_slots(score, seen.mask, budget.keep)
         target = nearest_centre(apart, slots)
         logits = torch.zeros_like(score) if self.weigh is None else self.weigh(seen.tokens).squeeze(-1).float()
         logits = logits.masked_fill(~seen.live, 0.0)

@@ -28,13 +28,12 @@ class HighFrequency(Selector):
         """Keep the `budget.keep` slots of greatest high-pass norm; the weights of the others in a fused token sum to 1."""
         x, mask = seen.tokens, seen.mask
         if mask is None:
-            score, rest = (x - x.mean(1, keepdim=True)).norm(dim=-1), max(x.shape[1] - budget.keep, 1)
-            return keep_top(score, None, budget.keep, weight=torch.full_like(score, 1 / rest))
-        live = mask.to(x.dtype).unsqueeze(-1)
-        mean = (x * live).sum(1, keepdim=True) / live.sum(1, keepdim=True)
-        found = keep_top((x - mean).norm(dim=-1), mask, budget.keep)
-        gone = (mask & ~found.keep).to(x.dtype)
-        return Decision(found.keep, score=found.score, weight=gone / gone.sum(1, keepdim=True).clamp(min=1.0), slots=found.slots)
+            mean, rest = x.mean(1, keepdim=True), torch.full_like(x[:, :1, 0], x.shape[1] - budget.keep)
+        else:
+            live = mask.to(x.dtype).unsqueeze(-1)
+            mean, rest = (x * live).sum(1, keepdim=True) / live.sum(1, keepdim=True), live.sum(1) - budget.keep
+        score = (x - mean).norm(dim=-1)
+        return keep_top(score, mask, budget.keep, weight=(1 / rest.clamp(min=1)).expand_as(score))
 
     def macs(self, slots: float) -> float:
         """Return M C of the norms."""

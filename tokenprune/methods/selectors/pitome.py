@@ -64,11 +64,8 @@ class EnergyMatching(Selector):
         edges, partner = edges_of(pairs)
         edges = edges[:, :merged]
         source, into = a.gather(1, edges), b.gather(1, partner.gather(1, edges))
-        if not seen.complete:
-            return Decision(seen.live.scatter(1, source, 0), score=-score, gone=source, into=into)
-        goes = mask_of(source, score.shape[1])
-        slots = sort_stably(goes.to(torch.uint8))[1][:, : budget.keep]
-        return Decision.between(slots, source, into=into, score=-score)
+        slots = sort_stably(mask_of(source, score.shape[1]).to(torch.uint8))[1][:, : budget.keep]
+        return Decision.between(slots, source, seen.mask, into=into, score=-score)
 
     def macs(self, slots: float) -> float:
         """Return M^2 d of the cosines."""

@@ -60,9 +60,9 @@ class SViTGate(GatedSelector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Return the sampled gate in training, and the choice of `eval_mode` at test time."""
-        joined = seen.state.joined
-        if self.gate.alone and joined is not None and not self.judges_cls:  # the tokens alone would be copied out of it
-            return self.decide(seen, budget, self.gate(joined, None)[:, seen.state.prefix_count :])
+        if self.gate.alone and not self.judges_cls:
+            x, first = seen.state.holder()
+            return self.decide(seen, budget, self.gate(x, None)[:, first:])
         policy = seen.policy()
         if not self.judges_cls:
             return self.decide(seen, budget, self.gate(seen.tokens, policy))

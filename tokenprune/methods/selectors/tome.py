@@ -1,23 +1,18 @@
 """Defines ToMe's bipartite soft matching (Bolya et al., ICLR 2023, section 3), which pairs the tokens that merge."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.decision import Decision
-from tokenprune.engine.indexing import sort_stably, take
+from tokenprune.engine.indexing import sort_stably
 from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
+from tokenprune.methods.selectors.shared.bipartite import Split, cosines, edges_of, half
 from tokenprune.registry import register
 
 TRAIT = "merge_order"
-
-
-def half(live: int, prefix: int) -> int:
-    """Return how many of `live` slots one matching can merge: at most one side of the split."""
-    return live // 2
 
 
 @register("selector", "tome")
@@ -40,20 +35,16 @@ class BipartiteMatching(Selector):
         (B, M), P, merged = state.index.shape, state.prefix_count, budget.live - budget.keep
         place = torch.arange(M, device=state.index.device).expand(B, M)
         ranked = place if seen.complete else self._ranked(seen, place)[:, : budget.live]
-        a, b = ranked[:, P % 2 :: 2], ranked[:, 1 - P % 2 :: 2]  # the class token itself is the first of A
-        metric = F.normalize(seen.keys().detach(), dim=-1)
-        metric = metric if seen.complete else take(metric, ranked)
-        best, partner = (metric[:, P % 2 :: 2] @ metric[:, 1 - P % 2 :: 2].transpose(1, 2)).max(-1)
-        edges = sort_stably(best, descending=True)[1]
+        first = P % 2  # the class token itself is the first of A
+        split = Split(ranked[:, first::2], ranked[:, 1 - first :: 2], first if seen.complete else None)
+        edges, partner = edges_of(cosines(seen.keys(), split))
         joins, stays = edges[:, :merged], edges[:, merged:].sort(1).values if P else edges[:, merged:]
-        source, into = a.gather(1, joins), b.gather(1, partner.gather(1, joins))
-        after = torch.cat([a.gather(1, stays), b], 1)  # the released order of what is left
+        source, into = split.a.gather(1, joins), split.b.gather(1, partner.gather(1, joins))
+        after = torch.cat([split.a.gather(1, stays), split.b], 1)  # the released order of what is left
         # Slots lie in that order from the first decision on, unless dead ones stay among them: only then it has to be remembered.
         remember = state.known.in_grid_order or not seen.complete
         traits = {TRAIT: place.scatter(1, after, place[:, : after.shape[1]])} if remember else {}
-        if seen.complete:
-            return Decision.between(after, source, into=into, traits=traits)
-        return Decision(seen.live.scatter(1, source, 0), slots=after, gone=source, into=into, traits=traits)
+        return Decision.between(after, source, seen.mask, into=into, traits=traits)
 
     @staticmethod
     def _ranked(seen: Observation, place: Tensor) -> Tensor:

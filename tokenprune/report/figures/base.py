@@ -61,7 +61,15 @@ def pruned_rows(sweep: Sweep, least: int, needed: str, remedy: str) -> list[Mapp
     Raises:
         TokenPruneError: There are fewer than `least`; the message also lists the rows that there are.
     """
-    found = [row for row in sweep.good if row["treatment"] != "none"]
+    return _enough([row for row in sweep.good if row["treatment"] != "none"], sweep, least, needed, remedy)
+
+
+def dense_rows(sweep: Sweep, needed: str, remedy: str) -> list[Mapping[str, Any]]:
+    """Return the finished rows that drop nothing, one or more; arguments and errors are those of `pruned_rows`."""
+    return _enough([row for row in sweep.good if row["treatment"] == "none"], sweep, 1, needed, remedy)
+
+
+def _enough(found: list[Mapping[str, Any]], sweep: Sweep, least: int, needed: str, remedy: str) -> list[Mapping[str, Any]]:
     if len(found) < least:
         there = ", ".join(f"{row['label']} ({row['status']})" for row in sweep.rows) or "none"
         raise TokenPruneError(f"{needed}; rows: {there}; {remedy}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tokenprune.errors import TokenPruneError
 from tokenprune.registry import register
-from tokenprune.report.figures.base import FigureReport, load, names_of
+from tokenprune.report.figures.base import FigureReport, dense_rows, load, names_of
 from tokenprune.runs.reports import Sweep
 from tokenprune.tasks.pictures import Predictions
 from tokenprune.utils import console
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tokenprune.runs.load import Loaded
-
 
 _RESAMPLES = 1000
 
@@ -46,12 +45,7 @@ class ObjectAttention(FigureReport):
 
         from tokenprune.report.figures.shared.panels import save
 
-        rows = [row for row in sweep.good if row["treatment"] == "none"]
-        if not rows:
-            there = ", ".join(f"{row['label']} ({row['status']})" for row in sweep.rows) or "none"
-            raise TokenPruneError(
-                f"object_attention: it shows rows that drop nothing and are ok; rows: {there}; sweep over method=dense too"
-            )
+        rows = dense_rows(sweep, "object_attention: it shows rows that drop nothing and are ok", "sweep over method=dense too")
         parts = [self.measured(load(sweep, row)).assign(row=name) for name, row in zip(names_of(rows), rows, strict=True)]
         table = pd.concat(parts, ignore_index=True)[["row", "block", "pictures", "objects", "attention", "over_chance", "over_chance_se"]]
         for name, part in table.groupby("row", sort=False):
@@ -100,16 +94,14 @@ def in_words(name: str, part: "pd.DataFrame") -> str:
 
 def draw(table: "pd.DataFrame", title: str) -> "Figure":
     """Return the figure: a curve for each row with a band of one standard error over pictures, and a line at chance."""
-    from tokenprune.report.figures.shared.panels import BLUE, NORMAL, ORANGE, new_figure, open_axis
+    from tokenprune.report.figures.shared.panels import NORMAL, looks, new_figure, open_axis
 
     figure = new_figure(7, 4.2, title)
     axis = open_axis(figure.subplots())
-    colours, markers = (BLUE, ORANGE, "#009e73", "#cc79a7"), ("s", "o", "^", "D")
-    for number, (name, part) in enumerate(table.groupby("row", sort=False)):
-        colour, marker = colours[number % 4], markers[number % 4]
+    for (name, part), look in zip(table.groupby("row", sort=False), looks(), strict=False):
         mean, spread = part["over_chance"], part["over_chance_se"]
-        axis.fill_between(part["block"], (mean - spread).clip(lower=0), mean + spread, color=colour, alpha=0.18, linewidth=0)
-        axis.plot(part["block"], mean, color=colour, marker=marker, markersize=5, label=str(name))
+        axis.fill_between(part["block"], (mean - spread).clip(lower=0), mean + spread, color=look["color"], alpha=0.18, linewidth=0)
+        axis.plot(part["block"], mean, **look, markersize=5, label=str(name))
     axis.axhline(1, color="0.5", linewidth=1, linestyle="--")
     axis.set(xticks=sorted(table["block"].unique()), ylim=(0, None))
     axis.set_xlabel("block", fontsize=NORMAL)

@@ -74,6 +74,4 @@ def merging(live: Tensor | None, source: Tensor, target: Tensor, order: Tensor, 
 
     `live` (B,M) is None where all are known to be, see `Observation.mask`.
     """
-    if live is None:
-        return Decision.between(order, source, into=target, score=score, order=order)
-    return Decision(live.scatter(1, source, 0), score=score, slots=order, gone=source, order=order, into=target)
+    return Decision.between(order, source, live, into=target, score=score, order=order)
