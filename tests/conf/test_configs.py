@@ -266,7 +266,9 @@ def test_plain_group_choices_of_the_coco_command():
 
 def test_shipped_weights_serve_only_the_model_and_data_they_were_made_of():
     assert compose([]).init_weights == "demo"
-    assert compose(["task=classification"]).init_weights == compose(["task=classification_mae"]).init_weights == "demo_classifier"
+    assert compose(["task=classification"]).init_weights == "demo_classifier"
+    for pool, weights in ((["backbone.pool=token", "backbone.pool_includes_prefix=null"], "demo_token"), ([], "demo_mean")):
+        assert compose(["task=classification_mae", *pool]).init_weights == weights
     for other in (["data=coco"], ["backbone=vit_tiny"], ["scale=smoke"], ["scale=paper"]):
         assert compose(other).init_weights is None
     for other in (["data=imagefolder"], ["backbone=vit_tiny"], ["scale=smoke"], ["scale=paper"]):

@@ -61,8 +61,10 @@ def test_croprs_recipe_is_that_of_every_row_of_its_tables():
     recipe = read_recipe(own)
     assert recipe.augment == Augmentation(repeats=1, color_jitter=0.0) and recipe.mix == Mixing() and recipe.view == View()
     for scale in ("smoke", "demo"):
-        same = [composed("method=cropr", f"scale={scale}", f"task={task}") for task in ("classification", "classification_mae")]
-        assert same[0] == same[1] and "layer_decay" not in same[0]["training"]
+        own, other = (composed("method=cropr", f"scale={scale}", f"task={task}") for task in ("classification_mae", "classification"))
+        assert (own["backbone"].pop("pool"), own["backbone"].pop("pool_includes_prefix")) == ("avg", True)
+        assert "layer_decay" not in own["training"] and "pool" not in other["backbone"]
+        assert {name for name in own if own[name] != other[name]} == ({"training", "init_weights"} if scale == "demo" else set())
 
 
 def test_cropr_has_auxiliary_heads_where_there_are_labels():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 PER_IMAGE = "per_image.safetensors"  # what was found for each validation image
+LOSSES = "losses.csv"  # how the losses of the training fell, a line for each hundredth of it
 RESAMPLED = "resampled.safetensors"  # metrics over resamples of the validation pictures
 NOT_WRITTEN = "not written"  # begins the notes on files that are missing on disk
 _REASON_LENGTH = 500
@@ -147,6 +148,7 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
 
     from tokenprune.engine.model import pruned_of
     from tokenprune.runs.target_gmac import solved
+    from tokenprune.training.curve import write_curve
     from tokenprune.training.loop import fit
 
     load, notes = _start(config)  # first, because it may be a run of its own
@@ -180,6 +182,10 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
         report = fit(model, lambda i: task.train_batches(config, i), losses, recipe, folder, name_of(config), advance, followed)
         if pruned is not None:
             pruned.progress, pruned.hearer = 1.0, None
+        if report.curve and distributed.is_main():
+            with saving(folder / LOSSES) as problems:
+                write_curve(folder / LOSSES, list(report.curve))
+            notes += [f"{NOT_WRITTEN}: {problem}" for problem in problems]
         notes += [*found, *report.notes, *untrained.notes(parts), *([] if elastic is None else [elastic.note])]
         row = distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
         if tracker is not None:

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
 from tokenprune.training.averaging import WeightAverage
+from tokenprune.training.curve import LossCurve
 from tokenprune.training.learning_rates import learning_rate, parameter_groups
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import distributed
@@ -37,12 +38,14 @@ class TrainingReport:
         seconds: Wall seconds over all resumed parts.
         iterations: Iterations done.
         notes: Notes for the row.
+        curve: Losses over the run, see `curve.LossCurve.points`.
     """
 
     losses: dict[str, float]
     seconds: float
     iterations: int
     notes: tuple[str, ...] = ()
+    curve: tuple[dict[str, float], ...] = ()
 
 
 def fit(
@@ -95,7 +98,8 @@ def fit(
     if run.iteration < cfg.iterations:
         raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")
     names = run.history[-1] if run.history else {}
-    return TrainingReport({k: sum(h[k] for h in run.history) / len(run.history) for k in names}, run.seconds(), run.iteration, run.notes)
+    means = {k: sum(h[k] for h in run.history) / len(run.history) for k in names}
+    return TrainingReport(means, run.seconds(), run.iteration, run.notes, tuple(run.curve.points))
 
 
 def _switch_drop_path_off(model: nn.Module) -> None:
@@ -151,6 +155,7 @@ class _Run:
         self.dtype = torch.float16 if half else torch.bfloat16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.history: deque[dict[str, float]] = deque(maxlen=max(1, cfg.iterations // 10))
+        self.curve = LossCurve(cfg.iterations)
         self.iteration, self.before, self.begun = 0, 0.0, time.perf_counter()
         torch.manual_seed(cfg.seed * distributed.world() + distributed.rank())  # each process draws its own noise for its images
         if distributed.of_main(self.path.exists):
@@ -185,6 +190,7 @@ class _Run:
         self.average.update(self.model)
         self.iteration = iteration + 1
         self.history.append(values)
+        self.curve.add(self.iteration, values)
         return values
 
     def save(self) -> None:
@@ -195,6 +201,7 @@ class _Run:
             "iteration": self.iteration,
             "seconds": self.seconds(),
             "history": list(self.history),
+            "curve": self.curve.state(),
             "rng": rngs[0],
             "peers": rngs[1:],
             "model": self.model.state_dict(),
@@ -221,6 +228,7 @@ class _Run:
         self.scaler.load_state_dict(saved["scaler"])
         self.average.resume(saved.get("average"))
         self.history.extend(saved["history"])
+        self.curve.resume(saved.get("curve"))
         self.iteration, self.before = saved["iteration"], saved["seconds"]
         rngs = [saved["rng"], *saved.get("peers", ())]
         if distributed.rank() < len(rngs):  # a process that did not exist before keeps its new seed

@@ -12,6 +12,8 @@ SHIPPED_WEIGHTS = {
     "demo_classifier": PACKAGE / "weights" / "dense_demo_classifier.safetensors",
     "demo_adapter": PACKAGE / "weights" / "dense_demo_adapter.safetensors",
     "demo_elastic": PACKAGE / "weights" / "elastic_demo_adapter.safetensors",
+    "demo_mean": PACKAGE / "weights" / "elastic_demo_mean.safetensors",
+    "demo_token": PACKAGE / "weights" / "elastic_demo_token.safetensors",
 }
 
 
