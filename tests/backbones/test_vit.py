@@ -258,6 +258,14 @@ def test_the_norm_goes_where_the_pooling_wants_it(tmp_path):
     assert load_vit(again, files(tmp_path, target)) == [] and torch.equal(again.fc_norm.weight, source.norm.weight)
     with pytest.raises(CheckpointMismatch, match="missing norm.weight"):
         load_vit(build_vit(SMALL, 9), files(tmp_path, target))
+    for options, name in (({}, "norm"), ({"pool": "avg"}, "fc_norm")):  # of a detector with an adapter, which has none
+        model = build_vit({**SMALL, **options}, 9)
+        torch.nn.init.normal_(getattr(model, name).weight)
+        kept = getattr(model, name).weight.clone()
+        state = {k: v for k, v in source.state_dict().items() if not k.startswith("norm.")}
+        save_weights(tmp_path / "normless.safetensors", state)
+        assert load_vit(model, tmp_path / "normless.safetensors") == ["the final norm starts anew: the file has none"]
+        assert torch.equal(getattr(model, name).weight, kept) and torch.equal(model.blocks[0].norm1.weight, source.blocks[0].norm1.weight)
 
 
 def wide(size, **options):

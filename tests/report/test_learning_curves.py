@@ -60,5 +60,5 @@ def test_files_are_written_and_too_few_points_say_nothing(sweep, tmp_path, capsy
 def test_what_cannot_be_shown_is_told(tmp_path):
     with pytest.raises(TokenPruneError, match=r"no finished row has kept its losses.*rows: C \(ok\)"):
         points_of(Sweep("made_up", [row(label="C")], tmp_path, tmp_path))
-    with pytest.raises(InvalidConfig, match=r"learning_curves.flat is 1; allowed: 0 up to below 1"):
+    with pytest.raises(InvalidConfig, match=r"learning_curves.flat is 1.0; allowed: 0 up to below 1"):
         build("report", {"name": "learning_curves", "flat": 1})

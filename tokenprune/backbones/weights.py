@@ -23,6 +23,7 @@ from tokenprune.utils.console import say_once
 State = dict[str, Tensor]
 Grid = tuple[int, int]
 _HEADS = ("head.", "head_dist.")
+_NORMS = ("norm.", "fc_norm.")
 _ANCHOR = "patch_embed.proj.weight"  # a key that every ViT has
 _AVERAGED = ("teacher", "ema", "target_encoder")  # in the prefix of an encoder that is a moving average of another
 
@@ -62,10 +63,11 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         grid: See `load_backbone`.
 
     Returns:
-        Notes: why the head stays random, and a final norm that moved. There are none for a module without a head.
+        Notes: why the head stays random, and a final norm that moved, or stays new because the file has none (a detector's with an adapter).
+        There are none for a module without a head.
 
     Raises:
-        CheckpointMismatch: See `load_backbone`; the norm behind the pooling must be there, too.
+        CheckpointMismatch: See `load_backbone`; a file with one of the two final norms must have all that the module has.
     """
     vit = _plain(module)
     size = _file_grid(vit, path, grid)
@@ -79,7 +81,9 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
     )
 
     def convert(state: State) -> State:
-        notes.extend(filter(None, [encoder_prefix(state)[1]]))
+        prefix, note = encoder_prefix(state)
+        notes.extend([note] if note else [])
+        normless = not any(k.removeprefix(prefix).startswith(_NORMS) for k in state)
         state = _encoder_state(state, vit, left_out, size)
         heads = {k: state.pop(k) for k in list(state) if k.startswith(_HEADS)}
         if heads and {k: v.shape for k, v in heads.items()} == wanted:
@@ -90,6 +94,10 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         if "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
             notes.append("the file's final norm stands behind the pooling")
             state = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
+        elif wanted and normless:
+            fresh = {k: v for k, v in own.items() if k.startswith(_NORMS)}
+            notes.extend(["the final norm starts anew: the file has none"] if fresh else [])
+            state |= fresh
         return state
 
     load_weights(path, vit, allow_missing=_HEADS, convert=convert)
