@@ -63,8 +63,8 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         grid: See `load_backbone`.
 
     Returns:
-        Notes: why the head stays random, and a final norm that moved, or stays new because the file has none (a detector's with an adapter).
-        There are none for a module without a head.
+        Notes: why the head stays random, and a final norm that moved, or stays new because the file has none (that of a detector with
+        an adapter). There are none for a module without a head.
 
     Raises:
         CheckpointMismatch: See `load_backbone`; a file with one of the two final norms must have all that the module has.
@@ -91,13 +91,13 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         elif wanted:
             has = f"of {len(heads['head.weight'])} outputs" if "head.weight" in heads else "missing"
             notes.append(f"the head starts from random weights: the file's is {has}, the model's has {len(own['head.weight'])}")
-        if "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
+        fresh = {k: v for k, v in own.items() if k.startswith(_NORMS)} if wanted and normless else {}
+        if fresh:
+            notes.append("the final norm starts anew: the file has none")
+            state |= fresh
+        elif "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
             notes.append("the file's final norm stands behind the pooling")
             state = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
-        elif wanted and normless:
-            fresh = {k: v for k, v in own.items() if k.startswith(_NORMS)}
-            notes.extend(["the final norm starts anew: the file has none"] if fresh else [])
-            state |= fresh
         return state
 
     load_weights(path, vit, allow_missing=_HEADS, convert=convert)
