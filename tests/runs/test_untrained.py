@@ -87,3 +87,14 @@ def test_selectors_of_another_method_or_size_stay_new(tmp_path):
         load(model)
         assert not [text for text in said if "selectors" in text]
         assert all(read_weights(path)[name].equal(value) for name, value in model.state_dict().items() if name.startswith("backbone."))
+
+
+def test_a_classifier_that_pools_elsewhere_gives_encoder_norm_and_head():
+    config = Run.of(resolve(compose(["task=classification_mae", "init_weights=null", "init=demo_classifier"])))
+    load, said = _start(config)
+    model = config.task_kind().build_model(config)
+    load(model)
+    assert said[1:] == ["the file's final norm stands behind the pooling"]
+    given = read_weights(weights_path("demo_classifier"))
+    for name in ("fc_norm.weight", "head.weight", "blocks.0.norm1.weight"):
+        assert torch.equal(model.state_dict()[f"backbone.{name}"], given[f"backbone.{name.removeprefix('fc_')}"].float())

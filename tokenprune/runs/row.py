@@ -322,6 +322,7 @@ def _load_any(model: Any, path: Path, config: Run) -> list[str]:
     """Load a file that holds the whole model, is a published one of the method (see `zoo`), or holds a ViT; return what is worth a note.
 
     Selectors and what the treatment has learned come from a file of the whole model that has all of them in their sizes, else they are new.
+    A whole model whose head reads other tokens has its final norm in another place: its encoder and head are taken.
     """
     from tokenprune.backbones.weights import load_timm, load_vit
     from tokenprune.engine.model import pruned_of
@@ -335,8 +336,9 @@ def _load_any(model: Any, path: Path, config: Run) -> list[str]:
     if SETTINGS in read_metadata(path):  # a file of `zoo convert`, whose selectors count
         return load_into(model, path, config) or []
     weights = read_weights(path)
-    whole = set(model.state_dict()) & set(weights)
-    if len(whole) > len(pruned.state_dict()) // 2:
+    own = set(model.state_dict())
+    moved_norm = any("fc_norm." in key for key in own ^ set(weights))
+    if len(own & set(weights)) > len(pruned.state_dict()) // 2 and not moved_norm:
         if not holds_learned_parts(weights, model):
             load_dense(model, path)
             return []
