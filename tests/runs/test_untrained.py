@@ -8,8 +8,10 @@ from tests.helpers.rows import made
 from tokenprune.runs.config import compose, resolve
 from tokenprune.runs.results import row_folder
 from tokenprune.runs.row import WEIGHTS, _start
+from tokenprune.runs.run import Run
 from tokenprune.runs.untrained import MARK, drawn, marks, notes
 from tokenprune.utils.checkpoints import read_weights
+from tokenprune.utils.paths import weights_path
 
 GATES = "selector.eval_mode=topk"  # gates of a mode that needs no images of the task
 

@@ -81,7 +81,8 @@ class MultiCriteriaFusion(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop `budget.live - budget.keep` tokens and name their targets, some of which have targets of their own."""
-        alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach().masked_fill(~seen.live, 1.0)
+        alpha = (seen.trait(TRAIT) if self.mode == "after" else seen.column_mean().mean(1)).detach()
+        alpha = alpha if seen.complete else alpha.masked_fill(~seen.live, 1.0)
         alpha = alpha.clamp(min=torch.finfo(alpha.dtype).tiny)  # who receives nothing is still a part of a mean
         mass = torch.ones_like(alpha) if seen.state.mass is None else seen.state.mass.to(alpha.dtype)
         split = Split.of(seen, budget.live)
@@ -105,12 +106,14 @@ class MultiCriteriaFusion(Selector):
     def attraction(self, seen: Observation, split: Split, alpha: Tensor, mass: Tensor) -> Tensor:
         """Return W (B,Ma,Mb), given the attention that slots receive and their sizes, both (B,M)."""
         (sim, info, size), cosine = self.taus, cosines(seen.tokens, split)
-        weight = ((cosine + 1) / 2).clamp(min=0) ** (1 / sim) if sim else torch.ones_like(cosine)
-        for values, tau in ((alpha.amin(1, keepdim=True) / alpha, info), (1 / mass, size if seen.state.mass is not None else 0)):
-            if tau:
-                a, b = values.gather(1, split.a), values.gather(1, split.b)
-                weight = weight * (a.unsqueeze(2) * b.unsqueeze(1)) ** (1 / tau)
-        return weight
+        weight = ((cosine + 1) / 2).clamp(min=0) if sim else torch.ones_like(cosine)
+        weight = weight if sim in (0, 1) else weight ** (1 / sim)
+        parts = ((alpha.amin(1, keepdim=True) / alpha, info), (1 / mass, size if seen.state.mass is not None else 0))
+        factors = [values ** (1 / tau) for values, tau in parts if tau]  # powers of slots: of pairs they would be M/4 times as many
+        if not factors:
+            return weight
+        own = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+        return weight * own.gather(1, split.a).unsqueeze(2) * own.gather(1, split.b).unsqueeze(1)
 
     def macs(self, slots: float) -> float:
         """Return (M/2)^2 C of the cosines, and what finding the attention costs: nothing, q and k of T tokens, or a second pass over A."""
