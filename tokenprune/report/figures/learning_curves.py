@@ -139,7 +139,7 @@ def draw(points: "pd.DataFrame", title: str) -> "Figure":
     for axis, loss in zip(axes, losses, strict=False):
         open_axis(axis).set_title(loss, fontsize=NORMAL)
         for row, value in _means(points[points["loss"] == loss]):
-            axis.plot(value.index, value, **styles[row], markersize=4, markevery=0.2, linewidth=1.2, label=row)
+            axis.plot(value.index, value, **styles[row], markersize=4, markevery=max(1, len(value) // 8), linewidth=1.2, label=row)
         axis.set_xlabel("iteration", fontsize=SMALL)
     for axis in list(axes)[len(losses) :]:
         axis.set_visible(False)
