@@ -31,7 +31,7 @@ CLASSIFIED = (
     "table6_throughput", "table7_imagenet", "fig8_batch_sizes", "training_free", "iso_compute", "cropr_table4_ablations",
     "cropr_table1_imagenet", "cropr_fig4_scaling", "cropr_appd_resolution", "cropr_appe_schedules", "downsample_control", "cropr_fusion",
 )  # fmt: skip
-LARGE = {name for name in CLASSIFIED if name.startswith("cropr") and name != "cropr_fusion"} | {"downsample_control"}
+LARGE = {name for name in CLASSIFIED if name.startswith("cropr")} | {"downsample_control"}
 TABLE_ROWS = [(name, row) for name in TABLES for row in rows_of(name)]
 
 

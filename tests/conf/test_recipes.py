@@ -89,7 +89,7 @@ def test_rows_of_croprs_table_4_differ_in_one_option_each():
         assert row["training"]["layer_decay"] == 0.75 and "throughput" in row["measure"] and row["backbone"]["name"] == "vit_large"
     for scale, given, name in (("smoke", (), "vit_smoke"), ("demo", (), "vit_demo"), ("paper", ("backbone=vit_base",), "vit_base")):
         row = composed("+experiment=cropr_table4_ablations", "+rows/cropr_table4_ablations=01_mha", f"scale={scale}", *given)
-        assert row["backbone"]["name"] == name and ("pool" in row["backbone"]) == (scale == "paper")
+        assert (row["backbone"]["name"], row["backbone"]["pool"], row["backbone"]["pool_includes_prefix"]) == (name, "avg", True)
     assert len({row["label"] for row in rows.values()}) == 5
 
 

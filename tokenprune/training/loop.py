@@ -97,9 +97,7 @@ def fit(
         run.average.give(model)
     if run.iteration < cfg.iterations:
         raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")
-    names = run.history[-1] if run.history else {}
-    means = {k: sum(h[k] for h in run.history) / len(run.history) for k in names}
-    return TrainingReport(means, run.seconds(), run.iteration, run.notes, tuple(run.curve.points))
+    return TrainingReport(_means(list(run.history)), run.seconds(), run.iteration, run.notes, tuple(run.curve.points))
 
 
 def _switch_drop_path_off(model: nn.Module) -> None:
@@ -237,7 +235,7 @@ class _Run:
 
 def _means(values: list[dict[str, float]]) -> dict[str, float]:
     """Return the mean of each loss. NaN or infinity in one process makes it NaN or infinite, so that all processes decide alike."""
-    return values[0] if len(values) == 1 else {name: sum(v[name] for v in values) / len(values) for name in values[0]}
+    return {name: sum(v[name] for v in values) / len(values) for name in values[-1]} if values else {}
 
 
 def _rng_state() -> dict[str, Any]:

@@ -106,13 +106,11 @@ class MultiCriteriaFusion(Selector):
     def attraction(self, seen: Observation, split: Split, alpha: Tensor, mass: Tensor) -> Tensor:
         """Return W (B,Ma,Mb), given the attention that slots receive and their sizes, both (B,M)."""
         (sim, info, size), cosine = self.taus, cosines(seen.tokens, split)
-        weight = ((cosine + 1) / 2).clamp(min=0) if sim else torch.ones_like(cosine)
-        weight = weight if sim in (0, 1) else weight ** (1 / sim)
+        weight = ((cosine + 1) / 2).clamp(min=0) if sim == 1 else ((cosine + 1) / 2).clamp(min=0) ** (1 / sim if sim else 0)
         parts = ((alpha.amin(1, keepdim=True) / alpha, info), (1 / mass, size if seen.state.mass is not None else 0))
-        factors = [values ** (1 / tau) for values, tau in parts if tau]  # powers of slots: of pairs they would be M/4 times as many
-        if not factors:
-            return weight
-        own = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+        own = torch.ones_like(alpha)  # powers of slots: of pairs they would be M/4 times as many
+        for values, tau in parts:
+            own = own * values ** (1 / tau) if tau else own
         return weight * own.gather(1, split.a).unsqueeze(2) * own.gather(1, split.b).unsqueeze(1)
 
     def macs(self, slots: float) -> float:

@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 _COLUMNS = 3  # panels side by side
 
 
-@dataclass(frozen=True)
-class Convergence:
-    """Holds a table for `formats.publish`.
-
-    Attributes:
-        data: One line for each row of the sweep and loss.
-        shown: The same as text.
-        blocks: Text below it.
-    """
-
-    data: "pd.DataFrame"
-    shown: "pd.DataFrame"
-    blocks: tuple[str, ...]
-
-
 @register("report", "learning_curves")
 @dataclass(frozen=True)
 class LearningCurves(FigureReport):
@@ -59,13 +44,13 @@ class LearningCurves(FigureReport):
             TokenPruneError: No finished row has kept its losses.
         """
         from tokenprune.report.figures.shared.panels import save
-        from tokenprune.report.tables.formats import publish
+        from tokenprune.report.tables.formats import Lines, publish
 
         points = points_of(sweep)
         written = save(draw(points, f"{sweep.name}: losses of the training"), sweep.folder, "learning_curves", points)
         table = convergence(points, self.flat)
         legend = f"Flat: over the last quarter of the steps a loss lies at most {self.flat:.0%} below the quarter before."
-        return [*written, *publish(Convergence(table, _in_words(table), (legend,)), sweep.folder, "convergence", sweep.name, latex=False)]
+        return [*written, *publish(Lines(table, _in_words(table), (legend,)), sweep.folder, "convergence", sweep.name, latex=False)]
 
 
 def points_of(sweep: Sweep) -> "pd.DataFrame":

@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 _STYLES = {"mIoU": "{:.1f}", "images/s": "{:.4g}", "speed-up": "{:.2f}"}
 
 
-@dataclass(frozen=True)
-class Medians:
-    """Holds a table for `formats.publish`.
-
-    Attributes:
-        data: One line a method.
-        shown: The same as text.
-        blocks: Text below it.
-    """
-
-    data: "pd.DataFrame"
-    shown: "pd.DataFrame"
-    blocks: tuple[str, ...]
-
-
 @register("report", "segmentation_seeds")
 @dataclass(frozen=True)
 class SegmentationSeeds(FigureReport):
@@ -39,13 +24,13 @@ class SegmentationSeeds(FigureReport):
 
     def __call__(self, sweep: Sweep) -> list[str]:
         """Write segmentation_seeds.png, .csv and .md (a line a method), and segmentation_seeds_points.csv (a line a seed)."""
-        from tokenprune.report.tables.formats import publish
+        from tokenprune.report.tables.formats import Lines, publish
 
         points = points_of(sweep.good)
         lines, name = medians(points), "segmentation_seeds"
         draw(points, lines, f"{sweep.name}: mIoU over speed, a point a seed").savefig(sweep.folder / f"{name}.png", dpi=130)
         points.to_csv(sweep.folder / f"{name}_points.csv", index=False)
-        written = publish(Medians(lines, _in_words(lines), (_legend(points),)), sweep.folder, name, sweep.name, latex=False)
+        written = publish(Lines(lines, _in_words(lines), (_legend(points),)), sweep.folder, name, sweep.name, latex=False)
         return [f"{name}.png", *written, f"{name}_points.csv"]
 
 

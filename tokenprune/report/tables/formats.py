@@ -1,6 +1,7 @@
 """Writes a table of strings as text, Markdown and LaTeX, with the paragraphs below it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,15 @@ class Shown(Protocol):
     data: pd.DataFrame
     shown: pd.DataFrame
     blocks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Holds a small table for `publish`; see `Shown`."""
+
+    data: pd.DataFrame
+    shown: pd.DataFrame
+    blocks: tuple[str, ...] = ()
 
 
 def publish(table: Shown, folder: Path, stem: str, title: str, latex: bool = True) -> list[str]:
