@@ -40,9 +40,12 @@ def test_falls_are_those_counted_by_hand(sweep):
     line = table.loc[("A", "label")]
     assert (line["seeds"], line["iterations"]) == (2, 80)
     assert (line["first"], line["third_quarter"], line["last_quarter"]) == (8, 4, 2)
-    assert line["fall"] == pytest.approx(0.5) and line["fall_se"] == 0 and not line["flat"]
-    assert table.loc[("A", "auxiliary"), "flat"] and table.loc[("B", "label"), "fall"] == 0
-    assert convergence(points, 0.5).set_index(["row", "loss"]).loc[("A", "label"), "flat"]
+    assert line["fall"] == pytest.approx(0.5) and line["fall_se"] == 0 and line["flat"] == "no"
+    assert table.loc[("A", "auxiliary"), "flat"] == "yes" and table.loc[("B", "label"), "fall"] == 0
+    assert convergence(points, 0.5).set_index(["row", "loss"]).loc[("A", "label"), "flat"] == "yes"
+    shaken = points.assign(value=points["value"].where(points["iteration"] != 80, points["value"] + 0.8))  # 4 and 4, then 2 and 2.8
+    line = convergence(shaken, 0.3).set_index(["row", "loss"]).loc[("A", "label")]
+    assert line["fall"] == pytest.approx(0.4) and line["fall_se"] == pytest.approx(0.1) and line["flat"] == "within noise"
     figure = draw(points, "made up")
     assert [axis.get_title() for axis in figure.axes] == ["label", "auxiliary"]
     assert figure.axes[0].lines[0].get_ydata().tolist() == [8, 7, 6, 5, 4, 4, 2, 2]  # the mean of two seeds

@@ -23,10 +23,11 @@ class LearningCurves(FigureReport):
 
     The numbers are those that each row keeps in losses.csv, means over a hundredth of its steps. Rows that differ in their seed alone are
     one curve, their mean. A loss is flat where its mean over the last quarter of the steps lies at most `flat` below that of the quarter
-    before. Recipes whose learning rate ends at 0 flatten every loss, so that flat does not mean that longer training brings nothing.
+    before, and it is not where it lies lower by two standard errors more. Recipes whose learning rate ends at 0 flatten every loss, so that
+    flat does not mean that longer training brings nothing.
 
     Args:
-        flat: Share of its value that a flat loss may fall from the third to the last quarter.
+        flat: Share of its value that a flat loss may fall from the third to the last quarter, 0 up to below 1.
     """
 
     flat: float = 0.03
@@ -49,7 +50,10 @@ class LearningCurves(FigureReport):
         points = points_of(sweep)
         written = save(draw(points, f"{sweep.name}: losses of the training"), sweep.folder, "learning_curves", points)
         table = convergence(points, self.flat)
-        legend = f"Flat: over the last quarter of the steps a loss lies at most {self.flat:.0%} below the quarter before."
+        legend = (
+            f"Flat: over the last quarter of the steps a loss lies at most {self.flat:.0%} below the quarter before (yes), by two standard"
+            " errors more than that (no), or between (within noise). Errors are of the points' scatter."
+        )
         return [*written, *publish(Lines(table, _in_words(table), (legend,)), sweep.folder, "convergence", sweep.name, latex=False)]
 
 
@@ -90,7 +94,7 @@ def convergence(points: "pd.DataFrame", flat: float) -> "pd.DataFrame":
 
     Returns:
         Columns row, loss, seeds, iterations, first, third_quarter, last_quarter, fall (share of the third quarter; negative where the loss
-        rose), fall_se (of the points' scatter), flat (true or false; empty where a training has too few points to say).
+        rose), fall_se (of the points' scatter), flat (yes, no or within noise; empty where a training has too few points to say).
     """
     import pandas as pd
 
@@ -105,7 +109,7 @@ def convergence(points: "pd.DataFrame", flat: float) -> "pd.DataFrame":
         if min(len(before), len(last)) >= 2 and before.mean() != 0:
             fall = 1 - last.mean() / before.mean()
             error = (before.sem() ** 2 + last.sem() ** 2) ** 0.5 / abs(before.mean())
-            line |= {"fall": fall, "fall_se": error, "flat": bool(fall <= flat)}
+            line |= {"fall": fall, "fall_se": error, "flat": "yes" if fall <= flat else "no" if fall - 2 * error > flat else "within noise"}
         lines.append(line)
     columns = ["row", "loss", "seeds", "iterations", "first", "third_quarter", "last_quarter", "fall", "fall_se", "flat"]
     return pd.DataFrame(lines, columns=columns)
@@ -155,5 +159,5 @@ def _in_words(table: "pd.DataFrame") -> "pd.DataFrame":
     shown["fall"] = [
         f"{fall:.1%} ± {error:.1%}" if fall == fall else "—" for fall, error in zip(table["fall"], table["fall_se"], strict=True)
     ]
-    shown["flat"] = ["—" if flat != flat else "yes" if flat else "no" for flat in table["flat"]]
+    shown["flat"] = table["flat"].fillna("—")
     return shown.drop(columns="fall_se")
