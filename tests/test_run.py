@@ -40,7 +40,7 @@ def test_rows_of_one_key_keep_their_own_names(cli, fake):  # noqa: F811
 def test_weights_are_kept_and_the_loop_state_is_not(cli, fake):  # noqa: F811
     cli(*TINY)
     (folder,) = (cli.folder / "results" / "rows").iterdir()
-    assert {p.name for p in folder.iterdir()} == {"lock", "model.safetensors", "result.json"}
+    assert {p.name for p in folder.iterdir()} == {"lock", "losses.csv", "model.safetensors", "result.json"}
     assert read_metadata(folder / "model.safetensors")["key"] == folder.name
 
 
