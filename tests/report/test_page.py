@@ -170,7 +170,7 @@ def test_the_committed_tables_make_a_static_page_that_needs_nothing_else(tmp_pat
     seen.feed(page)
     assert not {"script", "link", "iframe", "object"} & seen.tags and "@import" not in page and "url(" not in page
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in seen.addresses)
-    assert seen.addresses.count("data:") == 0 and page.count("<figure>") == 6  # a plot each, the figure of Figure 7, and the learning curves of Table 1
+    assert seen.addresses.count("data:") == 0 and page.count("<figure>") == 6  # a plot each, Figure 7, and curves of Table 1
     text = text_of(page)
     assert "94.1 ± 0.4" in text and "65.06 ± 0.28" in text and "paper box AP" in text and "Pareto front, encoder GMAC:" in text
     for name in MEASURED:
