@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,9 +184,7 @@ def _make(config: Run, folder: Path) -> dict[str, Any]:
         if pruned is not None:
             pruned.progress, pruned.hearer = 1.0, None
         if report.curve and distributed.is_main():
-            with saving(folder / LOSSES) as problems:
-                write_curve(folder / LOSSES, list(report.curve))
-            notes += [f"{NOT_WRITTEN}: {problem}" for problem in problems]
+            notes += _unwritten(folder / LOSSES, lambda: write_curve(folder / LOSSES, report.curve))
         notes += [*found, *report.notes, *untrained.notes(parts), *([] if elastic is None else [elastic.note])]
         row = distributed.of_main(lambda: _judged(task, model, config, folder, (begun, report.seconds), notes))
         if tracker is not None:
@@ -223,18 +222,14 @@ def _judged(task: Any, model: Any, config: Run, folder: Path, times: tuple[float
     measured = config.measure
     serves = "accuracy" in measured or config.training["iterations"]  # weights that were neither trained nor judged serve nobody
     if serves and pruned_of(model) is not None:  # a model of timm as it is has its file
-        with saving(folder / WEIGHTS) as problems:
-            _save(model, config, folder, task.classes(config))
-        notes = [*notes, *(f"{NOT_WRITTEN}: {problem}" for problem in problems)]
+        notes = [*notes, *_unwritten(folder / WEIGHTS, lambda: _save(model, config, folder, task.classes(config)))]
     trained = time.perf_counter()
     metrics = {k: float(v) for k, v in task.evaluate(model, config).items()} if "accuracy" in measured else {}
     evaluated = time.perf_counter()
     found = {PER_IMAGE: task.per_image, RESAMPLED: {} if task.resampled is None else task.resampled.tensors}
     for name, tensors in found.items() if "accuracy" in measured else ():
-        with saving(folder / name) as problems:
-            if tensors:
-                save_weights(folder / name, tensors)
-        notes = [*notes, *(f"{NOT_WRITTEN}: {problem}" for problem in problems)]
+        if tensors:
+            notes = [*notes, *_unwritten(folder / name, partial(save_weights, folder / name, tensors))]
     timing = {"train_s": round(times[1], 3), "eval_s": round(evaluated - trained, 3), "total_s": round(evaluated - times[0], 3)}
     cost = {**task.cost(model, config), **uncalibrated} if "cost" in measured else {}
     if "throughput" in measured:
@@ -346,6 +341,13 @@ def _load_any(model: Any, path: Path, config: Run) -> list[str]:
         return [f"its selectors, too, are those of {path.name}"]
     published = load_into(model, path, config)
     return load_vit(pruned, path) if published is None else published
+
+
+def _unwritten(path: Path, write: Callable[[], object]) -> list[str]:
+    """Write a file beside the row; return notes on why it could not be, none if it was."""
+    with saving(path) as problems:
+        write()
+    return [f"{NOT_WRITTEN}: {problem}" for problem in problems]
 
 
 def _save(model: Any, config: Run, folder: Path, classes: tuple[str, ...]) -> None:

@@ -155,9 +155,9 @@ class Tracker:
 
     def _write(self, step: int, rates: Sequence[float]) -> None:
         from tokenprune.measure.usage import kept_shares
+        from tokenprune.training.curve import mean_losses
 
-        names, count = list(self._losses[-1]), len(self._losses)
-        means = {name: sum(losses[name] for losses in self._losses) / count for name in names}
+        means, count = mean_losses(self._losses), len(self._losses)
         values = {f"loss/{name.removeprefix('loss_')}": value for name, value in means.items()} | {"loss/total": sum(means.values())}
         values |= {f"learning_rate/{number}": rate for number, rate in enumerate(rates)}
         values["images_per_second"] = self._batch * count / max(time.perf_counter() - self._since, 1e-9)

@@ -1,14 +1,21 @@
-"""Keeps how the losses of a training fell: a mean over each hundredth of its steps."""
+"""Averages losses by name, and keeps how those of a training fell: a mean over each hundredth of its steps."""
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenprune.utils.files import atomic_write
 
 POINTS = 100
+
+
+def mean_losses(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each loss over the parts that have it, steps or processes; one NaN or infinity makes it NaN or infinite."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    found = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 class LossCurve:
@@ -31,13 +38,11 @@ class LossCurve:
 
         Args:
             done: Steps done, this one included.
-            losses: By name. A loss that some steps lack is averaged over those that have it.
+            losses: By name, see `mean_losses`.
         """
         self._open.append(dict(losses))
         if done % self._every == 0 or done == self._iterations:
-            names = dict.fromkeys(name for step in self._open for name in step)
-            found = {name: [step[name] for step in self._open if name in step] for name in names}
-            self.points.append({"iteration": done, **{name: sum(values) / len(values) for name, values in found.items()}})
+            self.points.append({"iteration": done, **mean_losses(self._open)})
             self._open = []
 
     def state(self) -> dict[str, Any]:
@@ -49,7 +54,7 @@ class LossCurve:
         self.points, self._open = ([dict(entry) for entry in saved[name]] for name in ("points", "open")) if saved else ([], [])
 
 
-def write_curve(path: Path, points: list[dict[str, float]]) -> None:
+def write_curve(path: Path, points: Sequence[Mapping[str, float]]) -> None:
     """Write points as CSV: a column `iteration` and one for each loss, empty where a window has none of it."""
     names = list(dict.fromkeys(name for point in points for name in point))
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tokenprune.errors import CheckpointMismatch, Diverged, InvalidConfig
 from tokenprune.training.averaging import WeightAverage
-from tokenprune.training.curve import LossCurve
+from tokenprune.training.curve import LossCurve, mean_losses
 from tokenprune.training.learning_rates import learning_rate, parameter_groups
 from tokenprune.training.settings import TrainingConfig
 from tokenprune.utils import distributed
@@ -97,7 +97,7 @@ def fit(
         run.average.give(model)
     if run.iteration < cfg.iterations:
         raise InvalidConfig(f"{description}: the data ended after {run.iteration} of {cfg.iterations} batches; use an endless iterator")
-    return TrainingReport(_means(list(run.history)), run.seconds(), run.iteration, run.notes, tuple(run.curve.points))
+    return TrainingReport(mean_losses(run.history), run.seconds(), run.iteration, run.notes, tuple(run.curve.points))
 
 
 def _switch_drop_path_off(model: nn.Module) -> None:
@@ -175,7 +175,7 @@ class _Run:
         with torch.autocast(self.device.type, self.dtype) if self.amp else nullcontext():
             losses = self.losses_of(batch)
         total = torch.stack([v.float() for v in losses.values()])
-        values = _means(distributed.gather(dict(zip(losses, total.detach().tolist(), strict=True))))  # one host sync for all of them
+        values = mean_losses(distributed.gather(dict(zip(losses, total.detach().tolist(), strict=True))))  # one host sync; all decide alike
         if not all(math.isfinite(v) for v in values.values()):
             raise Diverged(f"loss is not finite at iteration {iteration}: {values}; lower training.lr or lengthen training.warmup")
         self.optimizer.zero_grad(set_to_none=True)
@@ -231,11 +231,6 @@ class _Run:
         rngs = [saved["rng"], *saved.get("peers", ())]
         if distributed.rank() < len(rngs):  # a process that did not exist before keeps its new seed
             _set_rng_state(rngs[distributed.rank()])
-
-
-def _means(values: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each loss. NaN or infinity in one process makes it NaN or infinite, so that all processes decide alike."""
-    return {name: sum(v[name] for v in values) / len(values) for name in values[-1]} if values else {}
 
 
 def _rng_state() -> dict[str, Any]:

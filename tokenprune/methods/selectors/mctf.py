@@ -105,8 +105,8 @@ class MultiCriteriaFusion(Selector):
 
     def attraction(self, seen: Observation, split: Split, alpha: Tensor, mass: Tensor) -> Tensor:
         """Return W (B,Ma,Mb), given the attention that slots receive and their sizes, both (B,M)."""
-        (sim, info, size), cosine = self.taus, cosines(seen.tokens, split)
-        weight = ((cosine + 1) / 2).clamp(min=0) if sim == 1 else ((cosine + 1) / 2).clamp(min=0) ** (1 / sim if sim else 0)
+        (sim, info, size), near = self.taus, ((cosines(seen.tokens, split) + 1) / 2).clamp(min=0)
+        weight = near if sim == 1 else near ** (1 / sim if sim else 0)
         parts = ((alpha.amin(1, keepdim=True) / alpha, info), (1 / mass, size if seen.state.mass is not None else 0))
         own = torch.ones_like(alpha)  # powers of slots: of pairs they would be M/4 times as many
         for values, tau in parts:

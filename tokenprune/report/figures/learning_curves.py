@@ -147,7 +147,9 @@ def _named(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     from tokenprune.report.tables.seeds import configuration
 
     groups = [(row["label"], row["treatment"], configuration(row["config"])) for row in rows]
-    first = dict(zip(reversed(groups), reversed(rows), strict=True))  # the first row of each group
+    first: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    for group, row in zip(groups, rows, strict=True):
+        first.setdefault(group, row)
     names = dict(zip(first, names_of(list(first.values())), strict=True))
     return [names[group] for group in groups]
 
