@@ -130,6 +130,7 @@ def draw(points: "pd.DataFrame", title: str) -> "Figure":
         for row, value in _means(points[points["loss"] == loss]):
             axis.plot(value.index, value, **styles[row], markersize=4, markevery=max(1, len(value) // 8), linewidth=1.2, label=row)
         axis.set_xlabel("iteration", fontsize=SMALL)
+        axis.locator_params(axis="x", integer=True)
     for axis in list(axes)[len(losses) :]:
         axis.set_visible(False)
     shown = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
