@@ -368,7 +368,7 @@ def test_a_pass_compiles_as_one_graph(selector, treatment):
 def test_what_an_observation_cannot_show_is_an_error_with_a_remedy():
     tokens = torch.zeros(1, 4, 3)
     seen = Observation(TokenState.start(tokens[:, :1], tokens, (2, 2)), 2)
-    for look in (seen.cls_row, seen.mean_query, seen.column_mean, seen.keys, seen.value_norms):
+    for look in (seen.cls_row, seen.mean_query, seen.column_mean, seen.summed_keys, seen.value_norms):
         with pytest.raises(TokenPruneError, match="block 2: queries, keys and values do not exist before a block; .* rows or inside"):
             look()
     with pytest.raises(TokenPruneError, match="block 2: the state holds no images"):

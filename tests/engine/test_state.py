@@ -1,5 +1,7 @@
 """Positions and slots: what leaves the sequence comes back to its own cell."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -107,14 +109,26 @@ def uneven(known):
         ("slots", torch.tensor([[0, 1, 3], [0, 3, 3]])),
         ("packing", Packing.of(torch.ones(2, 4, dtype=torch.bool), 1)),
         ("packing", Packing.of(torch.tensor([[True, True, False, True], [True, False, False, True]]), 0)),
-        ("joined", torch.zeros(2, 5, 3)),
     ],
-    ids=["complete", "too few slots", "a slot twice", "packing of another mask", "packing of another prefix", "joined"],
+    ids=["complete", "too few slots", "a slot twice", "packing of another mask", "packing of another prefix"],
 )
 def test_a_wrong_fact_is_found(fact, value):
     uneven({}).check()
     with pytest.raises(RuntimeError, match=f"wrong about {fact} of 2 images with 4 slots on a grid of"):
         uneven({fact: value}).check()
+
+
+def test_a_sequence_that_is_not_prefix_and_tokens_is_found():
+    state = dataclasses.replace(state_of(2, 2, 2), joined=torch.zeros(2, 5, 3))
+    with pytest.raises(RuntimeError, match="wrong about joined of 2 images"):
+        state.check()
+
+
+def test_a_new_sequence_stands_for_prefix_and_tokens():
+    state, x = state_of(2, 2, 2), torch.rand(2, 5, 3)
+    after = state.replace(joined=x, complete=True, gate=None)
+    after.check()
+    assert torch.equal(after.prefix, x[:, :1]) and torch.equal(after.tokens, x[:, 1:])
 
 
 @pytest.mark.parametrize(("fact", "index"), [("in_grid_order", [[1, 0, 2, 3]]), ("all_placed", [[0, 1, 2, -1]])])

@@ -26,9 +26,13 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or recorded_by_jit()
 
 
+def _by_older_exporter() -> bool:
+    return recorded_by_jit() and torch.onnx.is_in_onnx_export()  # in this order: the second imports modules in each call
+
+
 def sort_stably(x: Tensor, descending: bool = False) -> tuple[Tensor, Tensor]:
     """Return values and indices of x (B,M) sorted along its rows; ties keep their order, as they do in ONNX's TopK."""
-    if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter has no translation of a stable sort
+    if _by_older_exporter():  # which has no translation of a stable sort
         found = x.topk(x.shape[1], dim=1, largest=descending)
         return found.values, found.indices
     return x.sort(dim=1, descending=descending, stable=True)
@@ -60,7 +64,7 @@ def take(x: Tensor, slots: Tensor) -> Tensor:
 
 def add(x: Tensor, slots: Tensor, values: Tensor) -> Tensor:
     """Add rows: x (B,M,C) with values (B,K,C) added to rows slots (B,K), which may come several times; out of place."""
-    if torch.onnx.is_in_onnx_export() and recorded_by_jit():  # the older exporter adds once where an index comes twice
+    if _by_older_exporter():  # which adds once where an index comes twice
         return x.scatter_add(1, slots.unsqueeze(-1).expand_as(values), values)
     if slots.shape[0] == 1 and not traced():
         return x.index_add(1, slots[0], values)

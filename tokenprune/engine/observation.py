@@ -100,9 +100,9 @@ class Observation:
             total = total + (self._rows(some) * w[:, None, :, None]).sum(2)
         return total / weight.sum(1)[:, None, None]
 
-    def keys(self) -> Tensor:
-        """Return the mean key over heads of each slot, (B,M,d): ToMe's similarity metric."""
-        return self.projection.k[:, :, self.state.prefix_count :].mean(1)
+    def summed_keys(self) -> Tensor:
+        """Return the sum of each slot's keys over heads, (B,M,d): its cosines are those of their mean, ToMe's metric."""
+        return self.projection.k[:, :, self.state.prefix_count :].sum(1)
 
     def value_norms(self) -> Tensor:
         """Return the L2 norm of each slot's value over all heads jointly, (B,M): ATS Eq. 3."""

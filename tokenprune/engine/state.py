@@ -191,7 +191,8 @@ class TokenState:
     def replace(self, **changes: Any) -> "TokenState":
         """Return a copy with some fields, or facts of `known`, changed; facts about a changed tensor are forgotten unless given, too.
 
-        `live=None` leaves the mask to be made of `complete` or `slots`, one of which is given beside it.
+        `live=None` leaves the mask to be made of `complete` or `slots`, one of which is given beside it. `joined` stands for both prefix
+        and tokens.
 
         Raises:
             TypeError: a field that does not exist.
@@ -208,15 +209,18 @@ class TokenState:
                 unknown.append(name)
         if unknown:
             raise TypeError(f"TokenState has no field {', '.join(sorted(unknown))}")
-        if "prefix" in changed or "tokens" in changed:
+        left: tuple[str, ...] = ()
+        if "joined" in changed:
+            left = ("prefix", "tokens")
+        elif "prefix" in changed or "tokens" in changed:
             parts = {"prefix": self.prefix, "tokens": self.tokens, "joined": None, **changed}
             changed = {**parts, "prefix_count": parts["prefix"].shape[1]}
         if not forgotten and not given:
-            return changed_copy(self, changed)
+            return changed_copy(self, changed, *left)
         changed["known"] = changed_copy(self.known, {**forgotten, **given})
         if "live" not in changed:
             changed["live"] = self.live  # before a fact is gone of which it is made
-        return changed_copy(self, changed, *(("live",) if changed["live"] is None else ()))
+        return changed_copy(self, changed, *left, *(("live",) if changed["live"] is None else ()))
 
     def check(self) -> None:
         """Compare every fact of `known` with the tensors that it is about; this reads them, so only tests call it.
@@ -247,9 +251,9 @@ class TokenState:
         """Return the tensor that holds the tokens, the joined sequence or they alone, and their first place in it: no copy is made."""
         return (self.tokens, 0) if self.joined is None else (self.joined, self.prefix_count)
 
-    def with_holder(self, x: Tensor) -> "TokenState":
-        """Return the state with another tensor in the place of that of `holder`."""
-        return self.replace(tokens=x) if self.joined is None else self.with_sequence(x)
+    def as_holder(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what `replace` takes to put another tensor in the place of that of `holder`."""
+        return {"tokens" if self.joined is None else "joined": x}
 
     def packed(self) -> Packing:
         """Return where the live rows are: one look at the device a selection, none where every slot is live."""
@@ -357,7 +361,8 @@ class TokenState:
         canvas, retired = self._left() if remember else (None, ())
         mass = None if self.mass is None else take(self.mass, slots)
         index = slots if self.known.in_grid_order else take(self.index, slots)
-        return self._kept(slots).replace(
+        return self.replace(
+            **self._kept(slots),
             index=index if real is None else index.where(real, -1),
             live=real,
             canvas=canvas,
@@ -377,12 +382,12 @@ class TokenState:
             return self.replace(mergers=()).dense(), ()
         return self.canvas, (*self.retired, (take(self.index, gone), self.rows_of(gone)))
 
-    def _kept(self, slots: Tensor) -> "TokenState":
-        """Return the state with the tokens of `slots` (B,K) alone: prefix and tokens in one piece are copied once, together."""
+    def _kept(self, slots: Tensor) -> dict[str, Tensor]:
+        """Return what `replace` takes to keep `slots` (B,K) alone: prefix and tokens in one piece are copied once, together."""
         joined = self.joined
         if joined is None or recorded_by_jit():  # the older ONNX exporter loses the batch size in what follows
-            return self.replace(tokens=take(self.tokens, slots))
-        return self.with_sequence(take(joined, behind(slots, self.prefix_count)))
+            return {"tokens": take(self.tokens, slots)}
+        return {"joined": take(joined, behind(slots, self.prefix_count))}
 
     def note(self, name: str, block: int, payload: Any) -> "TokenState":
         """Append an auxiliary record (losses and analytics read them)."""

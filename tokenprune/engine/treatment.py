@@ -187,7 +187,8 @@ def fuse(state: TokenState, fused: Tensor, some: Tensor | None) -> TokenState:
         slots = F.pad(slots, (0, 1), value=M)
     some = state.index.new_ones(B, 1, dtype=torch.bool) if some is None else some
     live = None if slots is not None else torch.cat([state.live, some], 1)
-    return state.with_holder(torch.cat([state.holder()[0], fused], 1)).replace(
+    return state.replace(
+        **state.as_holder(torch.cat([state.holder()[0], fused], 1)),
         order=None if state.order is None else live_first(F.pad(state.order, (0, 1), value=M), torch.cat([state.live, some], 1)),
         index=torch.cat([state.index, torch.full_like(state.index[:, :1], -1)], 1),
         live=live,
@@ -264,11 +265,11 @@ def merge(state: TokenState, dropped: Tensor | None, decision: Decision) -> Toke
     x, first = state.holder()
     source, place = gone + first, into + first
     x = add(x, place, (take(x, source) - take(x, place)) * share)  # the mean as a step from the target: 0 for who stays
-    after = state.with_holder(x)
     mass = total if weight is None and carry is None else flows(mass, carry)[1]
     vanish = None if decision.vanish is None else decision.vanish.gather(1, gone)
     merger = Merger(state.index, gone, into, moves, vanish, state.known.all_placed)
-    return after.replace(mass=mass, mergers=(*state.mergers, merger), groups=groups, vanished=state.vanished or lost)
+    mergers, vanished = (*state.mergers, merger), state.vanished or lost
+    return state.replace(**state.as_holder(x), mass=mass, mergers=mergers, groups=groups, vanished=vanished)
 
 
 def _dropped(dropped: Tensor | None, decision: Decision) -> Tensor:

@@ -1,6 +1,7 @@
 """What the engine asks of a model: embed -> blocks -> norm -> head, in any library; `timm_family` has what timm's models share."""
 
 from abc import ABC, abstractmethod
+from operator import is_
 from typing import Any, ClassVar
 
 import torch
@@ -55,7 +56,7 @@ class Family(ABC):
     def describes(self, model: Any) -> bool:
         """Tell whether this is the adapter of a model as it is now: none of its blocks, attentions and MLPs was exchanged."""
         now = self.parts(model) if model is self.model else ()
-        return len(now) == len(self._seen) and all(new is old for new, old in zip(now, self._seen, strict=True))
+        return len(now) == len(self._seen) and all(map(is_, now, self._seen))
 
     @property
     def facts(self) -> dict[str, Any]:

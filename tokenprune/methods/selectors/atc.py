@@ -1,7 +1,6 @@
 """Defines ATC (Haurum et al., ECCV 2024): tokens are clustered bottom-up, and each cluster becomes its mean."""
 
 import torch
-import torch.nn.functional as F
 
 from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably
@@ -10,6 +9,7 @@ from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector
 from tokenprune.methods.selectors.shared.agglomeration import LINKAGES, clustered
+from tokenprune.methods.selectors.shared.distances import directions
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
@@ -49,7 +49,7 @@ class AgglomerativeClustering(Selector):
 
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Keep one slot of each of `budget.keep` clusters, which the others of the cluster name as their target."""
-        metric = F.normalize(seen.keys().detach().to(torch.promote_types(seen.tokens.dtype, torch.float32)), dim=-1)
+        metric = directions(seen.summed_keys().to(torch.promote_types(seen.tokens.dtype, torch.float32)))
         target = clustered(1 - metric @ metric.transpose(1, 2), seen.live, budget.live - budget.keep, self.linkage)
         keep = seen.live & (target == torch.arange(target.shape[1], device=target.device))
         slots = sort_stably((~keep).to(torch.uint8))[1][:, : budget.keep] if seen.complete else None

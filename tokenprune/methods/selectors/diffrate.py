@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.decision import Decision
@@ -13,6 +12,7 @@ from tokenprune.engine.observation import Observation
 from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, ranked_slots
+from tokenprune.methods.selectors.shared.distances import directions
 from tokenprune.methods.selectors.shared.learned_counts import LearnedCounts
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
@@ -79,7 +79,7 @@ class PruneThenMerge(Selector):
         ranked = ranked_slots(score, seen.mask)
         left, keep = self.numbers(seen, budget)
         kept, rest = ranked[:, :keep], ranked[:, keep:left]
-        unit = F.normalize(seen.tokens.detach(), dim=-1)
+        unit = directions(seen.tokens)
         cosine, nearest = (take(unit, rest) @ take(unit, kept).transpose(1, 2)).max(-1)
         decision = Decision.between(
             kept,

@@ -11,7 +11,7 @@ from tokenprune.engine.policy import Site
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Context, Selector, ranked_slots
 from tokenprune.methods.selectors.shared.bipartite import edges_of, half
-from tokenprune.methods.selectors.shared.distances import in_rows
+from tokenprune.methods.selectors.shared.distances import directions, in_rows
 from tokenprune.registry import register
 from tokenprune.utils.settings import one_of
 
@@ -54,8 +54,8 @@ class EnergyMatching(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop the sources of `budget.live - budget.keep` pairs and name their targets."""
         merged = budget.live - budget.keep
-        metric = F.normalize(seen.keys().detach(), dim=-1)
-        cosine = metric @ metric.transpose(1, 2)
+        metric = directions(seen.summed_keys())
+        cosine = torch.bmm(metric, metric.transpose(1, 2))
         score = energy(cosine, self.margin, seen.mask)
         ranked = ranked_slots(score, seen.mask)[:, : budget.live]
         ranked = ranked[:, : 2 * merged] if self.protects else ranked

@@ -60,7 +60,7 @@ class PruningOrPooling(Selector):
         own = share.gather(1, ranked)
         prunes = own.var(1, keepdim=True) >= self.threshold
         split = Split.of(seen, count)
-        pooled = merging(seen.mask, *matched(split, cosines(seen.keys(), split), count - budget.keep))
+        pooled = merging(seen.mask, *matched(split, cosines(seen.summed_keys(), split), count - budget.keep))
         falling = ranked.gather(1, sort_stably(own.detach(), descending=True)[1])
         kept = falling[:, : budget.keep]
         stays = torch.zeros_like(live).scatter(1, kept, 1)

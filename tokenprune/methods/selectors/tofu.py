@@ -31,8 +31,8 @@ class TokenFusion(Selector):
     def score(self, seen: Observation, budget: Budget) -> Decision:
         """Drop the sources of the `budget.live - budget.keep` most similar pairs and name their targets."""
         split = Split.of(seen, budget.live)
-        pairs = cosines(seen.keys(), split)
-        return merging(seen.mask, *matched(split, pairs, budget.live - budget.keep))
+        similarity = cosines(seen.summed_keys(), split)
+        return merging(seen.mask, *matched(split, similarity, budget.live - budget.keep))
 
     def macs(self, slots: float) -> float:
         """Return (M/2)^2 d of the cosines."""

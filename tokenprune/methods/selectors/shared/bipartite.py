@@ -6,12 +6,12 @@ A holds ranks 0, 2, 4, ... of all T tokens and B the others; the class token is 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenprune.engine.decision import Decision
 from tokenprune.engine.indexing import sort_stably, take
 from tokenprune.engine.observation import Observation
+from tokenprune.methods.selectors.shared.distances import directions
 
 
 def half(live: int, prefix: int) -> int:
@@ -35,9 +35,13 @@ class Split(NamedTuple):
     @classmethod
     def of(cls, seen: Observation, count: int) -> "Split":
         """Return the split of the `count` live slots by their rank, behind the prefix tokens, which have the first ranks."""
-        ranked, first, state = seen.ranked(count), seen.state.prefix_count % 2, seen.state
-        in_order = seen.complete and state.order is None and count == state.index.shape[1]
-        return cls(ranked[:, first::2], ranked[:, 1 - first :: 2], first if in_order else None)
+        state, first = seen.state, seen.state.prefix_count % 2
+        B, M = state.index.shape
+        if seen.complete and state.order is None and count == M:
+            a, b = (torch.arange(start, M, 2, device=state.index.device).expand(B, -1) for start in (first, 1 - first))
+            return cls(a, b, first)
+        ranked = seen.ranked(count)
+        return cls(ranked[:, first::2], ranked[:, 1 - first :: 2], None)
 
     def rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of A and of B of x (B,M,C)."""
@@ -46,8 +50,8 @@ class Split(NamedTuple):
 
 def cosines(metric: Tensor, split: Split) -> Tensor:
     """Return the cosine (B,Ma,Mb) of each pair of A and B by a metric (B,M,d)."""
-    a, b = split.rows(F.normalize(metric.detach(), dim=-1))
-    return a @ b.transpose(1, 2)
+    a, b = split.rows(directions(metric))
+    return torch.bmm(a, b.transpose(1, 2))
 
 
 def edges_of(similarity: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,17 +60,17 @@ def edges_of(similarity: Tensor) -> tuple[Tensor, Tensor]:
     return sort_stably(best, descending=True)[1], partner
 
 
-def matched(split: Split, similarity: Tensor, merged: int) -> tuple[Tensor, Tensor, Tensor]:
+def matched(split: Split, similarity: Tensor, merged: int, by_rank: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Return what the `merged` best edges of a similarity (B,Ma,Mb) mean: sources, their targets (both (B,merged)), and the order after.
 
     Each token of A has one edge, to its most similar token of B, the first in a tie. The order is that of the released codes: what is left
-    of A by rank, then B by rank, (B,K).
+    of A by rank, or else by falling similarity, then B by rank, (B,K).
     """
     edges, partner = edges_of(similarity)
-    source = split.a.gather(1, edges[:, :merged])
-    target = split.b.gather(1, partner.gather(1, edges[:, :merged]))
-    order = torch.cat([split.a.gather(1, edges[:, merged:].sort(1).values), split.b], 1)
-    return source, target, order
+    joins, stays = edges[:, :merged], edges[:, merged:]
+    source, target = split.a.gather(1, joins), split.b.gather(1, partner.gather(1, joins))
+    stays = stays.sort(1).values if by_rank else stays
+    return source, target, torch.cat([split.a.gather(1, stays), split.b], 1)
 
 
 def merging(live: Tensor | None, source: Tensor, target: Tensor, order: Tensor, score: Tensor | None = None) -> Decision:

@@ -10,6 +10,12 @@ from torch import Tensor
 ROWS = 512  # rows of a matrix of distances that are worked on at a time
 
 
+def directions(tokens: Tensor) -> Tensor:
+    """Return tokens or keys (B,M,C) at length 1, without gradient, so that their products are cosines; one of length 0 stays 0."""
+    tokens = tokens.detach()
+    return tokens / torch.linalg.vector_norm(tokens, dim=-1, keepdim=True).clamp_min_(torch.finfo(tokens.dtype).tiny)
+
+
 def distances(tokens: Tensor, live: Tensor) -> Tensor:
     """Return the Euclidean distances of tokens (B,M,C), as (B,M,M), without gradient, in single precision at least.
 
