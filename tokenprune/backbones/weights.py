@@ -84,6 +84,7 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         prefix, note = encoder_prefix(state)
         notes.extend([note] if note else [])
         normless = not any(k.removeprefix(prefix).startswith(_NORMS) for k in state)
+        behind = {k.removeprefix(f"{prefix}fc_"): v for k, v in state.items() if k.startswith(f"{prefix}fc_norm.")}
         state = _encoder_state(state, vit, left_out, size)
         heads = {k: state.pop(k) for k in list(state) if k.startswith(_HEADS)}
         if heads and {k: v.shape for k, v in heads.items()} == wanted:
@@ -98,6 +99,9 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         elif "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
             notes.append("the file's final norm stands behind the pooling")
             state = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
+        elif behind and "norm.weight" in own and "norm.weight" not in state:
+            notes.append("the file's final norm stood behind the pooling")
+            state |= behind
         return state
 
     load_weights(path, vit, allow_missing=_HEADS, convert=convert)
