@@ -87,7 +87,7 @@ def test_photographs_stay_upright_at_every_scale(data):
         augment = read_segmentation(config).augment
         assert augment.flip and not augment.vertical_flip and not augment.channels
         assert config["init"] == ("dense" if scale != "paper" else None) or config["init"] == "scratch"
-    assert composed("scale=demo")["data"]["textured"] and composed("scale=demo")["dense"]["init"] == "demo_mean"
+    assert composed("scale=demo")["data"]["textured"] and composed("scale=demo")["dense"]["init"] == "demo_classifier"
 
 
 def test_a_selector_alone_takes_what_its_method_sets_for_the_task():

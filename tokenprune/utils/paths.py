@@ -13,6 +13,7 @@ SHIPPED_WEIGHTS = {
     "demo_adapter": PACKAGE / "weights" / "dense_demo_adapter.safetensors",
     "demo_elastic": PACKAGE / "weights" / "elastic_demo_adapter.safetensors",
     "demo_mean": PACKAGE / "weights" / "elastic_demo_mean.safetensors",
+    "demo_segmenter": PACKAGE / "weights" / "elastic_demo_segmenter.safetensors",
     "demo_token": PACKAGE / "weights" / "elastic_demo_token.safetensors",
 }
 
