@@ -30,12 +30,13 @@ BESIDE ?= launcher=joblib hydra.launcher.n_jobs=2
 table2: $(STAMP) ## Run Table 2 (preserve against remove) on the embedded data and print it
 	$(PY) -m tokenprune.run +experiment=table2_preserve $(BESIDE) $(ARGS)
 
-weights: $(STAMP) ## Retrain the demo's detectors and classifiers that the rows start from, in the order that they start from one another
+weights: $(STAMP) ## Retrain the demo's models that the rows start from, in the order that they start from one another
 	$(PY) -m tokenprune.run +experiment=demo_weights $(ARGS)
 	$(PY) -m tokenprune.run +experiment=demo_classifier $(ARGS)
 	$(PY) -m tokenprune.run +experiment=demo_adapter $(ARGS)
 	$(PY) -m tokenprune.run +experiment=demo_elastic $(ARGS)
 	$(PY) -m tokenprune.run +experiment=demo_classifiers $(ARGS)
+	$(PY) -m tokenprune.run +experiment=demo_segmenter $(ARGS)
 
 smoke: $(STAMP) ## Run every experiment in seconds a row: does it work at all?
 	$(PY) -m tokenprune.smoke $(ARGS)

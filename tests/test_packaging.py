@@ -172,7 +172,7 @@ def test_set_up_holds_an_installed_torch_in_place_and_runs_once(env_with_torch, 
             "weights",
             "\n".join(
                 f"-m tokenprune.run +experiment=demo_{name} scale=demo"
-                for name in ("weights", "classifier", "adapter", "elastic", "classifiers")
+                for name in ("weights", "classifier", "adapter", "elastic", "classifiers", "segmenter")
             ),
         ),
         ("test", "-m pytest -q -n 2 --dist loadfile -m not slow and not system scale=demo"),
