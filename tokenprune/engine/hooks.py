@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,7 +17,12 @@ class MethodHooks:
 
     A selector class that needs them returns an object of a subclass from `Selector.hooks`. The engine asks for it once a model. It holds
     options and nothing of a batch.
+
+    reads_attention: Whether `observe` looks at the projections of a block. One that does not is given none, and the block may run as the
+    model's own.
     """
+
+    reads_attention: ClassVar[bool] = True
 
     def observes(self, precedes: bool) -> bool:
         """Tell whether `observe` does anything in a block, one that `precedes` a block with a decision; the engine calls it only then."""

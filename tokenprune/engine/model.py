@@ -32,7 +32,7 @@ from tokenprune.engine.policy import DeadSlotRule, Decider, Site, blended, settl
 from tokenprune.engine.schedule import Budget, Layout, Schedule
 from tokenprune.engine.selector import Selector, SelectorDict
 from tokenprune.engine.state import TokenState
-from tokenprune.engine.steps import peeked, rule_of, run_blocks, seen_by_all
+from tokenprune.engine.steps import peeked, rule_of, run_blocks, shown
 from tokenprune.engine.treatment import Treatment
 from tokenprune.errors import IncompatiblePairing, InvalidSchedule, UnsupportedBackbone
 from tokenprune.registry import build, get
@@ -125,8 +125,16 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
 
     def observed(self, precedes: bool) -> bool:
         """Tell whether anybody looks at the attention of a block, in the present mode; one that `precedes` a block with a decision."""
-        learned = self.training and any(term.observes for term in self.loss_terms.values())
-        return self.hooks.observes(precedes) or self.probe is not None or learned
+        return self.hooks.observes(precedes) or self._attention_is_shown
+
+    @property
+    def attention_is_read(self) -> bool:
+        """Tell whether those who look at a block look at its queries, keys and values."""
+        return self.hooks.reads_attention or self._attention_is_shown
+
+    @property
+    def _attention_is_shown(self) -> bool:
+        return self.probe is not None or (self.training and any(term.observes for term in self.loss_terms.values()))
 
     @property
     def asks_host(self) -> bool:
@@ -278,20 +286,19 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         if self.capacities is not None and number in self.capacities:
             policy = replace(policy, capacity=(number, self.capacities[number]))
         state = self.treatment.before_block(state, number, self.depth)
-        precedes = number + 1 in budgets
-        see = partial(seen_by_all, self, number, precedes) if self.observed(precedes) else None
+        show = partial(shown, self, number, number + 1 in budgets)
         if budget is None:
-            self._show(number, state)
+            state, see = show(state)
             return run_block(adapter, state, policy, see=see)
         selector = self.selector_at(number, state.positions)
         if selector.site is not Site.BEFORE:
-            self._show(number, state)
+            state, see = show(state)
             decider = Decider(selector.site, partial(self._decide, number, selector, budget))
             return run_block(adapter, state, policy, decider, see=see)
         state = self.treatment.candidates_of(state)
         state = settle(self._decide(number, selector, budget, state, *peeked(adapter, selector, state, policy)), policy)
-        self._show(number, state)
         adapter, state = switched(adapter, state.branch), state.replace(branch=None)
+        state, see = show(state)
         if state.gate is None or policy.soft:
             return run_block(adapter, state, policy, see=see)
         after, used = run_block(adapter, state, replace(policy, free=True), see=see)
@@ -310,9 +317,6 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         if self.compiled is not None:
             family.blocks = [CompiledBlock(block, self.compiled) for block in family.blocks]  # type: ignore[assignment]  # delegates
         return family
-
-    def _show(self, *seen: Any) -> None:
-        self.watch(*seen) if self.watch is not None else None
 
     def _decide(
         self,

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from tokenprune.engine.execution import BlockUsage, unhidden
 from tokenprune.engine.indexing import recorded_by_jit
 from tokenprune.engine.loss import noted
 from tokenprune.engine.observation import Observation
-from tokenprune.engine.policy import DeadSlotRule, visibility
+from tokenprune.engine.policy import DeadSlotRule, Decide, visibility
 from tokenprune.engine.schedule import Budget
 from tokenprune.engine.selector import Selector
 from tokenprune.engine.state import TokenState
@@ -100,8 +101,21 @@ def peeked(adapter: BaseBlock, selector: Selector, state: TokenState, policy: De
     return adapter.asks(state.sequence(), adapter.codes(state)), visibility(state, policy)[0]
 
 
+def shown(model: "PrunedViT", number: int, precedes: bool, state: TokenState) -> tuple[TokenState, Decide | None]:
+    """Show what enters a block to whoever looks; return the state with what they keep, and who has to see its attention, None for nobody.
+
+    The arguments are those of `seen_by_all`.
+    """
+    if model.watch is not None:
+        model.watch(number, state)
+    if not model.observed(precedes):
+        return state, None
+    see = partial(seen_by_all, model, number, precedes)
+    return (state, see) if model.attention_is_read else (see(state, None, None), None)
+
+
 def seen_by_all(
-    model: "PrunedViT", number: int, precedes: bool, state: TokenState, projection: ProjectionView, bias: Tensor | None
+    model: "PrunedViT", number: int, precedes: bool, state: TokenState, projection: ProjectionView | None, bias: Tensor | None
 ) -> TokenState:
     """Show the attention of a block to the probe, to the method's hooks and to losses; return the state with what they keep of it.
 
@@ -110,7 +124,7 @@ def seen_by_all(
         number: 0-based block.
         precedes: Whether the next block begins with a decision.
         state: The tokens before the block's attention.
-        projection: Its queries, keys and values.
+        projection: Its queries, keys and values, None if nobody looks at them.
         bias: Its key bias, (B,P+M), or None.
     """
     seen = Observation(state, number, projection, bias, model.progress, precedes)

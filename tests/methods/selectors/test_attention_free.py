@@ -5,6 +5,7 @@ import torch
 
 from tests.helpers.pairings import images, pruned, tiny_vit
 from tests.methods.selectors.test_formulas import entering
+from tokenprune.engine.blocks.base import BaseBlock
 from tokenprune.errors import InvalidSchedule
 
 FIRST = {"name": "explicit", "keep": {2: 20}}
@@ -23,6 +24,14 @@ def test_the_tokens_that_a_block_moved_most_stay(execution):
 def test_block_0_has_no_shift():
     with pytest.raises(InvalidSchedule, match="no block is before block 0"):
         pruned("representation_shift", "remove", {"name": "explicit", "keep": {0: 20}})
+
+
+def test_every_block_runs_as_the_models_own(monkeypatch):
+    model, taken_apart = pruned("representation_shift", "remove", FIRST, "gathered"), []
+    monkeypatch.setattr(BaseBlock, "project", lambda adapter, *given: taken_apart.append(adapter.number))
+    with torch.no_grad():
+        model(images(2))
+    assert taken_apart == []
 
 
 def test_a_fused_token_which_has_no_shift_leaves_gradients_finite():

@@ -19,6 +19,8 @@ TRAIT = "entered"
 class Entered(MethodHooks):
     """Stores the tokens that enter a block which a decision follows."""
 
+    reads_attention = False
+
     def observes(self, precedes: bool) -> bool:
         """Tell whether a decision follows."""
         return precedes
