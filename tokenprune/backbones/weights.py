@@ -96,16 +96,26 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         if fresh:
             notes.append("the final norm starts anew: the file has none")
             state |= fresh
-        elif "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
-            notes.append("the file's final norm stands behind the pooling")
-            state = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
-        elif behind and "norm.weight" in own and "norm.weight" not in state:
-            notes.append("the file's final norm stood behind the pooling")
-            state |= behind
+        else:
+            state, note = _with_norm(state, behind, own)
+            notes.extend([note] if note else [])
         return state
 
     load_weights(path, vit, allow_missing=_HEADS, convert=convert)
     return notes
+
+
+def _with_norm(state: State, behind: State, own: Collection[str]) -> tuple[State, str]:
+    """Return a state whose final norm stands where a model of keys `own` has it, and a note where that is another place than in the file.
+
+    `behind` is the file's norm behind its pooling, under the name of one before it; empty if it has none.
+    """
+    if "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
+        moved = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
+        return moved, "the file's final norm stands behind the pooling"
+    if behind and "norm.weight" in own and "norm.weight" not in state:
+        return state | behind, "the file's final norm stood behind the pooling"
+    return state, ""
 
 
 def load_timm(model: nn.Module, path: Path | str) -> dict[str, str]:
