@@ -50,6 +50,29 @@ def to_authors(state, separate):
     return {**out, **{f"{place}rope.freqs_{part}": torch.zeros(16, 8) for place in places for part in ("cos", "sin")}}
 
 
+def to_clip(state):
+    """Names of CLIP's image encoder."""
+    names = ((r"^blocks\.", "transformer.resblocks."), (r"attn\.qkv\.", "attn.in_proj_"), (r"attn\.proj", "attn.out_proj"),
+             (r"\.norm([12])", r".ln_\1"), (r"mlp\.fc1", "mlp.c_fc"), (r"mlp\.fc2", "mlp.c_proj"), (r"^norm_pre", "ln_pre"),
+             (r"^norm\.", "ln_post."), (r"patch_embed\.proj", "conv1"), ("cls_token", "class_embedding"),
+             ("pos_embed", "positional_embedding"))  # fmt: skip
+    out = {}
+    for key, value in state.items():
+        for ours, theirs in names:
+            key = re.sub(ours, theirs, key)
+        out[f"visual.{key}"] = value[0].squeeze(0) if "_embedding" in key else value
+    return out
+
+
+def test_the_final_norm_of_a_file_of_other_names_is_not_passed_over(tmp_path):
+    torch.manual_seed(0)
+    source, target = (timm.models.VisionTransformer(**TINY, pre_norm=True, num_classes=classes).eval() for classes in (0, 5))
+    x, path = images(awake(source)), tmp_path / "clip.safetensors"
+    save_weights(path, to_clip(source.state_dict()))
+    assert load_vit(target, path) == ["the head starts from random weights: the file's is missing, the model's has 5"]
+    assert torch.equal(target.forward_features(x), source.forward_features(x))
+
+
 def test_mae(tmp_path):
     source, target = vit(), vit(5, seed=1)
     path = mae_file(tmp_path / "mae_pretrain.pth", source)

@@ -83,7 +83,6 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
     def convert(state: State) -> State:
         prefix, note = encoder_prefix(state)
         notes.extend([note] if note else [])
-        normless = not any(k.removeprefix(prefix).startswith(_NORMS) for k in state)
         behind = {k.removeprefix(f"{prefix}fc_"): v for k, v in state.items() if k.startswith(f"{prefix}fc_norm.")}
         state = _encoder_state(state, vit, left_out, size)
         heads = {k: state.pop(k) for k in list(state) if k.startswith(_HEADS)}
@@ -92,24 +91,25 @@ def load_vit(module: nn.Module, path: Path | str, grid: Grid | None = None) -> l
         elif wanted:
             has = f"of {len(heads['head.weight'])} outputs" if "head.weight" in heads else "missing"
             notes.append(f"the head starts from random weights: the file's is {has}, the model's has {len(own['head.weight'])}")
-        fresh = {k: v for k, v in own.items() if k.startswith(_NORMS)} if wanted and normless else {}
-        if fresh:
-            notes.append("the final norm starts anew: the file has none")
-            state |= fresh
-        else:
-            state, note = _with_norm(state, behind, own)
-            notes.extend([note] if note else [])
+        state, note = _with_norm(state, behind, {k: v for k, v in own.items() if k.startswith(_NORMS)}, bool(wanted))
+        notes.extend([note] if note else [])
         return state
 
     load_weights(path, vit, allow_missing=_HEADS, convert=convert)
     return notes
 
 
-def _with_norm(state: State, behind: State, own: Collection[str]) -> tuple[State, str]:
-    """Return a state whose final norm stands where a model of keys `own` has it, and a note where that is another place than in the file.
+def _with_norm(state: State, behind: State, own: State, answers: bool) -> tuple[State, str]:
+    """Return a file's state with the final norm where the model has it, and a note where that is not as in the file.
 
-    `behind` is the file's norm behind its pooling, under the name of one before it; empty if it has none.
+    Args:
+        state: The state, in the model's keys.
+        behind: The file's norm behind its pooling, under the name of one before it; empty if it has none.
+        own: The model's final norms.
+        answers: Whether the model has a head; only then its norm may start anew, where the file has none.
     """
+    if answers and own and not behind and not any(k.startswith(_NORMS) for k in state):
+        return state | own, "the final norm starts anew: the file has none"
     if "fc_norm.weight" in own and "fc_norm.weight" not in state and "norm.weight" not in own:
         moved = {f"fc_{k}" if k.startswith("norm.") else k: v for k, v in state.items()}
         return moved, "the file's final norm stands behind the pooling"

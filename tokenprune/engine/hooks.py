@@ -29,7 +29,7 @@ class MethodHooks:
         return type(self).observe is not MethodHooks.observe
 
     def observe(self, seen: Observation) -> Mapping[str, Tensor]:
-        """Return traits (B,M) to store for the live slots; called with the projections of a block, before its attention."""
+        """Return traits (B,M) to store for the live slots; called before a block's attention, with its projections if they are read."""
         return {}
 
     def conclude(self, state: TokenState) -> TokenState:

@@ -124,7 +124,7 @@ class PrunedViT(RateTools, TimmTools, nn.Module):
         return self.family.dim
 
     def observed(self, precedes: bool) -> bool:
-        """Tell whether anybody looks at the attention of a block, in the present mode; one that `precedes` a block with a decision."""
+        """Tell whether anybody looks at a block, in the present mode; one that `precedes` a block with a decision."""
         return self.hooks.observes(precedes) or self._attention_is_shown
 
     @property
