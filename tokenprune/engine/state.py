@@ -16,6 +16,7 @@ from tokenprune.engine.decision import Branch, Decision, changed_copy, mask_of
 from tokenprune.engine.indexing import behind, put, recorded_by_jit, take
 from tokenprune.engine.merged import Groups, Merger
 from tokenprune.engine.packing import Packing
+from tokenprune.engine.traits import Traits
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,34 +317,11 @@ class TokenState:
 
     def trait(self, name: str, missing: float = 0.0) -> Tensor:
         """Return a trait per slot (B,M,...); slots without a position read `missing`."""
-        stored, P = self.traits[name], self.prefix_count
-        if self.known.in_grid_order:
-            return stored[:, P:]
-        if self.known.all_placed:
-            return take(stored, self.index + P)
-        values = take(stored, self.index.clamp(min=0) + P)
-        known = (self.index >= 0).reshape(*self.index.shape, *[1] * (values.dim() - 2))
-        return values.where(known, values.new_full((), missing))  # a number of the host would be copied to the device
+        return Traits.of(self.traits).at_slots(name, self, missing)
 
     def with_trait(self, name: str, values: Tensor, where: Tensor | None = None) -> "TokenState":
         """Store values (B,M,...) at the slots' positions, where `where` (B,M) is true; (B,P+M,...) are the prefix tokens', too."""
-        P, whole = self.prefix_count, values.shape[1] > self.index.shape[1]
-        everywhere = self.known.all_placed and (where is None or self.known.complete)
-        if whole and everywhere and self.known.in_grid_order:
-            return self.replace(traits={**self.traits, name: values})
-        old = self.traits.get(name)
-        if old is None:
-            old = values.new_zeros(self.index.shape[0], P + self.positions, *values.shape[2:])
-        if everywhere and self.known.in_grid_order:
-            stored = torch.cat([old[:, :P], values], 1)
-        elif everywhere:
-            stored = put(old, behind(self.index, P) if whole else self.index + P, values, everywhere)
-        else:
-            if whole:
-                old, values = torch.cat([values[:, :P], old[:, P:]], 1), values[:, P:]
-            placed = self.index >= 0 if where is None else where & (self.index >= 0)
-            stored = put(old, (self.index + P).where(placed, -1), values)
-        return self.replace(traits={**self.traits, name: stored})
+        return self.replace(traits=Traits.of(self.traits).stored(name, values, self, where))
 
     def expand(self) -> "TokenState":
         """Bring every position and prefix token back, in raster order; fused tokens, which have no place, leave."""
