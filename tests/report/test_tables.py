@@ -1,5 +1,6 @@
 """Fixed rows -> the table, in every format, with the paper's numbers beside them."""
 
+import pandas as pd
 import pytest
 
 from tests.helpers.fakes import row
@@ -157,6 +158,25 @@ def test_the_plot_marks_treatments_and_the_dense_line(rows, tmp_path):
     assert len(left.containers) == 3  # three rows are ok
     assert left.get_legend_handles_labels()[1] == ["Dense", "EViT, remove", "EViT, preserve"]
     assert any(line.get_linestyle() == "--" and set(line.get_ydata()) == {50.0} for line in left.lines)
+
+
+def test_the_plot_has_a_panel_for_each_cost_that_was_measured(rows, tmp_path):
+    from tokenprune.report.figures.shared.plots import speed_accuracy
+
+    data = build(rows).data
+    (only,) = speed_accuracy(data.assign(speedup_encoder=float("nan")), tmp_path / "plot.png").axes
+    assert only.get_xlabel() == "encoder GMAC"
+    nothing = data.assign(speedup_encoder=float("nan"), gmac_total=float("nan"))
+    assert [axis.get_xlabel() for axis in speed_accuracy(nothing, tmp_path / "plot.png").axes] == ["encoder GMAC"]
+
+
+def test_the_plot_names_keep_rates_where_a_method_has_several(rows, tmp_path):
+    from tokenprune.report.figures.shared.plots import speed_accuracy
+
+    data = build(rows).data.assign(keep_rate=[0.1 * number for number in range(len(rows))])  # each method at its own
+    assert not any(axis.texts for axis in speed_accuracy(data, tmp_path / "plot.png").axes)
+    several = pd.concat([data, data.assign(keep_rate=data["keep_rate"] + 0.05)])
+    assert all(axis.texts for axis in speed_accuracy(several, tmp_path / "plot.png").axes)
 
 
 def test_the_plot_tells_class_tokens_apart_where_a_method_has_two(rows, tmp_path):

@@ -1,4 +1,4 @@
-"""Draws accuracy against cost: GMAC, the speed-up over the dense encoder and, if measured, that in batches; the dense model as a line."""
+"""Draws accuracy against cost, as far as it was measured: GMAC, speed-up over the dense encoder, also in batches; dense as a line."""
 
 from pathlib import Path
 
@@ -12,7 +12,6 @@ _MARKERS = {"none": "*", "remove": "o", "preserve": "s", "reactivate": "D", "fus
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f",
             "#882255", "#44aa99", "#999933", "#332288", "#bcbd22", "#117733", "#661100", "#6699cc", "#ff9da7")  # fmt: skip
 _SCORES = {"ap_box": "box AP", "top1": "top-1 accuracy (%)", "ap_mask": "mask AP", "miou": "mIoU"}
-_ALWAYS = ("gmac_total", "speedup_encoder")
 
 
 def score_of(data: pd.DataFrame) -> str | None:
@@ -24,7 +23,8 @@ def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str |
     """Draw the rows of a table (`tables.build(...).data`) and write the figure.
 
     Args:
-        data: Rows with gmac_total, speedup_encoder and the score. Rows that are not ok are left out.
+        data: Rows with the score and costs: gmac_total, speedup_encoder, speedup_batch, each a panel if it was measured. Rows that are not
+            ok are left out.
         path: PNG or PDF.
         title: Title of the figure.
         score: The column on the vertical axis; None takes box AP, or the accuracy that the rows have.
@@ -34,11 +34,11 @@ def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str |
         The figure, for notebooks.
     """
     good = _named(data[data["status"] == "ok"])
-    good = good.reindex(columns=[*good.columns, *({*_ALWAYS} - {*good.columns})])  # not every task measures them
-    score = score or score_of(good) or data.columns[-1]
-    costs = [name for name in COSTS if name in {*_ALWAYS, *costs_of(good)}]
+    score, costs = score or score_of(good) or data.columns[-1], costs_of(good)
+    if not costs:
+        good, costs = good.assign(gmac_total=float("nan")), ["gmac_total"]  # an empty figure says that nothing was measured
     figure = Figure(figsize=(3.2 + 3.9 * len(costs), 4.6), layout="constrained")
-    axes = figure.subplots(1, len(costs), sharey=True)
+    axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(dict.fromkeys(good["label"]))}
     for axis, column in zip(axes, costs, strict=True):
         rows = good.assign(**{column: pd.to_numeric(good[column])})
@@ -63,7 +63,8 @@ def _front(axis: Axes, rows: pd.DataFrame, column: str, score: str) -> None:
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the legend's text of each row.
 
-    Class token and size appear only if rows of one name differ in them; the marks of every value but the first are hollow.
+    Class token and size appear only if rows of one name differ in them; the marks of every value but the first are hollow. `swept` are
+    rows whose name comes with several keep rates.
     """
     name = rows["label"].where(rows["treatment"] == "none", rows["label"] + ", " + rows["treatment"])
     full, hollow = name, pd.Series(False, index=rows.index)
@@ -73,7 +74,7 @@ def _named(rows: pd.DataFrame) -> pd.DataFrame:
             several = of.transform("nunique") > 1
             full = full.where(~several, full + ", " + rows[column] + word)
             hollow |= several & (rows[column] != of.transform("first"))
-    return rows.assign(legend=full, hollow=hollow)
+    return rows.assign(legend=full, hollow=hollow, swept=rows["keep_rate"].groupby(full).transform("nunique") > 1)
 
 
 def _panel(axis: Axes, rows: pd.DataFrame, column: str, score: str, colours: dict[str, str]) -> None:
@@ -84,7 +85,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, column: str, score: str, colours: dic
         style = {"color": colours[row["label"]], "marker": _MARKERS.get(row["treatment"], "X"), "linestyle": "none", "capsize": 2}
         style |= {"markersize": 11 if row["treatment"] == "none" else 7} | ({"markerfacecolor": "white"} if row["hollow"] else {})
         axis.errorbar(row[column], row[score], yerr=errors[index], label=row["legend"], **style)
-        if not pd.isna(row["keep_rate"]) and rows["keep_rate"].nunique() > 1:
+        if row["swept"] and not pd.isna(row["keep_rate"]):
             axis.annotate(f"{row['keep_rate']:g}", (row[column], row[score]), xytext=(5, 4), textcoords="offset points", fontsize=7)
     for value in rows.loc[rows["method"] == "dense", score][:1]:
         axis.axhline(value, color="#222222", linewidth=0.8, linestyle="--", zorder=0)
