@@ -175,7 +175,7 @@ def test_the_plot_names_keep_rates_where_a_method_has_several(rows, tmp_path):
 
     data = build(rows).data.assign(keep_rate=[0.1 * number for number in range(len(rows))])  # each method at its own
     assert not any(axis.texts for axis in speed_accuracy(data, tmp_path / "plot.png").axes)
-    several = pd.concat([data, data.assign(keep_rate=data["keep_rate"] + 0.05)])
+    several = pd.concat([data, data.assign(keep_rate=data["keep_rate"] + 0.05)], ignore_index=True)
     assert all(axis.texts for axis in speed_accuracy(several, tmp_path / "plot.png").axes)
 
 
