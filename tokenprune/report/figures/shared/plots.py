@@ -11,6 +11,7 @@ from tokenprune.report.figures.shared.pareto import COSTS, costs_of, on_front
 _MARKERS = {"none": "*", "remove": "o", "preserve": "s", "reactivate": "D", "fuse": "^", "merge": "v", "last_layer_fusion": "P"}
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f",
             "#882255", "#44aa99", "#999933", "#332288", "#bcbd22", "#117733", "#661100", "#6699cc", "#ff9da7")  # fmt: skip
+_ROOM = 3  # with more curves than this, points have no keep rates beside them
 _SCORES = {"ap_box": "box AP", "top1": "top-1 accuracy (%)", "ap_mask": "mask AP", "miou": "mIoU"}
 
 
@@ -63,8 +64,8 @@ def _front(axis: Axes, rows: pd.DataFrame, column: str, score: str) -> None:
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the legend's text of each row.
 
-    Class token and size appear only if rows of one name differ in them; the marks of every value but the first are hollow. `swept` are
-    rows whose name comes with several keep rates.
+    Class token and size appear only if rows of one name differ in them; the marks of every value but the first are hollow. `curve`
+    numbers the rows of one name that a sweep has made, NaN for a row alone.
     """
     name = rows["label"].where(rows["treatment"] == "none", rows["label"] + ", " + rows["treatment"])
     full, hollow = name, pd.Series(False, index=rows.index)
@@ -74,18 +75,22 @@ def _named(rows: pd.DataFrame) -> pd.DataFrame:
             several = of.transform("nunique") > 1
             full = full.where(~several, full + ", " + rows[column] + word)
             hollow |= several & (rows[column] != of.transform("first"))
-    return rows.assign(legend=full, hollow=hollow, swept=rows["keep_rate"].groupby(full).transform("nunique") > 1)
+    alike = full.groupby([full, rows["seed"]] if "seed" in rows else full)
+    return rows.assign(legend=full, hollow=hollow, curve=alike.ngroup().where(alike.transform("size") > 1))
 
 
 def _panel(axis: Axes, rows: pd.DataFrame, column: str, score: str, colours: dict[str, str]) -> None:
     errors = rows[f"{score}_se"] if f"{score}_se" in rows else pd.Series(0.0, index=rows.index)
+    curves = rows[rows[column].notna()].sort_values(column).groupby("curve")
+    for _, curve in curves:
+        axis.plot(curve[column], curve[score], color=colours[curve["label"].iloc[0]], linewidth=0.9, alpha=0.6, zorder=1)
     for index, row in rows.iterrows():
         if pd.isna(row[column]):
             continue  # masked execution is not timed
         style = {"color": colours[row["label"]], "marker": _MARKERS.get(row["treatment"], "X"), "linestyle": "none", "capsize": 2}
         style |= {"markersize": 11 if row["treatment"] == "none" else 7} | ({"markerfacecolor": "white"} if row["hollow"] else {})
         axis.errorbar(row[column], row[score], yerr=errors[index], label=row["legend"], **style)
-        if row["swept"] and not pd.isna(row["keep_rate"]):
+        if not pd.isna(row["curve"]) and not pd.isna(row["keep_rate"]) and curves.ngroups <= _ROOM:
             axis.annotate(f"{row['keep_rate']:g}", (row[column], row[score]), xytext=(5, 4), textcoords="offset points", fontsize=7)
     for value in rows.loc[rows["method"] == "dense", score][:1]:
         axis.axhline(value, color="#222222", linewidth=0.8, linestyle="--", zorder=0)
