@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _NEEDED = ("key", "label", "method", "treatment", "seed", "status")
 _TEXT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "cls", "execution", "python", "torch", "timm", "detectron2", "device",
-    "commit", "dirty", "tokenprune", "status", "reason", "size", "configuration", "rest", "notes",
+    "commit", "dirty", "tokenprune", "status", "reason", "size", "setting", "configuration", "rest", "notes",
     "made", "folder",
 )  # fmt: skip
 _FACTS = ("label", "method", "treatment", "scale", "task", "data", "cls", "execution", "size", "keep_rate", "device")

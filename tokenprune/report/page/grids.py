@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-_SAID = ("Treatment", "CLS", "size", "keep_rate", "seed", "seeds", "status")  # facts of a line, written once if they are the same
+_SAID = ("Treatment", "setting", "CLS", "size", "keep_rate", "seed", "seeds", "status")  # written once if all are the same
 _WORDS = (
-    "Method", "Treatment", "CLS", "size", "status", "experiment", "row", "why", "what", "task, data, scale", "device",
+    "Method", "Treatment", "setting", "CLS", "size", "status", "experiment", "row", "why", "what", "task, data, scale", "device",
     "commit", "experiments",
 )  # fmt: skip
 

@@ -94,6 +94,7 @@ def collapse(data: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
 def summarise(data: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
     """Return one line a configuration: its identity, seeds, n (number of rows that are ok), NAME_mean and NAME_std (empty for n = 1)."""
     which = ["label", "method", "treatment", "scale", "task", "data", "cls", "execution", "size", "keep_rate"]
+    which += ["setting"] * ("setting" in data)
     lines = []
     for group, good in _groups(data):
         line = {name: group.iloc[0][name] for name in which} | {"status": _status(group)}

@@ -12,6 +12,7 @@ from tokenprune.report.tables.expected import NUMBERS, Expected, of_paper, size_
 from tokenprune.report.tables.formats import numbers
 from tokenprune.report.tables.scores import SCORES
 from tokenprune.report.tables.seeds import ONE, collapse, configuration, newest, paired, repeated, summarise
+from tokenprune.report.tables.settings import settings
 from tokenprune.runs.reasons import root_of
 from tokenprune.runs.results import ENVIRONMENT, frame
 
@@ -38,7 +39,7 @@ _BESIDE = (  # the parts whose sum is measured; the paper's column; title; unit;
 _UNMEASURED = ("seconds_note", "throughput_note", "gmac_note", "images_per_second_batch", "paper_size_note")
 _ABOUT = (
     "key", "label", "method", "treatment", "scale", "task", "data", "seed", "cls", "execution", "keep_rate", *ENVIRONMENT, "status",
-    "reason", "size", "configuration", "rest", "notes", "made", "folder",
+    "reason", "size", "setting", "configuration", "rest", "notes", "made", "folder",
 )  # fmt: skip
 NOTES = " | "  # separates the notes of a row
 
@@ -100,15 +101,18 @@ def of_frame(data: pd.DataFrame, expected: Path | None = None) -> Table:
 
 
 def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows in the form of `results.frame`, with five more columns.
+    """Return rows in the form of `results.frame`, with five more columns, or six.
 
-    These are `size`, `configuration` (without seeds), `rest` (also without treatment), `notes`, and `made` (when; "" if not known).
+    These are `size`, `configuration` (without seeds), `rest` (also without treatment), `notes`, and `made` (when; "" if not known); and
+    `setting` where rows of one name differ in something else, see `settings`.
     """
     digests = {"configuration": (), "rest": ("treatment",)}
     columns = {name: [configuration(row["config"], without) for row in rows] for name, without in digests.items()}
     columns["notes"] = [NOTES.join(row["notes"]) for row in rows]
     columns["made"] = [row.get("made", "") for row in rows]
-    return frame(rows).assign(size=[size_of(row["config"]) for row in rows], **columns)
+    data = frame(rows).assign(size=[size_of(row["config"]) for row in rows], **columns)
+    differing = settings(rows, data.to_dict("records"))
+    return data.assign(setting=differing) if any(differing) else data
 
 
 def measured(data: pd.DataFrame) -> list[str]:
@@ -158,6 +162,8 @@ def _shown(data: pd.DataFrame, several: bool) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"Method": list(data["label"]), "Treatment": list(data["treatment"])}
     if data["size"].nunique() > 1:
         columns["size"] = list(data["size"])
+    if "setting" in data and data["setting"].astype(bool).any():
+        columns["setting"] = list(data["setting"])
     columns["CLS"] = list(data["cls"])
     columns["keep_rate"] = numbers(data, "keep_rate", "{:g}")
     if several:
