@@ -51,7 +51,10 @@ def speed_accuracy(data: pd.DataFrame, path: Path, title: str = "", score: str |
     handles, labels = axes[0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize=9, frameon=False)
-    figure.suptitle(title, fontsize=11)
+    if len(costs) > 1:
+        figure.suptitle(title, fontsize=11)
+    else:
+        axes[0].set_title(title.replace(" (", "\n("), loc="left", fontsize=11)  # in the middle it would lie below the legend
     figure.savefig(path, dpi=150)
     return figure
 
