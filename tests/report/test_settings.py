@@ -39,3 +39,9 @@ def test_seeds_are_no_setting_and_lines_over_seeds_keep_theirs():
 def test_files_are_shown_by_their_names_and_at_most_two_settings():
     rows = [row(label="Cropr", config={"init": f"/a/b/{n}.pt", "x": n, "y": n}) for n in ("one", "two")]
     assert said(rows) == ["init one.pt, x one", "init two.pt, x two"]
+
+
+def test_what_does_not_change_numbers_is_no_setting():
+    first, second = shares()
+    named = [{**one, "config": {**one["config"], "experiment": name}} for one, name in ((first, "a"), (second, "b"))]
+    assert said(named) == ["total 0.25", "total 0.5"]

@@ -30,11 +30,17 @@ NO_EFFECT = ("checkpoint_every", "workers")
 
 
 def run_key(config: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits of the sha256 of a resolved configuration without what does not change its numbers.
+    """Return 16 hexadecimal digits of the sha256 of what a resolved configuration's numbers depend on, code of plugins included."""
+    text = json.dumps({"schema": SCHEMA, **relevant_of(config), "sources": _sources(config)}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    The code of the plugins that are used counts. Files count by content and not by path, large folders by names, sizes and times.
-    What the row does not depend on is left out: with `init: scratch` the
-    dense model's recipe, with `init_weights` everything that would make those weights, and options that equal their plugin's default.
+
+def relevant_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved configuration without what does not change its numbers.
+
+    Files count by content and not by path, large folders by names, sizes and times. What the row does not depend on is left out: with
+    `init: scratch` the dense model's recipe, with `init_weights` everything that would make those weights, and options that equal their
+    plugin's default.
     """
     relevant = {k: _pruned(v) if k in ("training", "dense", "pretrained") else v for k, v in config.items() if k not in VOLATILE}
     relevant["backbone"] = _backbone(relevant.get("backbone", {}))
@@ -46,9 +52,7 @@ def run_key(config: Mapping[str, Any]) -> str:
         for axis, found in (("schedule", ANSWERS), ("selector", (Run.of(config).dial or ())[:1])):
             relevant[axis] = {k: v for k, v in relevant[axis].items() if k not in found}
     relevant["data"] = _data(relevant.get("data", {}))
-    relevant["sources"] = _sources(config)
-    text = json.dumps({"schema": SCHEMA, **relevant}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return relevant
 
 
 def _sources(config: Mapping[str, Any]) -> dict[str, str]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from tokenprune.runs.run_key import relevant_of
+
 _NAMED = ("label", "treatment", "cls", "keep_rate", "size")  # columns that the reader sees anyway
 _SEEDS = {("seed",), ("training", "seed")}
 _MOST = 2  # settings of one row
@@ -23,9 +25,11 @@ def settings(rows: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, Any
     found = [""] * len(rows)
     for group in groups.values():
         if len({named[number]["configuration"] for number in group}) > 1:
-            leaves = [{place: v for place, v in _leaves(rows[number]["config"]) if place not in _SEEDS} for number in group]
-            places = [place for place in leaves[0] if len({str(of.get(place)) for of in leaves}) > 1][:_MOST]
-            for number, of in zip(group, leaves, strict=True):
+            leaves = [dict(_leaves(relevant_of(rows[number]["config"]))) for number in group]
+            every = dict.fromkeys(place for of in leaves for place in of if place not in _SEEDS)
+            places = [place for place in every if len({str(of.get(place)) for of in leaves}) > 1][:_MOST]
+            for number in group:
+                of = dict(_leaves(rows[number]["config"]))  # files by their names, not by their content
                 found[number] = ", ".join(f"{place[-1]} {_short(of.get(place))}" for place in places)
     return found
 
