@@ -93,3 +93,13 @@ def test_detectors_that_have_not_learnt_decide_nothing(tmp_path):
     measured(tmp_path, [{**r, "ap_box": r["top1"] / 100} for r in [*rows("A", [60, 61, 62]), *rows("B", [50, 51, 52.1])]])
     assert judged(tmp_path, measures="[{in: mine, of: ap_box}]").verdict == "undecided"
     assert judged(tmp_path).verdict == "holds"
+
+
+def test_numbers_that_two_experiments_share_count_once(tmp_path):
+    measured(tmp_path, [*rows("A", [60]), *rows("B", [50])])  # seed 0 alone
+    measured(tmp_path, [*rows("A", [60, 61, 62]), *rows("B", [50, 51, 52.1])], experiment="again")
+    measured(tmp_path, [*rows("A", [60, 61, 62]), *rows("B", [50, 51, 52.1])], experiment="thrice")
+    measured(tmp_path, [*rows("A", [60]), *rows("B", [50.2])], experiment="other")
+    places = ", ".join(f"{{in: {name}, of: top1}}" for name in ("mine", "again", "thrice", "other"))
+    one = judged(tmp_path, measures=f"[{places}]")
+    assert [(c.lines.path.parts[-3], c.gap.n) for c in one.comparisons] == [("again", 3), ("other", 1)]

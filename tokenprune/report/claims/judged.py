@@ -42,6 +42,7 @@ class Comparison:
         spread: Standard deviation over seeds of one side, pooled over the two; NaN with one seed.
         level: The better mean of the two; NaN if nothing was measured.
         paper: The paper's difference; NaN if it prints none.
+        sides: What both sides have by seed; empty if no file has both.
     """
 
     rule: str
@@ -52,6 +53,7 @@ class Comparison:
     spread: float
     level: float
     paper: float
+    sides: tuple[Values, ...] = ()
 
     @property
     def power(self) -> Power | None:
@@ -114,7 +116,7 @@ def judge_claims(claims: Sequence[Claim], experiments: Path) -> list[Judged]:
 
 
 def _measured(claim: Claim, pair: Pair, experiments: Path) -> list[Comparison]:
-    """Return the comparisons of one pair; a single one without numbers if no file has both sides."""
+    """Return the comparisons of one pair, each of other numbers; a single one without numbers if no file has both sides."""
     chosen = {key for side in _sides(pair) for key in side.where}
     found = [
         comparison
@@ -125,7 +127,23 @@ def _measured(claim: Claim, pair: Pair, experiments: Path) -> list[Comparison]:
     ]
     measure = claim.measures[0]
     nothing = (None, None, math.nan, math.nan, _paper(pair, measure, measure.columns[0], experiments))
-    return found or [Comparison(claim.rule, pair, measure.columns[0], *nothing)]
+    return _distinct(found) or [Comparison(claim.rule, pair, measure.columns[0], *nothing)]
+
+
+def _distinct(found: Sequence[Comparison]) -> list[Comparison]:
+    """Return comparisons without those whose numbers, seed by seed, another one of the same column has as well.
+
+    Experiments share rows, and the same training under two names gives the same numbers; neither is more evidence.
+    """
+    kept: list[Comparison] = []
+    for one in sorted(found, key=lambda c: -sum(map(len, c.sides))):  # stable: of equal ones the first stays
+        if not any(one.column == other.column and _within(one.sides, other.sides) for other in kept):
+            kept.append(one)
+    return [one for one in found if any(one is other for other in kept)]
+
+
+def _within(few: Sequence[Values], many: Sequence[Values]) -> bool:
+    return all(one.items() <= other.items() for one, other in zip(few, many, strict=True))
 
 
 def _sides(pair: Pair) -> list[Side]:
@@ -139,7 +157,7 @@ def _compared(rule: str, pair: Pair, measure: Measure, column: str, lines: Lines
         return None
     level = max(fmean(first.values()), fmean(second.values()))
     paper = _paper(pair, measure, column, experiments, lines.size)
-    return Comparison(rule, pair, column, lines, gap, spread_over_seeds((first, second)), level, paper)
+    return Comparison(rule, pair, column, lines, gap, spread_over_seeds((first, second)), level, paper, (first, second))
 
 
 def _values(side: Side, other: Side, column: str, lines: Lines) -> Values:
