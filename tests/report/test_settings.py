@@ -45,3 +45,9 @@ def test_what_does_not_change_numbers_is_no_setting():
     first, second = shares()
     named = [{**one, "config": {**one["config"], "experiment": name}} for one, name in ((first, "a"), (second, "b"))]
     assert said(named) == ["total 0.25", "total 0.5"]
+
+
+def test_digests_that_the_key_holds_in_the_place_of_a_folder_are_no_setting(monkeypatch):
+    monkeypatch.setattr("tokenprune.report.tables.settings.relevant_of", lambda config: {**config, "files": {"a.png": config["x"]}})
+    rows = [row(label="Cropr", config={"x": number}) for number in (1, 2)]
+    assert said(rows) == ["x 1", "x 2"]

@@ -41,13 +41,15 @@ class Recent:
             return cls(found, values, index)
         if found.index is index:
             return cls(found.before, values, index, found.layers)
-        return cls(found, values, index, found.layers + 1) if found.layers < _LAYERS else cls(found.spread(), values, index)
+        return cls(found, values, index, found.layers + 1) if found.layers < _LAYERS else cls(_spread(found), values, index)
 
-    def spread(self) -> Tensor:
-        """Return the values by position (B,P+N,...)."""
-        before, prefix = self.before, self.values.shape[1] - self.index.shape[1]
-        before = before.spread() if isinstance(before, Recent) else before
-        return put(before, behind(self.index, prefix), self.values, everywhere=True)
+
+def _spread(found: Tensor | Recent) -> Tensor:
+    """Return a trait by position (B,P+N,...)."""
+    if not isinstance(found, Recent):
+        return found
+    prefix = found.values.shape[1] - found.index.shape[1]
+    return put(_spread(found.before), behind(found.index, prefix), found.values, everywhere=True)
 
 
 class Traits(Mapping[str, Tensor]):
@@ -70,8 +72,7 @@ class Traits(Mapping[str, Tensor]):
         Raises:
             KeyError: a trait that was not stored.
         """
-        found = self.held[name]
-        return found.spread() if isinstance(found, Recent) else found
+        return _spread(self.held[name])
 
     def __iter__(self) -> Iterator[str]:
         """Return the names."""
@@ -95,7 +96,7 @@ class Traits(Mapping[str, Tensor]):
         found, index, P = self.held[name], state.index, state.prefix_count
         if isinstance(found, Recent) and found.index is index:
             return found.values[:, P:]
-        stored = self[name]
+        stored = _spread(found)
         if state.known.in_grid_order:
             return stored[:, P:]
         if state.known.all_placed:
@@ -118,7 +119,7 @@ class Traits(Mapping[str, Tensor]):
             found = values.new_zeros(index.shape[0], P + state.positions, *values.shape[2:])
         if whole and everywhere:
             return self._with(name, Recent.above(found, values, index))
-        before = found.spread() if isinstance(found, Recent) else found
+        before = _spread(found)
         if everywhere and state.known.in_grid_order:
             return self._with(name, torch.cat([before[:, :P], values], 1))
         if everywhere:

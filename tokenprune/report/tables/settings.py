@@ -25,11 +25,11 @@ def settings(rows: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, Any
     found = [""] * len(rows)
     for group in groups.values():
         if len({named[number]["configuration"] for number in group}) > 1:
-            leaves = [dict(_leaves(relevant_of(rows[number]["config"]))) for number in group]
-            every = dict.fromkeys(place for of in leaves for place in of if place not in _SEEDS)
-            places = [place for place in every if len({str(of.get(place)) for of in leaves}) > 1][:_MOST]
-            for number in group:
-                of = dict(_leaves(rows[number]["config"]))  # files by their names, not by their content
+            chosen = [dict(_leaves(rows[number]["config"])) for number in group]
+            counted = [dict(_leaves(relevant_of(rows[number]["config"]))) for number in group]
+            every = dict.fromkeys(place for of in chosen for place in of if place not in _SEEDS)  # no digests of files, which none chose
+            places = [place for place in every if len({str(of.get(place)) for of in counted}) > 1][:_MOST]
+            for number, of in zip(group, chosen, strict=True):
                 found[number] = ", ".join(f"{place[-1]} {_short(of.get(place))}" for place in places)
     return found
 
