@@ -90,6 +90,18 @@ def test_a_goal_is_met_by_the_median_in_its_direction():
     assert timing.ratio([4.0, 6.0], [2.0, 2.0], 0.5) == timing.Spread.of([1.0, 1.5])
 
 
+def test_short_calls_have_more_rounds_and_run_in_either_order(monkeypatch):
+    ran: list[str] = []
+    monkeypatch.setattr(timing, "_seconds", lambda call, repeats: (call(), 0.1)[1])
+    seconds = timing.interleaved({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, 2, "")
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 5, "b": 5}  # 2 rounds of 0.25 s are 5 of 0.1 s
+    assert "".join(ran) == "aabb" + "abbaabbaab"
+    for length, rounds in ((1.0, 2), (0.001, 10)):
+        monkeypatch.setattr(timing, "_seconds", lambda call, repeats, length=length: length)
+        found = timing.interleaved({"a": lambda: None}, 2, "")["a"]
+        assert timing.Spread.of(found).rounds == rounds
+
+
 def test_an_exponent_is_that_of_the_greatest_lengths():
     lengths = (4, 16, 64, 256)
     found = scale.exponents(lengths, [[99.0, 99.0], *([n**2.0, 3 * n**1.5] for n in lengths[1:])])

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> 
         if benchmark.draw is not None:
             pictures.append(f"{benchmark.name}.png")
             benchmark.draw(found, options.out / pictures[-1])
-    how = f"CPU seconds of one thread, calls in turn, medians of {setup.rounds} rounds' own ratios; IQR is their interquartile range"
+    how = "CPU seconds of one thread, calls in turn, medians of the rounds' own ratios; IQR is their interquartile range"
     files = report.write(findings, options.out, how)
     console.say(f"\nwritten: {', '.join(str(options.out / name) for name in [*files, *pictures])}")
     return 0
@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="list the benchmarks with the quantities they measure, and stop")
     parser.add_argument("--quick", action="store_true", help="3 rounds, batches of 1 and 8: minutes instead of about an hour")
-    parser.add_argument("--rounds", type=_positive, help="how often everything is timed (default: 9)")
+    parser.add_argument(
+        "--rounds", type=_positive, help="how often everything is timed, short calls up to five times as often (default: 9)"
+    )
     parser.add_argument("--batches", type=_batches, help="batch sizes, with commas (default: 1,8,32)")
     parser.add_argument("--lengths", type=_lengths, help="N of `scale`, square numbers with commas (default: 196,784,2304,4096,9216)")
     parser.add_argument("--selectors", type=_selectors, help="selectors of `scale` and `compile`, with commas (default: all)")

@@ -17,7 +17,7 @@ class Setup:
     """Sets the sizes and the effort of a run; the defaults are the goals' own sizes.
 
     Args:
-        rounds: How often everything is timed.
+        rounds: How often everything is timed at least.
         batches: Batch sizes.
         small: timm model of the 224-pixel goals.
         large: timm model of the detection-size goals.

@@ -28,8 +28,8 @@ def write(findings: Sequence[Finding], folder: Path, how: str) -> list[str]:
     rows = [
         {
             "goal": f.goal, "case": f.case, "limit": f.limit, "direction": "at least" if f.at_least else "at most",
-            "measured": f.value.median, "iqr": f.value.iqr, "met": f.met, "curve": f.curve[0] if f.curve else None,
-            "x": f.curve[1] if f.curve else None, **facts,
+            "measured": f.value.median, "iqr": f.value.iqr, "rounds": f.value.rounds, "met": f.met,
+            "curve": f.curve[0] if f.curve else None, "x": f.curve[1] if f.curve else None, **facts,
         }
         for f in findings
     ]  # fmt: skip
@@ -40,6 +40,7 @@ def write(findings: Sequence[Finding], folder: Path, how: str) -> list[str]:
             "limit": ["" if f.limit is None else f"{'>=' if f.at_least else '<='} {f.limit:g}" for f in findings],
             "measured": [_number(f.value.median) for f in findings],
             "IQR": [_number(f.value.iqr) for f in findings],
+            "rounds": [str(f.value.rounds) for f in findings],
             "met": ["" if f.limit is None else "yes" if f.met else "NO" for f in findings],
         }
     )
