@@ -92,11 +92,11 @@ def test_a_goal_is_met_by_the_median_in_its_direction():
 
 def test_short_calls_have_more_rounds_and_run_in_either_order(monkeypatch):
     ran: list[str] = []
-    monkeypatch.setattr(timing, "_seconds", lambda call, repeats: (call(), 0.1)[1])
+    monkeypatch.setattr(timing, "_seconds", lambda call, repeats: (call(), 0.4)[1])
     seconds = timing.interleaved({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, 2, "")
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 5, "b": 5}  # 2 rounds of 0.25 s are 5 of 0.1 s
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 5, "b": 5}  # 2 rounds of a second are 5 of 0.4 s
     assert "".join(ran) == "aabb" + "abbaabbaab"
-    for length, rounds in ((1.0, 2), (0.001, 10)):
+    for length, rounds in ((2.0, 2), (0.001, 10)):
         monkeypatch.setattr(timing, "_seconds", lambda call, repeats, length=length: length)
         found = timing.interleaved({"a": lambda: None}, 2, "")["a"]
         assert timing.Spread.of(found).rounds == rounds

@@ -12,7 +12,7 @@ from tokenprune.utils import console
 
 Call = Callable[[], Any]
 LEAST = 0.02  # least seconds of one timing; shorter calls are repeated
-LONG = 0.25  # seconds of a long call; of shorter ones, whose ratios scatter more, there are more rounds
+LONG = 1.0  # seconds of a long call; of shorter ones, whose ratios scatter more, there are more rounds
 MOST = 5  # times as many rounds
 
 
@@ -45,7 +45,7 @@ def interleaved(calls: Mapping[str, Call], rounds: int, what: str) -> dict[str, 
 
     Args:
         calls: Calls by name. Each runs twice first, to warm up and to find how often it must repeat to be timed well.
-        rounds: Least number of rounds; calls that take less than a quarter of a second in the mean are given up to five times as many.
+        rounds: Least number of rounds; calls that take less than a second in the mean are given up to five times as many.
         what: Text beside the progress bar.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
